@@ -1,0 +1,50 @@
+"""Quota keys, their units, and effective values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from control_plane.domain.errors import Rejected
+
+
+class QuotaKey(StrEnum):
+    SPACES = "spaces"  # count
+    RUNNING = "running"  # count; `running.FLAVOR` is the same per flavor
+    GPU_HOURS = "gpu-hours"  # per calendar month, UTC
+    BUILD_MINUTES = "build-minutes"  # per calendar month, UTC
+    STORAGE_GB = "storage-gb"
+    MEMORY_GB = "memory-gb"
+    VCPU = "vcpu"
+
+
+@dataclass(frozen=True, slots=True)
+class QuotaValue:
+    """`limit` None = unlimited. `source` says where the effective value came from: "user", "default"."""
+
+    key: str
+    limit: float | None
+    source: str
+
+
+DEFAULT_QUOTAS: dict[str, float | None] = {key.value: None for key in QuotaKey}
+
+
+def parse_key(key: str, flavors: tuple[str, ...]) -> str:
+    """The canonical key, or Rejected naming the allowed ones."""
+    if key in set(QuotaKey):
+        return key
+    head, _, flavor = key.partition(".")
+    if head == QuotaKey.RUNNING and flavor in flavors:
+        return key
+    raise Rejected(f"unknown quota key '{key}'; allowed: {', '.join([*QuotaKey, 'running.FLAVOR'])} with FLAVOR one of {', '.join(flavors)}")
+
+
+def parse_value(text: str) -> float | None:
+    """A plain non-negative decimal below 1e12, or `unlimited` (None). Anything else is Rejected."""
+    if text == "unlimited":
+        return None
+    digits = text.replace(".", "", 1)
+    if not digits.isascii() or not digits.isdigit() or len(text) > 13:
+        raise Rejected(f"'{text}' is not a quota value; use a plain number such as 5 or 2.5, or 'unlimited'")
+    return float(text)

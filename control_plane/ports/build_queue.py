@@ -1,0 +1,12 @@
+"""Handing a build to workers. The database row is the truth; the message is a hint that may be lost or doubled."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from control_plane.domain.builds import BuildRequest
+
+
+class BuildQueue(Protocol):
+    async def submit(self, request: BuildRequest) -> None:
+        """Raises Unavailable when the broker does not answer; the periodic scan submits again."""

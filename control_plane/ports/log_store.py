@@ -1,0 +1,34 @@
+"""Logs of builds and apps: users' data, kept apart from the platform's own logs.
+
+A stream is an append-only list of lines; its key is "build/<build id>" or "run/<space id>". Line numbers start at 0
+and never change: when old lines are dropped for space, one line that says so takes the place of each dropped one's count.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class LogLine:
+    at: datetime
+    text: str  # without its newline
+
+
+class LogStore(Protocol):
+    async def append(self, stream: str, lines: Sequence[LogLine]) -> None: ...
+
+    async def read(self, stream: str, *, after: int = 0, limit: int = 5000) -> tuple[LogLine, ...]:
+        """Lines from number `after` on."""
+
+    async def tail(self, stream: str, count: int) -> tuple[LogLine, ...]: ...
+
+    async def count(self, stream: str) -> int: ...
+
+    def follow(self, stream: str, *, after: int = 0) -> AsyncIterator[LogLine]:
+        """Everything from `after`, then new lines as they come, until closed by the reader."""
+
+    async def remove(self, stream: str) -> None: ...
