@@ -1,0 +1,115 @@
+"""Envelope encryption: each secret has its own data key, wrapped by a master key that never enters the database.
+
+Format: `v1.<key id>.<nonce|wrapped data key>.<nonce|ciphertext>`, URL-safe base64, AES-256-GCM (NIST SP 800-38D), the
+context (which Space, which name) as associated data: a sealed value moved to another row does not open.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from control_plane.domain.errors import Broken, Rejected
+from control_plane.domain.sensitive import Sensitive
+
+_NONCE = 12
+
+
+def _b64(data: bytes) -> str:
+    return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
+
+
+def _unb64(text: str) -> bytes:
+    return base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
+
+
+def _key_id(key: bytes) -> str:
+    return hashlib.sha256(b"vitrine key id" + key).hexdigest()[:12]
+
+
+class EnvelopeBox:
+    """ports.secret_box.SecretBox. `keys` newest first; the first one seals, all of them open."""
+
+    def __init__(self, *keys: bytes) -> None:
+        if not keys or any(len(key) != 32 for key in keys):
+            raise Rejected("a master key is 32 bytes; make one with `python3 -c 'import secrets,base64;print(base64.urlsafe_b64encode(secrets.token_bytes(32)).decode())'`")
+        self._keys: Mapping[str, bytes] = {_key_id(key): key for key in keys}
+        self._current = _key_id(keys[0])
+
+    def seal(self, value: Sensitive, *, context: str) -> str:
+        data_key, aad = os.urandom(32), context.encode()
+        return f"v1.{self._current}.{self._wrap(data_key, aad)}.{_encrypt(data_key, value.reveal().encode(), aad)}"
+
+    def _wrap(self, data_key: bytes, aad: bytes) -> str:
+        return _encrypt(self._keys[self._current], data_key, aad)
+
+    def _data_key(self, sealed: str, aad: bytes) -> tuple[bytes, str]:
+        try:
+            version, key_id, wrapped, body = sealed.split(".")
+            master = self._keys[key_id]
+        except (ValueError, KeyError) as error:
+            raise Broken("a secret is sealed with a key this platform does not have; give the old key as a second VITRINE_SECRET_KEY") from error
+        if version != "v1":
+            raise Broken("a secret has an unknown format")
+        return _decrypt(master, wrapped, aad), body
+
+    def open(self, sealed: str, *, context: str) -> Sensitive:
+        aad = context.encode()
+        data_key, body = self._data_key(sealed, aad)
+        return Sensitive(_decrypt(data_key, body, aad).decode())
+
+    def key_id(self, sealed: str) -> str:
+        return sealed.split(".")[1]
+
+    def rewrap(self, sealed: str, *, context: str) -> str:
+        aad = context.encode()
+        data_key, body = self._data_key(sealed, aad)
+        return f"v1.{self._current}.{self._wrap(data_key, aad)}.{body}"
+
+
+def _encrypt(key: bytes, data: bytes, aad: bytes) -> str:
+    nonce = os.urandom(_NONCE)
+    return _b64(nonce + AESGCM(key).encrypt(nonce, data, aad))
+
+
+def _decrypt(key: bytes, text: str, aad: bytes) -> bytes:
+    try:
+        raw = _unb64(text)
+        return AESGCM(key).decrypt(raw[:_NONCE], raw[_NONCE:], aad)
+    except (InvalidTag, ValueError) as error:
+        raise Broken("a sealed secret was changed or belongs elsewhere") from error
+
+
+def load_keys(setting: str, file: Path) -> tuple[bytes, ...]:
+    """Master keys, newest first: from the setting (comma-separated), else from `file`, made on first use (mode 0600)."""
+    if setting:
+        try:
+            return tuple(_unb64(part.strip()) for part in setting.split(","))
+        except ValueError as error:
+            raise Rejected("VITRINE_SECRET_KEY is not URL-safe base64") from error
+    if not file.exists():
+        file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        temporary = file.with_suffix(".new")
+        with open(temporary, "wb", opener=lambda p, f: os.open(p, f, 0o600)) as out:
+            out.write(_b64(os.urandom(32)).encode() + b"\n")
+            out.flush()
+            os.fsync(out.fileno())
+        try:
+            os.link(temporary, file)  # the first of two processes wins
+        except FileExistsError:
+            pass
+        finally:
+            temporary.unlink(missing_ok=True)
+    return tuple(_unb64(line) for line in file.read_text().split())
+
+
+def derive(key: bytes, purpose: str) -> bytes:
+    """A 32-byte key for one purpose only (signing of cookies, worker secret …) from the master key."""
+    return hmac.new(key, f"vitrine {purpose}".encode(), hashlib.sha256).digest()

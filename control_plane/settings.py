@@ -1,0 +1,151 @@
+"""The one reader of the environment and of `vitrine.toml`.
+
+Precedence: `VITRINE_*` variable > `vitrine.toml` (in the data dir, or `--config`) > default. Every field's name carries its
+unit; every field is documented in the README's settings table, and a test compares the two.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, get_type_hints
+from urllib.parse import urlsplit
+
+from control_plane.domain.errors import Rejected
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """All settings. `doc` in each field's metadata is its line in the README's table."""
+
+    data_dir: Path = field(default=Path(".vitrine"), metadata={"doc": "Where everything of the embedded default lives"})
+    host: str = field(default="127.0.0.1", metadata={"doc": "Address the proxy listens on"})
+    port: int = field(default=7860, metadata={"doc": "Port the proxy listens on"})
+    public_url: str = field(default="", metadata={"doc": "Address people use; default `http://localhost:PORT`"})
+    apps_domain: str = field(default="localhost", metadata={"doc": "Spaces answer at `SUBDOMAIN.APPS_DOMAIN`"})
+    runtime: str = field(default="auto", metadata={"doc": "`auto`, `process`, `docker` or `kubernetes`"})
+    trusted: bool = field(default=False, metadata={"doc": "Start apps even where the sandbox floor cannot be met"})
+    database_url: str = field(default="", metadata={"doc": "`postgresql://…`; default: SQLite in the data dir"})
+    redis_url: str = field(default="", metadata={"doc": "`redis://…`: broker, signals and routes; default: none of it needs a daemon"})
+    secret_key: str = field(default="", metadata={"doc": "Master key (32 bytes, URL-safe base64); default: made once in the data dir"})
+    worker_secret: str = field(default="", metadata={"doc": "Shared secret of builders and API; default: derived from the master key"})
+    api_url: str = field(default="", metadata={"doc": "Address of the API for proxy and builders on other hosts; default: a Unix socket"})
+    registry: str = field(default="", metadata={"doc": "`host:port[/prefix]` where images are pushed (container runtimes)"})
+    docker_host: str = field(default="", metadata={"doc": "Docker Engine address; default: the engine's own default"})
+    kube_namespace: str = field(default="vitrine", metadata={"doc": "Namespace of apps on Kubernetes"})
+    pools_file: str = field(default="", metadata={"doc": "YAML file of flavors and node pools; default: the shipped catalogue"})
+    pypi_index_url: str = field(default="", metadata={"doc": "Package index that builds use"})
+    ca_bundle: str = field(default="", metadata={"doc": "PEM file of certificate authorities that builds and apps trust besides the usual"})
+    build_concurrency: int = field(default=2, metadata={"doc": "Builds at once per worker process"})
+    build_time_limit_s: int = field(default=1800, metadata={"doc": "Longest build, seconds"})
+    build_memory_bytes: int = field(default=8 << 30, metadata={"doc": "Memory of one build, bytes"})
+    build_disk_bytes: int = field(default=20 << 30, metadata={"doc": "Disk of one build, bytes"})
+    max_file_bytes: int = field(default=10 << 20, metadata={"doc": "Largest file in git without LFS, bytes"})
+    max_push_bytes: int = field(default=2 << 30, metadata={"doc": "Largest pack of one push, bytes"})
+    wake_timeout_s: int = field(default=300, metadata={"doc": "Longest time a request to a sleeping Space is held, seconds"})
+    start_timeout_s: int = field(default=1800, metadata={"doc": "Longest app start when the README does not say, seconds"})
+    drain_s: int = field(default=60, metadata={"doc": "How long a replaced version finishes what it began, seconds"})
+    sleep_after_s: int = field(default=0, metadata={"doc": "Idle seconds before sleep, for Spaces whose owner set none; 0 = by flavor"})
+    registration: bool = field(default=False, metadata={"doc": "Whether people may create their own account"})
+    max_running: int = field(default=0, metadata={"doc": "Most replicas at once on this machine (process runtime); 0 = by memory"})
+    hub_fallback_url: str = field(default="", metadata={"doc": "Another Hub that apps may load models from; default: none"})
+    otlp_endpoint: str = field(default="", metadata={"doc": "OpenTelemetry collector (OTLP over HTTP)"})
+    log_level: str = field(default="info", metadata={"doc": "Platform log level"})
+
+    @property
+    def resolved_public_url(self) -> str:
+        return (self.public_url or f"http://localhost:{self.port}").rstrip("/")
+
+    @property
+    def is_https(self) -> bool:
+        return urlsplit(self.resolved_public_url).scheme == "https"
+
+    @property
+    def resolved_database_url(self) -> str:
+        return self.database_url or f"sqlite:///{self.data_dir / 'vitrine.db'}"
+
+    @property
+    def run_dir(self) -> Path:
+        """Sockets. Unix socket paths end at 107 bytes, so a deep data dir gets a short private directory instead."""
+        wanted = self.data_dir / "run"
+        if len(str(wanted)) <= 70:
+            return wanted
+        import hashlib
+
+        tag = hashlib.sha256(str(self.data_dir).encode()).hexdigest()[:12]
+        base = Path(os.environ.get("XDG_RUNTIME_DIR") or f"/tmp/vitrine-{os.getuid()}")
+        return base / f"vitrine-{tag}"
+
+    def app_url(self, subdomain: str) -> str:
+        """Origin of a Space, with the port people use when it is not the scheme's own."""
+        parts = urlsplit(self.resolved_public_url)
+        port = f":{parts.port}" if parts.port else ""
+        return f"{parts.scheme}://{subdomain}.{self.apps_domain}{port}"
+
+    def app_host(self, subdomain: str) -> str:
+        return f"{subdomain}.{self.apps_domain}"
+
+
+_TRUE, _FALSE = {"1", "true", "yes", "on"}, {"0", "false", "no", "off", ""}
+
+
+def _convert(name: str, kind: object, value: Any) -> Any:
+    try:
+        if kind is bool:
+            if isinstance(value, bool):
+                return value
+            text = str(value).strip().lower()
+            if text in _TRUE | _FALSE:
+                return text in _TRUE
+            raise ValueError("use true or false")
+        if kind is int:
+            if isinstance(value, bool):
+                raise ValueError("use a whole number")
+            return int(str(value))
+        if kind is Path:
+            return Path(str(value)).expanduser()
+        return str(value)
+    except ValueError as error:
+        raise Rejected(f"setting {name}: {value!r} is not usable ({error})") from error
+
+
+def env_name(field_name: str) -> str:
+    return f"VITRINE_{field_name.upper()}"
+
+
+def load_settings(
+    *, environ: Mapping[str, str] | None = None, config_file: Path | None = None, overrides: Mapping[str, Any] | None = None
+) -> Settings:
+    """Read everything once. Raises Rejected naming the setting for an unknown key or an unusable value."""
+    environ = os.environ if environ is None else environ
+    kinds = get_type_hints(Settings)
+    known = {f.name for f in fields(Settings)}
+    values: dict[str, Any] = {}
+    chosen = {k: v for k, v in (overrides or {}).items() if v is not None}
+    data_dir = Path(chosen.get("data_dir") or environ.get("VITRINE_DATA_DIR") or ".vitrine").expanduser()
+    path = config_file or data_dir / "vitrine.toml"
+    if config_file is not None and not path.is_file():
+        raise Rejected(f"there is no configuration file {path}")
+    if path.is_file():
+        try:
+            document = tomllib.loads(path.read_text())
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise Rejected(f"{path}: {error}") from error
+        for key, value in document.items():
+            if key not in known:
+                raise Rejected(f"{path}: unknown setting '{key}'; the README's table lists the known ones")
+            values[key] = _convert(key, kinds[key], value)
+    for name in known:
+        if (text := environ.get(env_name(name))) is not None and text != "":
+            values[name] = _convert(env_name(name), kinds[name], text)
+    for key, value in chosen.items():
+        values[key] = _convert(key, kinds[key], value)
+    settings = replace(Settings(), **values)
+    if settings.runtime not in ("auto", "process", "docker", "kubernetes"):
+        raise Rejected(f"setting runtime: '{settings.runtime}' is not one of auto, process, docker, kubernetes")
+    if not 0 <= settings.port <= 65535:
+        raise Rejected(f"setting port: {settings.port} is not a port")
+    return replace(settings, data_dir=settings.data_dir.absolute())
