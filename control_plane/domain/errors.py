@@ -16,7 +16,8 @@
     ├── Unavailable       try later
     │   ├── NoCapacity
     │   ├── WakeTimeout
-    │   └── Maintenance
+    │   ├── Maintenance
+    │   └── RateLimited         too many tries; says when to come back
     └── Broken            our bug or our machine
 
 `code` is stable and public: it is the `X-Error-Code` of an HTTP answer. `hint` says what to do next.
@@ -164,3 +165,13 @@ class Maintenance(Unavailable):
 
 class Broken(VitrineError):
     code = "Internal"
+
+
+class RateLimited(Unavailable):
+    """Too many tries or requests. `retry_after_s` is when the next one is welcome, in seconds."""
+
+    code = "RateLimited"
+
+    def __init__(self, message: str, *, retry_after_s: int) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s

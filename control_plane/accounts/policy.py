@@ -1,0 +1,194 @@
+"""Who may do what with a repository: one table, read by every door.
+
+Rights on a repository are a `Standing`. A public repository gives everybody STRANGER or VISITOR standing; membership
+raises it; a token can only lower it. Hidden repositories answer exactly like absent ones.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+from control_plane.domain.accounts import (
+    Account,
+    AccountKind,
+    Action,
+    Actor,
+    OrgRole,
+    TokenRole,
+)
+from control_plane.domain.errors import Forbidden, NotSignedIn, RepoNotFound
+from control_plane.domain.spaces import Repo, Visibility
+
+
+class Standing(IntEnum):
+    """How close the caller is to a repository; each includes the ones before it."""
+
+    STRANGER = 0  # anonymous
+    VISITOR = 1  # signed in, no tie to the repository
+    READER = 2
+    WRITER = 3
+    OWNER = 4
+
+
+# The one table: the least standing that each action needs, by visibility.
+NEEDS: dict[Action, dict[Visibility, Standing]] = {
+    Action.VIEW: {
+        Visibility.PUBLIC: Standing.STRANGER,
+        Visibility.PROTECTED: Standing.STRANGER,
+        Visibility.PRIVATE: Standing.READER,
+    },
+    Action.USE_APP: {
+        Visibility.PUBLIC: Standing.STRANGER,
+        Visibility.PROTECTED: Standing.STRANGER,
+        Visibility.PRIVATE: Standing.READER,
+    },
+    Action.READ_CODE: {
+        Visibility.PUBLIC: Standing.STRANGER,
+        Visibility.PROTECTED: Standing.READER,
+        Visibility.PRIVATE: Standing.READER,
+    },
+    Action.DISCUSS: {
+        Visibility.PUBLIC: Standing.VISITOR,
+        Visibility.PROTECTED: Standing.READER,
+        Visibility.PRIVATE: Standing.READER,
+    },
+    Action.WRITE: dict.fromkeys(Visibility, Standing.WRITER),
+    Action.ADMIN: dict.fromkeys(Visibility, Standing.OWNER),
+}
+
+# Actions that change something: a token must carry write rights for them.
+CHANGES = frozenset({Action.DISCUSS, Action.WRITE, Action.ADMIN})
+
+_ROLE_STANDING = {
+    OrgRole.READ: Standing.READER,
+    OrgRole.CONTRIBUTOR: Standing.READER,
+    OrgRole.WRITE: Standing.WRITER,
+    OrgRole.ADMIN: Standing.OWNER,
+}
+
+
+def standing(actor: Actor, repo: Repo) -> Standing:
+    """The caller's tie to the repository before the token narrows it. A contributor owns what they made."""
+    user = actor.user
+    if user is None or user.is_suspended:
+        return Standing.STRANGER
+    if user.is_admin or repo.owner_id == user.id:
+        return Standing.OWNER
+    role = actor.roles.get(repo.owner_name.lower())
+    if role is None:
+        return Standing.VISITOR
+    if role is OrgRole.CONTRIBUTOR and repo.created_by == user.id:
+        return Standing.OWNER
+    return _ROLE_STANDING[role]
+
+
+def _token_right(actor: Actor, owner: str, name: str = "") -> str:
+    """What the token lets its user do there: "write", "read" or "" (nothing beyond what the public may do)."""
+    token = actor.token
+    if token is None or token.role is TokenRole.WRITE:
+        return "write"
+    if token.role is TokenRole.READ:
+        return "read"
+    scopes = {k.lower(): v for k, v in token.scopes.items()}
+    right = scopes.get(owner.lower(), "")
+    if name and right != "write":
+        right = scopes.get(f"{owner}/{name}".lower(), right)
+    return right
+
+
+def allowed(actor: Actor, action: Action, repo: Repo) -> bool:
+    needed = NEEDS[action][repo.visibility]
+    if needed > standing(actor, repo):
+        return False
+    if needed is Standing.STRANGER:
+        return True
+    right = _token_right(actor, repo.owner_name, repo.name)
+    if action in CHANGES:
+        return right == "write"
+    return right != ""
+
+
+def require(actor: Actor, action: Action, repo: Repo | None) -> Repo:
+    """The repository, or the error that fits: absent and hidden are one answer; then sign in; then forbidden."""
+    if repo is None or not allowed(actor, Action.VIEW, repo):
+        raise RepoNotFound()
+    if allowed(actor, action, repo):
+        return repo
+    if actor.is_anonymous:
+        raise NotSignedIn(
+            "Sign in first: send a token as `Authorization: Bearer hf_…`."
+        )
+    if actor.token is not None and NEEDS[action][repo.visibility] <= standing(
+        actor, repo
+    ):
+        raise Forbidden(
+            f"This token is not allowed to {words(action)} {repo.full_name}; use a token with role write."
+        )
+    raise Forbidden(
+        f"{actor.name} is not allowed to {words(action)} {repo.full_name}; ask its owner for the right."
+    )
+
+
+def words(action: Action) -> str:
+    return {
+        Action.VIEW: "see",
+        Action.READ_CODE: "read the files of",
+        Action.USE_APP: "use the app of",
+        Action.DISCUSS: "discuss in",
+        Action.WRITE: "change",
+        Action.ADMIN: "administer",
+    }[action]
+
+
+def may_create(actor: Actor, owner: Account) -> bool:
+    """Whether the caller may make repositories under that account."""
+    user = actor.user
+    if user is None or user.is_suspended or _token_right(actor, owner.name) != "write":
+        return False
+    if owner.id == user.id or user.is_admin:
+        return True
+    role = actor.roles.get(owner.name.lower())
+    return (
+        owner.kind is AccountKind.ORG
+        and role is not None
+        and role.includes(OrgRole.CONTRIBUTOR)
+    )
+
+
+def require_create(actor: Actor, owner: Account | None, name: str) -> Account:
+    if actor.is_anonymous:
+        raise NotSignedIn(
+            "Sign in first: send a token as `Authorization: Bearer hf_…`."
+        )
+    if owner is None or not may_create(actor, owner):
+        raise Forbidden(
+            f"You don't have the rights to create a repository under the namespace '{name}'."
+        )
+    return owner
+
+
+def may_manage_org(actor: Actor, org: Account) -> bool:
+    user = actor.user
+    if user is None or user.is_suspended or _token_right(actor, org.name) != "write":
+        return False
+    return user.is_admin or actor.roles.get(org.name.lower()) is OrgRole.ADMIN
+
+
+def require_user(actor: Actor, *, write: bool = False) -> Account:
+    """The signed-in user. `write`: the token must be able to change the user's own things."""
+    if actor.user is None or actor.user.is_suspended:
+        raise NotSignedIn(
+            "Sign in first: send a token as `Authorization: Bearer hf_…`."
+        )
+    if write and _token_right(actor, actor.user.name) != "write":
+        raise Forbidden("This token may only read; use a token with role write.")
+    return actor.user
+
+
+def require_admin(actor: Actor) -> Account:
+    user = require_user(actor)
+    if not actor.is_admin:
+        raise Forbidden(
+            "Only platform administrators may do this, with a token of role write."
+        )
+    return user
