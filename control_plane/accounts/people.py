@@ -27,12 +27,7 @@ RESERVED_NAMES = frozenset(
 
 def check_name(name: str, what: str = "name", *, reserved: bool = True) -> str:
     """`name` when it may be one part of a repository id; Rejected with the rule otherwise."""
-    if (
-        not _NAME.fullmatch(name)
-        or "--" in name
-        or ".." in name
-        or name.endswith((".git", ".ipynb"))
-    ):
+    if not _NAME.fullmatch(name) or "--" in name or ".." in name or name.endswith((".git", ".ipynb")):
         raise Rejected(
             f"'{name[:100]}' is not a valid {what}: 1 to 96 letters, digits, '-', '_' and '.', without '--' or '..', "
             "not beginning or ending with '-' or '.', not ending in '.git'"
@@ -101,35 +96,25 @@ def _fullname(fullname: str, name: str) -> str:
     return text or name
 
 
-async def set_member(
-    uow: UnitOfWork, signals: Signals, org: Account, user: Account, role: OrgRole
-) -> None:
+async def set_member(uow: UnitOfWork, signals: Signals, org: Account, user: Account, role: OrgRole) -> None:
     if org.kind is not AccountKind.ORG or user.kind is not AccountKind.USER:
-        raise Rejected(
-            f"only users can be members, and only of organisations; got {user.name} in {org.name}"
-        )
+        raise Rejected(f"only users can be members, and only of organisations; got {user.name} in {org.name}")
     if role is not OrgRole.ADMIN:
         await _keep_an_admin(uow, org, user)
     await uow.accounts.set_member(Membership(org.id, user.id, role))
     uow.after_commit(lambda: signals.notify("access", user.id))
 
 
-async def remove_member(
-    uow: UnitOfWork, signals: Signals, org: Account, user: Account
-) -> None:
+async def remove_member(uow: UnitOfWork, signals: Signals, org: Account, user: Account) -> None:
     await _keep_an_admin(uow, org, user)
     await uow.accounts.remove_member(org.id, user.id)
     uow.after_commit(lambda: signals.notify("access", user.id))
 
 
 async def _keep_an_admin(uow: UnitOfWork, org: Account, leaving: Account) -> None:
-    admins = [
-        m.id for m, role in await uow.accounts.members(org.id) if role is OrgRole.ADMIN
-    ]
+    admins = [m.id for m, role in await uow.accounts.members(org.id) if role is OrgRole.ADMIN]
     if admins == [leaving.id]:
-        raise Rejected(
-            f"{leaving.name} is the last admin of {org.name}; make somebody else admin first"
-        )
+        raise Rejected(f"{leaving.name} is the last admin of {org.name}; make somebody else admin first")
 
 
 async def set_password(uow: UnitOfWork, user: Account, password: str) -> Account:
@@ -141,9 +126,7 @@ async def set_password(uow: UnitOfWork, user: Account, password: str) -> Account
     return changed
 
 
-async def set_suspended(
-    uow: UnitOfWork, signals: Signals, user: Account, suspended: bool
-) -> Account:
+async def set_suspended(uow: UnitOfWork, signals: Signals, user: Account, suspended: bool) -> Account:
     """Suspension takes every right at once: tokens and sessions stop working; lifting it brings tokens back."""
     changed = replace(user, is_suspended=suspended)
     await uow.accounts.save(changed)
@@ -154,9 +137,7 @@ async def set_suspended(
     return changed
 
 
-async def find_account(
-    uow: UnitOfWork, name: str, kind: AccountKind | None = None
-) -> Account:
+async def find_account(uow: UnitOfWork, name: str, kind: AccountKind | None = None) -> Account:
     found = await uow.accounts.by_name(name) if 0 < len(name) <= 96 else None
     if found is None or (kind is not None and found.kind is not kind):
         what = {

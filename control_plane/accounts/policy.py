@@ -115,18 +115,10 @@ def require(actor: Actor, action: Action, repo: Repo | None) -> Repo:
     if allowed(actor, action, repo):
         return repo
     if actor.is_anonymous:
-        raise NotSignedIn(
-            "Sign in first: send a token as `Authorization: Bearer hf_…`."
-        )
-    if actor.token is not None and NEEDS[action][repo.visibility] <= standing(
-        actor, repo
-    ):
-        raise Forbidden(
-            f"This token is not allowed to {words(action)} {repo.full_name}; use a token with role write."
-        )
-    raise Forbidden(
-        f"{actor.name} is not allowed to {words(action)} {repo.full_name}; ask its owner for the right."
-    )
+        raise NotSignedIn("Sign in first: send a token as `Authorization: Bearer hf_…`.")
+    if actor.token is not None and NEEDS[action][repo.visibility] <= standing(actor, repo):
+        raise Forbidden(f"This token is not allowed to {words(action)} {repo.full_name}; use a token with role write.")
+    raise Forbidden(f"{actor.name} is not allowed to {words(action)} {repo.full_name}; ask its owner for the right.")
 
 
 def words(action: Action) -> str:
@@ -148,22 +140,14 @@ def may_create(actor: Actor, owner: Account) -> bool:
     if owner.id == user.id or user.is_admin:
         return True
     role = actor.roles.get(owner.name.lower())
-    return (
-        owner.kind is AccountKind.ORG
-        and role is not None
-        and role.includes(OrgRole.CONTRIBUTOR)
-    )
+    return owner.kind is AccountKind.ORG and role is not None and role.includes(OrgRole.CONTRIBUTOR)
 
 
 def require_create(actor: Actor, owner: Account | None, name: str) -> Account:
     if actor.is_anonymous:
-        raise NotSignedIn(
-            "Sign in first: send a token as `Authorization: Bearer hf_…`."
-        )
+        raise NotSignedIn("Sign in first: send a token as `Authorization: Bearer hf_…`.")
     if owner is None or not may_create(actor, owner):
-        raise Forbidden(
-            f"You don't have the rights to create a repository under the namespace '{name}'."
-        )
+        raise Forbidden(f"You don't have the rights to create a repository under the namespace '{name}'.")
     return owner
 
 
@@ -177,9 +161,7 @@ def may_manage_org(actor: Actor, org: Account) -> bool:
 def require_user(actor: Actor, *, write: bool = False) -> Account:
     """The signed-in user. `write`: the token must be able to change the user's own things."""
     if actor.user is None or actor.user.is_suspended:
-        raise NotSignedIn(
-            "Sign in first: send a token as `Authorization: Bearer hf_…`."
-        )
+        raise NotSignedIn("Sign in first: send a token as `Authorization: Bearer hf_…`.")
     if write and _token_right(actor, actor.user.name) != "write":
         raise Forbidden("This token may only read; use a token with role write.")
     return actor.user
@@ -188,7 +170,5 @@ def require_user(actor: Actor, *, write: bool = False) -> Account:
 def require_admin(actor: Actor) -> Account:
     user = require_user(actor)
     if not actor.is_admin:
-        raise Forbidden(
-            "Only platform administrators may do this, with a token of role write."
-        )
+        raise Forbidden("Only platform administrators may do this, with a token of role write.")
     return user

@@ -37,14 +37,10 @@ LINK_KIND = "sign-in-link"
 PASSWORD_MIN = 8
 PASSWORD_MAX = 1024  # bytes; bounds the work of one hash
 _LAST_USED_STEP = timedelta(hours=1)
-_HASHER = (
-    argon2.PasswordHasher()
-)  # Argon2id, 64 MiB, 3 passes: the library's RFC 9106 low-memory profile
+_HASHER = argon2.PasswordHasher()  # Argon2id, 64 MiB, 3 passes: the library's RFC 9106 low-memory profile
 # A hash of nothing anyone can type: unknown names cost the same time as wrong passwords.
 _DECOY_HASH = _HASHER.hash(secrets.token_hex(16))
-_HASHING = asyncio.Semaphore(
-    2
-)  # two hashes at once bound the memory a flood of sign-ins can take
+_HASHING = asyncio.Semaphore(2)  # two hashes at once bound the memory a flood of sign-ins can take
 
 
 def token_of_header(authorization: str) -> str:
@@ -58,9 +54,7 @@ def token_of_header(authorization: str) -> str:
         return value
     if scheme.lower() == "basic" and len(value) <= 4096:
         try:
-            user, _, password = (
-                base64.b64decode(value, validate=True).decode().partition(":")
-            )
+            user, _, password = base64.b64decode(value, validate=True).decode().partition(":")
         except (binascii.Error, UnicodeDecodeError):
             raise NotSignedIn(BAD_CREDENTIALS, bad_credentials=True) from None
         return password or user
@@ -77,27 +71,19 @@ async def authenticate(
 ) -> Actor:
     """Who is calling. A bad or ended token is an error; a bad or ended cookie is just anonymous."""
     if authorization:
-        return await actor_of_token(
-            uow_factory, clock, token_of_header(authorization), address=address
-        )
+        return await actor_of_token(uow_factory, clock, token_of_header(authorization), address=address)
     if cookie and len(cookie) <= 256:
         return await _actor_of_cookie(uow_factory, clock, cookie, address)
     return replace(ANONYMOUS, address=address)
 
 
-async def actor_of_token(
-    uow_factory: UnitOfWorkFactory, clock: Clock, text: str, *, address: str = ""
-) -> Actor:
+async def actor_of_token(uow_factory: UnitOfWorkFactory, clock: Clock, text: str, *, address: str = "") -> Actor:
     if not is_well_formed(text):
         raise NotSignedIn(BAD_CREDENTIALS, bad_credentials=True)
     now = clock.now()
     async with uow_factory.read() as uow:
         token = await uow.tokens.by_hash(hash_text(text))
-        user = (
-            await uow.accounts.get(token.user_id)
-            if token and is_live(token, now)
-            else None
-        )
+        user = await uow.accounts.get(token.user_id) if token and is_live(token, now) else None
         if token is None or user is None or user.is_suspended:
             raise NotSignedIn(BAD_CREDENTIALS, bad_credentials=True)
         memberships = await uow.accounts.memberships(user.id)
@@ -108,25 +94,17 @@ async def actor_of_token(
 
 
 def is_live(token: Token, now: datetime) -> bool:
-    return token.revoked_at is None and (
-        token.expires_at is None or token.expires_at > now
-    )
+    return token.revoked_at is None and (token.expires_at is None or token.expires_at > now)
 
 
-async def _note_use(
-    uow_factory: UnitOfWorkFactory, token: Token, now: datetime
-) -> None:
+async def _note_use(uow_factory: UnitOfWorkFactory, token: Token, now: datetime) -> None:
     async with uow_factory.write() as uow:
-        fresh = await uow.tokens.get(
-            token.id
-        )  # read again: a revocation in between must not be written over
+        fresh = await uow.tokens.get(token.id)  # read again: a revocation in between must not be written over
         if fresh is not None and fresh.revoked_at is None:
             await uow.tokens.save(replace(fresh, last_used_at=now))
 
 
-async def _actor_of_cookie(
-    uow_factory: UnitOfWorkFactory, clock: Clock, cookie: str, address: str
-) -> Actor:
+async def _actor_of_cookie(uow_factory: UnitOfWorkFactory, clock: Clock, cookie: str, address: str) -> Actor:
     async with uow_factory.read() as uow:
         session = await uow.tokens.session_by_hash(hash_text(cookie))
         if session is None or session.expires_at <= clock.now():
@@ -148,9 +126,7 @@ def csrf_matches(actor: Actor, supplied: str | None) -> bool:
     """Whether a changing request of a browser session carries its page token. Token callers need none."""
     if actor.session is None:
         return True
-    return bool(supplied) and secrets.compare_digest(
-        str(supplied).encode(), actor.session.csrf.encode()
-    )
+    return bool(supplied) and secrets.compare_digest(str(supplied).encode(), actor.session.csrf.encode())
 
 
 class Throttle:
@@ -177,9 +153,7 @@ class Throttle:
         """Raises RateLimited when any key is closed."""
         now = self._clock.monotonic()
         for key in keys:
-            recent = [
-                t for t in self._failures.get(key, ()) if now - t < self._window_s
-            ]
+            recent = [t for t in self._failures.get(key, ()) if now - t < self._window_s]
             if len(recent) >= self._limit:
                 wait = int(self._window_s - (now - recent[0])) + 1
                 raise RateLimited(
@@ -190,9 +164,7 @@ class Throttle:
     def failed(self, *keys: str) -> None:
         now = self._clock.monotonic()
         for key in keys:
-            recent = [
-                t for t in self._failures.pop(key, ()) if now - t < self._window_s
-            ]
+            recent = [t for t in self._failures.pop(key, ()) if now - t < self._window_s]
             self._failures[key] = [*recent, now][-self._limit :]
         while len(self._failures) > self._max_keys:
             self._failures.popitem(last=False)
@@ -204,9 +176,7 @@ class Throttle:
 async def hash_password(password: str) -> str:
     """Argon2id in a thread. Rejected when it is too short or too long."""
     if len(password) < PASSWORD_MIN or len(password.encode()) > PASSWORD_MAX:
-        raise Rejected(
-            f"a password needs {PASSWORD_MIN} characters or more, and at most {PASSWORD_MAX} bytes"
-        )
+        raise Rejected(f"a password needs {PASSWORD_MIN} characters or more, and at most {PASSWORD_MAX} bytes")
     async with _HASHING:
         return await asyncio.to_thread(_HASHER.hash, password)
 
@@ -214,16 +184,9 @@ async def hash_password(password: str) -> str:
 async def check_password(account: Account | None, password: str) -> bool:
     if len(password.encode(errors="surrogatepass")) > PASSWORD_MAX:
         return False
-    stored = (
-        account.password_hash
-        if account and account.kind is AccountKind.USER and not account.is_suspended
-        else None
-    )
+    stored = account.password_hash if account and account.kind is AccountKind.USER and not account.is_suspended else None
     async with _HASHING:
-        return (
-            await asyncio.to_thread(_verify, stored or _DECOY_HASH, password)
-            and stored is not None
-        )
+        return await asyncio.to_thread(_verify, stored or _DECOY_HASH, password) and stored is not None
 
 
 def _verify(stored: str, password: str) -> bool:
@@ -254,9 +217,7 @@ async def sign_in(
         raise NotSignedIn("Wrong user name or password.", bad_credentials=True)
     throttle.succeeded(name_key)
     async with uow_factory.write() as uow:
-        return await open_session(
-            uow, clock, account, address=address, user_agent=user_agent
-        )
+        return await open_session(uow, clock, account, address=address, user_agent=user_agent)
 
 
 async def open_session(
@@ -326,15 +287,8 @@ async def redeem_sign_in_link(
         key = hash_text(secret)
         body = await uow.documents.get(LINK_KIND, key)
         user = await uow.accounts.get(AccountId(str(body["user_id"]))) if body else None
-        if (
-            body is None
-            or user is None
-            or user.is_suspended
-            or datetime.fromisoformat(str(body["expires_at"])) <= clock.now()
-        ):
+        if body is None or user is None or user.is_suspended or datetime.fromisoformat(str(body["expires_at"])) <= clock.now():
             raise refused
         await uow.documents.remove(LINK_KIND, key)
-        session, cookie = await open_session(
-            uow, clock, user, address=address, user_agent=user_agent
-        )
+        session, cookie = await open_session(uow, clock, user, address=address, user_agent=user_agent)
     return session, cookie, user

@@ -83,21 +83,12 @@ async def create_token(
     if expires is not None and expires <= now:
         raise Rejected("the expiry of a token must lie in the future")
     if scopes and role is not TokenRole.FINE_GRAINED:
-        raise Rejected(
-            "scopes are for tokens of role fineGrained; a read or write token covers everything its user may do"
-        )
+        raise Rejected("scopes are for tokens of role fineGrained; a read or write token covers everything its user may do")
     for subject, right in (scopes or {}).items():
         if right not in ("read", "write") or not subject or subject.count("/") > 1:
-            raise Rejected(
-                f"'{subject}: {right}' is not a scope; use NAMESPACE or NAMESPACE/NAME with read or write"
-            )
-    if (
-        len([t for t in await uow.tokens.of_user(user.id) if t.revoked_at is None])
-        >= _MAX_TOKENS
-    ):
-        raise Rejected(
-            f"{user.name} has {_MAX_TOKENS} tokens already; revoke some first"
-        )
+            raise Rejected(f"'{subject}: {right}' is not a scope; use NAMESPACE or NAMESPACE/NAME with read or write")
+    if len([t for t in await uow.tokens.of_user(user.id) if t.revoked_at is None]) >= _MAX_TOKENS:
+        raise Rejected(f"{user.name} has {_MAX_TOKENS} tokens already; revoke some first")
     text = mint(prefix)
     token = Token(
         id=TokenId(new_id()),
@@ -132,15 +123,11 @@ async def revoke_token(
     return token
 
 
-async def revoke_leaked(
-    uow: UnitOfWork, clock: Clock, signals: Signals, texts: list[str]
-) -> int:
+async def revoke_leaked(uow: UnitOfWork, clock: Clock, signals: Signals, texts: list[str]) -> int:
     """Revoke by token text, as a secret scanner reports them. Unknown texts are ignored; returns how many ended."""
     count = 0
     for text in texts[:1000]:
-        found = (
-            await uow.tokens.by_hash(hash_text(text)) if is_well_formed(text) else None
-        )
+        found = await uow.tokens.by_hash(hash_text(text)) if is_well_formed(text) else None
         if found is not None and found.revoked_at is None:
             await revoke_token(uow, clock, signals, found.id)
             count += 1
