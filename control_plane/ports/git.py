@@ -28,6 +28,7 @@ class TreeEntry:
     lfs: LfsPointer | None = None
     is_symlink: bool = False
     is_submodule: bool = False
+    is_executable: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,381 @@
+"""Bare repositories on disk: `root/<repo_id>.git`.
+
+Reading and object making use libgit2 in threads; history, ref moves and copies between repositories use the git program.
+A ref moves only by compare-and-swap (`git update-ref` with the expected value), after its objects are synced, so API
+commits, pushes and other processes cannot lose each other's work.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import weakref
+from collections.abc import AsyncIterator, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pygit2
+
+from control_plane.domain.errors import Broken, Conflict, EntryNotFound, NameTaken, Rejected, RepoNotFound, RevisionNotFound, StaleParent
+from control_plane.domain.ids import RepoId, Sha
+from control_plane.git import archives, objects, pointers
+from control_plane.git.gitbin import PINNED, GitBinary, GitFailed, end
+from control_plane.git.lfs import sync_folder
+from control_plane.git.names import SHA, ZERO_SHA, check_path, check_ref, check_repo_id
+from control_plane.git.objects import EMPTY_TREE, MAIN
+from control_plane.ports.git import Commit, CommitRequest, FileChange, LfsStore, Ref, TreeEntry
+
+pygit2.option(pygit2.enums.Option.ENABLE_FSYNC_GITDIR, True)
+pygit2.option(pygit2.enums.Option.SET_OWNER_VALIDATION, False)
+
+_LOG_FORMAT = "--format=%H%x00%P%x00%an%x00%ae%x00%at%x00%B"
+_COMMITTER = ("Vitrine", "noreply@vitrine.invalid")
+_CAS_TRIES = 12
+STALE_WORDS = "The branch was updated since you opened this page. Please refresh and try again."
+
+
+class BareGitStore:
+    """GitStore over plain directories. `lfs` gives the true sizes and, in archives, the content of large files."""
+
+    def __init__(self, root: Path, lfs: LfsStore, *, program: str = "git") -> None:
+        self._root = root
+        self._lfs = lfs
+        empty = root / ".no-hooks"
+        empty.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self.git = GitBinary(hooks_path=empty, program=program)
+        self._locks: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
+
+    def path(self, repo_id: RepoId) -> str:
+        return str(self._dir(repo_id))
+
+    async def create(self, repo_id: RepoId) -> None:
+        """NameTaken when it exists. Made under a temporary name and renamed, so that a half-made repository is never seen."""
+        target = self._dir(repo_id)
+        if target.exists():
+            raise NameTaken("the repository exists already")
+        draft = self._root / f".new-{repo_id}-{os.urandom(4).hex()}"
+        try:
+            await asyncio.to_thread(_init, draft)
+            draft.rename(target)
+            await asyncio.to_thread(sync_folder, self._root)
+        except OSError as error:
+            if target.exists():
+                raise NameTaken("the repository exists already") from error
+            raise
+        finally:
+            await asyncio.to_thread(shutil.rmtree, draft, True)
+
+    async def remove(self, repo_id: RepoId) -> None:
+        """Harmless when it is gone. Renamed first, so that a reader sees it whole or not at all."""
+        doomed = self._root / f".gone-{repo_id}-{os.urandom(4).hex()}"
+        try:
+            self._dir(repo_id).rename(doomed)
+        except FileNotFoundError:
+            return
+        await asyncio.to_thread(shutil.rmtree, doomed, True)
+
+    async def duplicate(self, source: RepoId, target: RepoId) -> None:
+        """`target` becomes a new repository with main of `source` and the large files that its history names."""
+        origin = self._existing(source)
+        await self.create(target)
+        try:
+            head = await asyncio.to_thread(objects.find_ref, origin, MAIN)
+            if head is None:
+                return
+            owned = {oid for oid, _ in await self._lfs.oids(source)}
+            for pointer in await objects.pointers_in(self.git, origin, (head,)):
+                if pointer.oid in owned:
+                    await self._lfs.link(source, target, pointer.oid)
+            await self.git.run(self._dir(target), "fetch", "--quiet", "--no-tags", "--", str(origin), f"+{MAIN}:{MAIN}", timeout_s=600)
+        except BaseException:
+            await self.remove(target)
+            raise
+
+    # ---- reading
+
+    async def resolve(self, repo_id: RepoId, rev: str) -> Sha:
+        """A full or short commit id, branch, tag or full ref name. Never an expression such as `main~1` or `HEAD@{1}`."""
+        found = await asyncio.to_thread(objects.resolve, self._existing(repo_id), rev)
+        if found is None:
+            raise RevisionNotFound(f"Invalid rev id: {rev[:200]}")
+        return found
+
+    async def refs(self, repo_id: RepoId) -> tuple[Ref, ...]:
+        out = await self.git.run(self._existing(repo_id), "for-each-ref", "--format=%(refname) %(objectname) %(*objectname)")
+        found = []
+        for line in out.decode().splitlines():
+            ref, direct, *peeled = line.split(" ")
+            target = peeled[0] if peeled and peeled[0] else direct
+            name = ref.removeprefix("refs/heads/").removeprefix("refs/tags/")
+            found.append(Ref(name, ref, Sha(target)))
+        return tuple(found)
+
+    async def commits(self, repo_id: RepoId, sha: Sha, *, limit: int = 50, offset: int = 0, path: str | None = None) -> tuple[Commit, ...]:
+        words = ["log", "-z", "--no-mailmap", "--encoding=UTF-8", _LOG_FORMAT, f"--skip={max(0, offset)}", f"--max-count={max(0, limit)}"]
+        out = await self._ask(repo_id, *words, _full(sha), "--", *([check_path(path)] if path else []))
+        fields = out.decode(errors="replace").split("\0")
+        return tuple(_commit(fields[i : i + 6]) for i in range(0, len(fields) - 5, 6))
+
+    async def commit_count(self, repo_id: RepoId, sha: Sha) -> int:
+        return int(await self._ask(repo_id, "rev-list", "--count", _full(sha), "--"))
+
+    async def tree(self, repo_id: RepoId, sha: Sha, path: str = "", *, recursive: bool = False) -> tuple[TreeEntry, ...]:
+        if path:
+            path = check_path(path.rstrip("/"))
+            if not (await self.entry(repo_id, sha, path)).is_dir:
+                raise EntryNotFound(f"{path} is a file, not a folder", commit=sha)
+        repo = self._existing(repo_id)
+        words = ["ls-tree", "-z", "-l", *(["-r", "-t"] if recursive else [])]
+        out = await self._ask(repo_id, *words, f"{_full(sha)}:{path}" if path else _full(sha))
+        return await asyncio.to_thread(objects.parse_listing, repo, out, f"{path}/" if path else "")
+
+    async def entry(self, repo_id: RepoId, sha: Sha, path: str) -> TreeEntry:
+        found = await asyncio.to_thread(objects.entry, self._existing(repo_id), _full(sha), check_path(path.rstrip("/")))
+        if found is None:
+            raise EntryNotFound(f"Entry not found: {path}", commit=sha)
+        return found
+
+    async def last_commits(self, repo_id: RepoId, sha: Sha, paths: Sequence[str]) -> Mapping[str, Commit]:
+        return await asyncio.to_thread(objects.last_commits, self._existing(repo_id), _full(sha), tuple(check_path(p) for p in paths))
+
+    async def read(self, repo_id: RepoId, sha: Sha, path: str, *, max_bytes: int | None = None) -> bytes:
+        """The blob as git has it, or its first `max_bytes` bytes."""
+        data = await asyncio.to_thread(objects.read, self._existing(repo_id), _full(sha), check_path(path))
+        if data is None:
+            raise EntryNotFound(f"Entry not found: {path}", commit=sha)
+        return data if max_bytes is None else data[:max_bytes]
+
+    async def diff(self, repo_id: RepoId, sha: Sha, *, base: Sha | None = None, max_bytes: int = 1 << 20) -> str:
+        words = ["diff-tree", "-p", "-M", "--root", "--no-commit-id", "--no-ext-diff", "--no-textconv", "--no-color"]
+        process = await self.git.spawn(
+            self._existing(repo_id), *words, *([_full(base)] if base else []), _full(sha), "--", stderr=asyncio.subprocess.DEVNULL
+        )
+        assert process.stdout is not None
+        try:
+            async with asyncio.timeout(60):
+                kept = bytearray()
+                while len(kept) <= max_bytes and (chunk := await process.stdout.read(1 << 16)):
+                    kept += chunk
+        finally:
+            await end(process)
+        text = kept[:max_bytes].decode(errors="replace")
+        return text if len(kept) <= max_bytes else f"{text}\n… cut after {max_bytes} bytes\n"
+
+    async def size_bytes(self, repo_id: RepoId) -> int:
+        return await asyncio.to_thread(_disk_use, self._existing(repo_id))
+
+    async def archive(self, repo_id: RepoId, sha: Sha) -> AsyncIterator[bytes]:
+        """A tar stream. Rejected before the first byte when a link leaves the tree or a large file is missing."""
+        entries = await self.tree(repo_id, sha, recursive=True)
+        async for chunk in archives.stream(self.git, self._existing(repo_id), repo_id, self._lfs, entries):
+            yield chunk
+
+    # ---- writing
+
+    async def commit(self, repo_id: RepoId, request: CommitRequest) -> Sha:
+        """All changes or none. Without `parent`, a commit that lost the race is made again on the new head.
+
+        Returns the present head when nothing would change. Raises StaleParent, RevisionNotFound, EntryNotFound, Rejected.
+        """
+        check_ref(request.ref)
+        repo = self._existing(repo_id)
+        changes = [_checked(change) for change in request.changes]
+        missing = [c.lfs.oid for c in changes if c.lfs and await self._lfs.has(repo_id, c.lfs.oid) != c.lfs.size]
+        if missing:
+            raise Rejected(
+                f"these LFS objects were not uploaded to this repository: {', '.join(missing[:20])}",
+                code="LfsObjectMissing",
+                hint="Upload the bytes first, then commit.",
+                facts={"oids": missing[:1000]},
+            )
+        async with self._lock(repo_id):
+            for _ in range(_CAS_TRIES):
+                head = await asyncio.to_thread(objects.find_ref, repo, request.ref)
+                if request.parent is not None and request.parent != (head or ZERO_SHA):
+                    raise StaleParent(STALE_WORDS)
+                if head is None and request.ref != MAIN:
+                    raise RevisionNotFound(f"Invalid rev id: {request.ref}")
+                new = await asyncio.to_thread(_write_commit, repo, head, request, changes)
+                if new == head or await self._swap(repo, request.ref, Sha(new), head):
+                    return Sha(new)
+                if request.parent is not None:
+                    raise StaleParent(STALE_WORDS)
+        raise Conflict("the branch moved too often while this commit was made; try again")
+
+    async def set_ref(self, repo_id: RepoId, ref: str, target: Sha | None, *, expected: Sha | None = None) -> None:
+        """Create, move or (target None) delete a ref. `expected` None = whatever it is now; else StaleParent when it differs."""
+        check_ref(ref)
+        if target is None and ref == MAIN:
+            raise Rejected("main is the branch that is served and cannot be deleted", code="ProtectedBranch")
+        repo = self._existing(repo_id)
+        if target is not None and await asyncio.to_thread(objects.resolve, repo, _full(target)) is None:
+            raise RevisionNotFound(f"Invalid rev id: {target}")
+        async with self._lock(repo_id):
+            now = await asyncio.to_thread(objects.find_ref, repo, ref, peel=False)
+            if expected is not None and now != expected:
+                raise StaleParent(STALE_WORDS)
+            if target is None and now is None:
+                raise RevisionNotFound(f"Invalid rev id: {ref}")
+            if not await self._swap(repo, ref, target, now):
+                raise Conflict(f"{ref} could not be changed: it moved meanwhile, or a ref of a like name is in its way")
+
+    async def squash(self, repo_id: RepoId, branch: str, message: str, author: str, author_email: str) -> Sha:
+        """Replace the history of a branch by one commit with the same tree."""
+        repo, ref = self._existing(repo_id), check_ref(f"refs/heads/{branch}")
+        async with self._lock(repo_id):
+            head = await asyncio.to_thread(objects.find_ref, repo, ref)
+            if head is None:
+                raise RevisionNotFound(f"Invalid rev id: {branch}")
+
+            def write() -> str:
+                git = pygit2.Repository(str(repo))
+                return str(
+                    git.create_commit(None, _signature(author, author_email), _signature(*_COMMITTER), message, git[head].tree_id, [])
+                )  # type: ignore[attr-defined]
+
+            new = Sha(await asyncio.to_thread(write))
+            if not await self._swap(repo, ref, new, head):
+                raise StaleParent(STALE_WORDS)
+            return new
+
+    async def _swap(self, repo: Path, ref: str, target: Sha | None, expected: Sha | None) -> bool:
+        """Compare-and-swap of a ref; False when it was not `expected` any more (None = absent)."""
+        line = f"update {ref}\0{target}\0{expected or ZERO_SHA}\0" if target else f"delete {ref}\0{expected}\0"
+        try:
+            await self.git.run(repo, "update-ref", "--no-deref", "-z", "--stdin", input=line.encode())
+        except GitFailed as error:
+            if "cannot lock ref" in error.stderr:
+                return False
+            raise Broken(str(error)) from error
+        return True
+
+    async def _ask(self, repo_id: RepoId, *args: str) -> bytes:
+        try:
+            return await self.git.run(self._existing(repo_id), *args)
+        except GitFailed as error:
+            raise RevisionNotFound("Invalid rev id") from error
+
+    def _dir(self, repo_id: str) -> Path:
+        return self._root / f"{check_repo_id(repo_id)}.git"
+
+    def _existing(self, repo_id: str) -> Path:
+        path = self._dir(repo_id)
+        if not path.is_dir():
+            raise RepoNotFound()
+        return path
+
+    def _lock(self, repo_id: str) -> asyncio.Lock:
+        lock = self._locks.get(repo_id)
+        if lock is None:
+            lock = self._locks[repo_id] = asyncio.Lock()
+        return lock
+
+
+def _init(path: Path) -> None:
+    repo = pygit2.init_repository(str(path), bare=True, initial_head="main", mode=0o700)  # type: ignore[arg-type]
+    shutil.rmtree(path / "hooks", ignore_errors=True)
+    config = repo.config
+    for key, value in PINNED:
+        if key not in ("safe.directory", "protocol.allow", "protocol.file.allow") and value:
+            config[key] = value
+    config["core.hooksPath"] = "/dev/null"
+    repo.free()
+
+
+def _full(sha: str) -> str:
+    if not SHA.fullmatch(sha):
+        raise RevisionNotFound(f"Invalid rev id: {sha[:200]}")
+    return sha
+
+
+def _checked(change: FileChange) -> FileChange:
+    path = check_path(change.path.rstrip("/") if change.content is None and change.lfs is None else change.path)
+    if change.content is not None and change.lfs is not None:
+        raise Rejected(f"{path!r} has both content and an LFS object", code="InvalidCommit")
+    return FileChange(path, change.content, change.lfs, change.is_folder)
+
+
+def _signature(name: str, email: str) -> pygit2.Signature:
+    clean = "".join(c for c in name if c.isprintable() and c not in "<>\n").strip() or "unknown"
+    mail = "".join(c for c in email if c.isprintable() and c not in "<> \n") or "unknown@vitrine.invalid"
+    return pygit2.Signature(clean, mail, encoding="utf-8")
+
+
+def _write_commit(path: Path, head: Sha | None, request: CommitRequest, changes: Sequence[FileChange]) -> str:
+    repo = pygit2.Repository(str(path))
+    try:
+        base = repo[head].tree_id if head else None  # type: ignore[union-attr]
+        index = pygit2.Index()
+        if base:
+            index.read_tree(repo[base])  # type: ignore[arg-type]
+        present = {entry.path: entry.mode for entry in index}
+        for change in changes:
+            if change.content is None and change.lfs is None:
+                _delete(index, present, change)
+            else:
+                _put(repo, index, present, change)
+        tree = index.write_tree(repo)
+        if head and tree == base:
+            return head
+        if head is None and str(tree) == EMPTY_TREE and not changes:
+            raise Rejected("the first commit of a repository needs at least one file", code="InvalidCommit")
+        author = _signature(request.author, request.author_email)
+        return str(repo.create_commit(None, author, _signature(*_COMMITTER), request.message, tree, [head] if head else []))
+    finally:
+        repo.free()
+
+
+def _delete(index: pygit2.Index, present: dict[str, int], change: FileChange) -> None:
+    below = f"{change.path}/"
+    doomed = [p for p in present if p.startswith(below)]
+    if not change.is_folder and change.path in present:
+        doomed = [change.path]
+    if not doomed:
+        raise EntryNotFound("A file with this name doesn't exist", commit=None)
+    for name in doomed:
+        index.remove(name)
+        del present[name]
+
+
+def _put(repo: pygit2.Repository, index: pygit2.Index, present: dict[str, int], change: FileChange) -> None:
+    parts = change.path.split("/")
+    for depth in range(1, len(parts)):
+        if "/".join(parts[:depth]) in present:
+            raise Rejected(
+                f"{change.path!r} cannot be written: {'/'.join(parts[:depth])!r} is a file", code="InvalidPath", facts={"path": change.path}
+            )
+    if change.path not in present and any(p.startswith(f"{change.path}/") for p in present):
+        raise Rejected(f"{change.path!r} cannot be written: it is a folder", code="InvalidPath", facts={"path": change.path})
+    data = pointers.render(change.lfs.oid, change.lfs.size) if change.lfs else change.content
+    mode = (
+        pygit2.enums.FileMode.BLOB_EXECUTABLE
+        if present.get(change.path) == pygit2.enums.FileMode.BLOB_EXECUTABLE
+        else pygit2.enums.FileMode.BLOB
+    )
+    index.add(pygit2.IndexEntry(change.path, repo.create_blob(data or b""), mode))
+    present[change.path] = int(mode)
+
+
+def _commit(fields: Sequence[str]) -> Commit:
+    sha, parents, author, email, at, message = fields
+    return Commit(
+        sha=Sha(sha.strip()),
+        title=message.split("\n", 1)[0].strip(),
+        message=message.rstrip("\n"),
+        author=author,
+        author_email=email,
+        at=datetime.fromtimestamp(int(at or 0), UTC),
+        parents=tuple(Sha(p) for p in parents.split()),
+    )
+
+
+def _disk_use(path: Path) -> int:
+    total = 0
+    for folder, _, names in os.walk(path):
+        for name in names:
+            try:
+                total += os.lstat(os.path.join(folder, name)).st_size
+            except FileNotFoundError:
+                continue
+    return total
