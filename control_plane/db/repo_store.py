@@ -1,0 +1,213 @@
+"""Repositories, their old names and likes, and the gallery's queries.
+
+Every sort of a listing walks an index in order and stops at the page's end, so its cost does not grow with the number
+of Spaces. What everybody may see and what the viewer owns are two such walks, merged; a viewer's query therefore never
+reads through other people's private rows.
+
+`trending` is log2 of the likes, each worth half as much after `_HALF_LIFE_DAYS`, with the creation counted as a like.
+As a logarithm it only moves when somebody likes: time passing keeps the order, so an index can hold it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from datetime import datetime
+
+from sqlalchemy import BigInteger, ColumnElement, Table, delete, false, func, literal, literal_column, select, text, union, update
+
+from control_plane.db import mapping
+from control_plane.db.rows import Rows
+from control_plane.db.space_stores import free_subdomain
+from control_plane.db.tables import accounts, likes, old_names, repo_tags, repos, spaces
+from control_plane.domain.accounts import Account
+from control_plane.domain.errors import NameTaken, Rejected
+from control_plane.domain.ids import AccountId, RepoId
+from control_plane.domain.spaces import DesiredState, Repo, RepoType
+from control_plane.ports.clock import Clock
+
+_HALF_LIFE_DAYS = 7.0
+_SORTS: dict[str, str] = {"trending": "trending", "likes": "likes", "created": "created_at", "updated": "updated_at"}
+_TRIGRAM = 3  # characters the search index needs; shorter words are looked for row by row
+
+
+def _weight(at: datetime) -> float:
+    return at.timestamp() / (_HALF_LIFE_DAYS * 86400)
+
+
+def _add_weights(a: float, b: float) -> float:
+    high, low = max(a, b), min(a, b)
+    return high + math.log2(1 + 2 ** (low - high))
+
+
+class SqlRepoStore:
+    def __init__(self, rows: Rows, clock: Clock, *, has_search_index: bool) -> None:
+        self._rows = rows
+        self._clock = clock
+        self._has_search_index = has_search_index
+
+    async def get(self, repo_id: RepoId) -> Repo | None:
+        row = await self._rows.one(select(repos).where(repos.c.id == repo_id))
+        return mapping.repo_to_domain(row) if row else None
+
+    async def by_name(self, type: RepoType, owner: str, name: str) -> Repo | None:
+        row = await self._rows.one(select(repos).where(*_named(repos, type, owner, name)))
+        return mapping.repo_to_domain(row) if row else None
+
+    async def moved_to(self, type: RepoType, owner: str, name: str) -> RepoId | None:
+        found = await self._rows.value(select(old_names.c.repo_id).where(*_named(old_names, type, owner, name)))
+        return RepoId(found) if found else None
+
+    async def add(self, repo: Repo) -> None:
+        row = mapping.repo_to_row(repo) | {"trending": _weight(repo.created_at) + math.log2(1 + repo.likes)}
+        if not await self._rows.add(repos, row):
+            raise NameTaken(f"{repo.type.value} '{repo.full_name}' exists already")
+        # A new repository under an old name takes the name over; the redirect ends.
+        await self._rows.run(delete(old_names).where(*_named(old_names, repo.type, repo.owner_name, repo.name)))
+        await self._tag(repo)
+
+    async def save(self, repo: Repo) -> None:
+        """The whole value, except `likes` of a row that exists: `like` alone counts those."""
+        holder = await self.by_name(repo.type, repo.owner_name, repo.name)
+        if holder is not None and holder.id != repo.id:
+            raise NameTaken(f"{repo.type.value} '{repo.full_name}' exists already")
+        row = mapping.repo_to_row(repo) | {"trending": _weight(repo.created_at)}
+        await self._rows.put(repos, row, key=("id",), keep=("trending", "likes"))
+        await self._rows.run(delete(repo_tags).where(repo_tags.c.repo_id == repo.id))
+        await self._tag(repo)
+
+    async def remove(self, repo_id: RepoId) -> None:
+        subdomain = await self._rows.value(select(spaces.c.subdomain).where(spaces.c.id == repo_id))
+        if subdomain:
+            await free_subdomain(self._rows, subdomain, self._clock.now())
+        await self._rows.run(delete(repos).where(repos.c.id == repo_id))
+
+    async def remember_old_name(self, repo: Repo) -> None:
+        row = {"type": repo.type.value, "owner_lower": repo.owner_name.lower(), "name_lower": repo.name.lower(), "repo_id": repo.id}
+        await self._rows.put(old_names, row, key=("type", "owner_lower", "name_lower"))
+
+    async def list(
+        self,
+        type: RepoType,
+        *,
+        viewer: AccountId | None = None,
+        viewer_orgs: Sequence[AccountId] = (),
+        see_all: bool = False,
+        owner: str | None = None,
+        search: str | None = None,
+        sdk: Sequence[str] = (),
+        tags: Sequence[str] = (),
+        hardware: Sequence[str] = (),
+        running_only: bool = False,
+        sort: str = "trending",
+        limit: int = 50,
+        offset: int = 0,
+    ) -> tuple[Repo, ...]:
+        if sort not in _SORTS:
+            raise Rejected(f"unknown sort '{sort}'; allowed: {', '.join(_SORTS)}")
+        wanted: list[ColumnElement[bool]] = [repos.c.type == type.value]
+        mine = {str(account) for account in (viewer, *viewer_orgs) if account}
+        if owner is not None:
+            owner_id = await self._rows.value(select(accounts.c.id).where(accounts.c.name_lower == owner.lower()))
+            if owner_id is None:
+                return ()
+            wanted.append(repos.c.owner_id == owner_id)
+            see_all = see_all or owner_id in mine
+            mine = set()
+        wanted += self._matching(search, tags)
+        if sdk or hardware or running_only:
+            wanted.append(_is_space_with(sdk, hardware, running_only))
+        walks = [()] if see_all else [(repos.c.is_private == false(),), *((repos.c.owner_id == account,) for account in sorted(mine))]
+        order = await self._walk(wanted, walks, _SORTS[sort], limit, offset)
+        found = {row["seq"]: row for row in await self._rows.all(select(repos).where(repos.c.seq.in_(order)))}
+        return tuple(mapping.repo_to_domain(found[seq]) for seq in order)
+
+    async def _walk(
+        self,
+        wanted: Sequence[ColumnElement[bool]],
+        walks: Sequence[tuple[ColumnElement[bool], ...]],
+        column: str,
+        limit: int,
+        offset: int,
+    ) -> Sequence[int]:
+        """The `seq` of one page, in order."""
+        rank = repos.c[column]
+        pages = [
+            select(repos.c.seq, rank.label("rank")).where(*wanted, *walk).order_by(rank.desc(), repos.c.seq.desc()).limit(limit + offset)
+            for walk in walks
+        ]
+        if len(pages) == 1:
+            rows = await self._rows.all(pages[0].limit(limit).offset(offset))
+        else:
+            merged = union(*(select(page.subquery()) for page in pages)).subquery()
+            query = select(merged.c.seq).order_by(merged.c.rank.desc(), merged.c.seq.desc()).limit(limit).offset(offset)
+            rows = await self._rows.all(query)
+        return [row["seq"] for row in rows]
+
+    def _matching(self, search: str | None, tags: Sequence[str]) -> list[ColumnElement[bool]]:
+        """Every word of `search` occurs somewhere; every tag is there."""
+        wanted: list[ColumnElement[bool]] = []
+        words = (search or "").replace("\x00", "").lower().split()
+        indexed = [word for word in words if self._has_search_index and len(word) >= _TRIGRAM]
+        if indexed:
+            phrase = " ".join('"' + word.replace('"', '""') + '"' for word in indexed)
+            hits = select(literal_column("rowid", type_=BigInteger)).select_from(text("repo_search"))
+            wanted.append(repos.c.seq.in_(hits.where(text("repo_search MATCH :phrase").bindparams(phrase=phrase))))
+        wanted += [repos.c.search_text.contains(word, autoescape=True) for word in words if word not in indexed]
+        wanted += [repos.c.id.in_(select(repo_tags.c.repo_id).where(repo_tags.c.tag == tag)) for tag in tags]
+        return wanted
+
+    async def count(self, type: RepoType, *, owner_id: AccountId | None = None) -> int:
+        query = select(func.count()).select_from(repos).where(repos.c.type == type.value)
+        if owner_id is not None:
+            query = query.where(repos.c.owner_id == owner_id)
+        return int(await self._rows.value(query))
+
+    async def like(self, user_id: AccountId, repo_id: RepoId, liked: bool, at: datetime) -> None:
+        """Safe to repeat; a second like keeps the time of the first."""
+        if liked:
+            if not await self._rows.add(likes, {"user_id": user_id, "repo_id": repo_id, "at": at}):
+                return
+        elif not await self._rows.run(delete(likes).where(likes.c.user_id == user_id, likes.c.repo_id == repo_id)):
+            return
+        repo = await self._rows.one(select(repos.c.trending, repos.c.created_at).where(repos.c.id == repo_id))
+        if repo is None:
+            return
+        if liked:
+            trending = _add_weights(repo["trending"], _weight(at))
+        else:
+            trending = _weight(repo["created_at"])
+            for row in await self._rows.all(select(likes.c.at).where(likes.c.repo_id == repo_id)):
+                trending = _add_weights(trending, _weight(row["at"]))
+        values = {"likes": repos.c.likes + (1 if liked else -1), "trending": trending}
+        await self._rows.run(update(repos).where(repos.c.id == repo_id).values(values))
+
+    async def likers(self, repo_id: RepoId) -> tuple[Account, ...]:
+        query = select(accounts).join(likes, likes.c.user_id == accounts.c.id).where(likes.c.repo_id == repo_id)
+        return tuple(mapping.account_to_domain(row) for row in await self._rows.all(query.order_by(likes.c.at, accounts.c.id)))
+
+    async def liked_by(self, user_id: AccountId) -> tuple[tuple[Repo, datetime], ...]:
+        """Newest like first."""
+        query = select(repos, likes.c.at).join(likes, likes.c.repo_id == repos.c.id).where(likes.c.user_id == user_id)
+        rows = await self._rows.all(query.order_by(likes.c.at.desc(), repos.c.seq.desc()))
+        return tuple((mapping.repo_to_domain(row), row["at"]) for row in rows)
+
+    async def _tag(self, repo: Repo) -> None:
+        for tag in dict.fromkeys(repo.tags):
+            await self._rows.add(repo_tags, {"tag": tag, "repo_id": repo.id})
+
+
+def _named(table: Table, type: RepoType, owner: str, name: str) -> tuple[ColumnElement[bool], ...]:
+    return table.c.type == type.value, table.c.owner_lower == owner.lower(), table.c.name_lower == name.lower()
+
+
+def _is_space_with(sdk: Sequence[str], hardware: Sequence[str], running_only: bool) -> ColumnElement[bool]:
+    query = select(literal(1)).where(spaces.c.id == repos.c.id)
+    if sdk:
+        query = query.where(spaces.c.sdk.in_(list(sdk)))
+    if hardware:
+        query = query.where(spaces.c.hardware.in_(list(hardware)))
+    if running_only:
+        is_up = spaces.c.desired == DesiredState.RUNNING.value, spaces.c.live_generation > 0
+        query = query.where(*is_up, spaces.c.asleep == false(), spaces.c.suspended == false())
+    return query.correlate(repos).exists()

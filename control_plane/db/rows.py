@@ -1,0 +1,54 @@
+"""The few statements that SQLite and PostgreSQL spell differently, behind one small class; every repository holds one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sqlalchemy import CursorResult, Executable, Table
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+Row = Mapping[str, Any]
+
+
+class Rows:
+    """Statements of one transaction."""
+
+    def __init__(self, connection: AsyncConnection) -> None:
+        self._connection = connection
+        self.is_sqlite = connection.dialect.name == "sqlite"
+
+    async def all(self, statement: Executable) -> Sequence[Row]:
+        return (await self._connection.execute(statement)).mappings().all()
+
+    async def one(self, statement: Executable) -> Row | None:
+        return (await self._connection.execute(statement)).mappings().first()
+
+    async def value(self, statement: Executable) -> Any:
+        return (await self._connection.execute(statement)).scalar()
+
+    async def run(self, statement: Executable) -> int:
+        """How many rows it touched."""
+        result: CursorResult[Any] = await self._connection.execute(statement)
+        return result.rowcount
+
+    async def add(self, table: Table, row: Mapping[str, Any]) -> bool:
+        """False when a unique key of the row exists already; the transaction goes on in that case."""
+        return await self.run(self._insert(table).values(**row).on_conflict_do_nothing()) > 0
+
+    async def put(self, table: Table, row: Mapping[str, Any], *, key: tuple[str, ...], keep: tuple[str, ...] = ()) -> None:
+        """Insert, or replace every column of the row with the same `key` except those named in `keep`."""
+        statement = self._insert(table).values(**row)
+        changed = {name: statement.excluded[name] for name in row if name not in key and name not in keep}
+        await self.run(statement.on_conflict_do_update(index_elements=list(key), set_=changed))
+
+    async def increase(self, table: Table, row: Mapping[str, Any], *, key: tuple[str, ...], column: str) -> Any:
+        """Insert, or add `row[column]` to what is stored; the new amount, atomically."""
+        statement = self._insert(table).values(**row)
+        total = table.c[column] + statement.excluded[column]
+        return await self.value(statement.on_conflict_do_update(index_elements=list(key), set_={column: total}).returning(table.c[column]))
+
+    def _insert(self, table: Table) -> Any:
+        # The two constructs have the same methods and no common type.
+        return sqlite.insert(table) if self.is_sqlite else postgresql.insert(table)
