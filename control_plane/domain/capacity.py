@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from control_plane.domain.ids import ReplicaId
+
 
 @dataclass(frozen=True, slots=True)
 class Node:
@@ -20,6 +22,7 @@ class Node:
     used_gpus: int = 0
     is_schedulable: bool = True
     labels: Mapping[str, str] = field(default_factory=dict)
+    replicas: frozenset[ReplicaId] = frozenset()  # ours, already counted in the used amounts
 
 
 @dataclass(frozen=True, slots=True)
