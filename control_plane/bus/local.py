@@ -16,6 +16,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from control_plane.domain.errors import Rejected
 from control_plane.domain.ids import SpaceId
 from control_plane.domain.routes import ActivityReport, Route, RouteChange, RouteTable
 
@@ -218,15 +219,15 @@ class BusClient:
             if message["op"] == "table":
                 routes: dict[str, Route] = {}
                 for host, body in message["routes"].items():
-                    with contextlib.suppress(Exception):  # one bad record never costs another host its route
+                    with contextlib.suppress(Rejected):
                         routes[host] = Route.from_payload(body)
                 yield RouteTable(message["epoch"], message["version"], routes)
             elif message["op"] == "change":
                 body = message["route"]
                 try:
                     route = Route.from_payload(body) if body else None
-                except Exception:
-                    continue
+                except Rejected:
+                    continue  # one bad record never costs another host its route
                 yield RouteChange(message["epoch"], message["version"], message["host"], route)
 
     async def close(self) -> None:

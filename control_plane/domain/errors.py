@@ -32,7 +32,9 @@ from datetime import datetime
 class VitrineError(Exception):
     code = "Internal"
 
-    def __init__(self, message: str, *, code: str | None = None, hint: str | None = None, facts: Mapping[str, object] | None = None) -> None:
+    def __init__(
+        self, message: str, *, code: str | None = None, hint: str | None = None, facts: Mapping[str, object] | None = None
+    ) -> None:
         super().__init__(message)
         self.message = message
         self.hint = hint
@@ -109,8 +111,13 @@ class QuotaExceeded(Rejected):
             f"Quota '{key}' of {subject} is reached: limit {limit:g}, in use {used:g}, this asks for {asked:g} more{when}. {how}",
             hint=how,
             facts={
-                "subject": subject, "key": key, "limit": limit, "used": used, "asked": asked,
-                "frees_at": f"{frees_at:%Y-%m-%dT%H:%M:%SZ}" if frees_at else None, "how": how,
+                "subject": subject,
+                "key": key,
+                "limit": limit,
+                "used": used,
+                "asked": asked,
+                "frees_at": f"{frees_at:%Y-%m-%dT%H:%M:%SZ}" if frees_at else None,
+                "how": how,
             },
         )
 

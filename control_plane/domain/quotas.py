@@ -37,7 +37,9 @@ def parse_key(key: str, flavors: tuple[str, ...]) -> str:
     head, _, flavor = key.partition(".")
     if head == QuotaKey.RUNNING and flavor in flavors:
         return key
-    raise Rejected(f"unknown quota key '{key}'; allowed: {', '.join([*QuotaKey, 'running.FLAVOR'])} with FLAVOR one of {', '.join(flavors)}")
+    raise Rejected(
+        f"unknown quota key '{key}'; allowed: {', '.join([*QuotaKey, 'running.FLAVOR'])} with FLAVOR one of {', '.join(flavors)}"
+    )
 
 
 def parse_value(text: str) -> float | None:

@@ -62,9 +62,19 @@ class Reason(StrEnum):
 
 _RETRYABLE = frozenset(
     {
-        Reason.BUILD_QUEUED, Reason.NO_CAPACITY, Reason.QUOTA, Reason.STARTING, Reason.BACK_OFF, Reason.BUILD_LOST,
-        Reason.REGISTRY_UNAVAILABLE, Reason.NODE_LOST, Reason.PREEMPTED, Reason.PLATFORM_ERROR, Reason.IMAGE_PULL_FAILED,
-        Reason.APP_EXITED, Reason.APP_OUT_OF_MEMORY,
+        Reason.BUILD_QUEUED,
+        Reason.NO_CAPACITY,
+        Reason.QUOTA,
+        Reason.STARTING,
+        Reason.BACK_OFF,
+        Reason.BUILD_LOST,
+        Reason.REGISTRY_UNAVAILABLE,
+        Reason.NODE_LOST,
+        Reason.PREEMPTED,
+        Reason.PLATFORM_ERROR,
+        Reason.IMAGE_PULL_FAILED,
+        Reason.APP_EXITED,
+        Reason.APP_OUT_OF_MEMORY,
     }
 )
 

@@ -1,8 +1,8 @@
 """One running copy of a Deployment, and what a runtime says about it.
 
-    ReplicaState:  PENDING ─▶ STARTING ─▶ READY ─▶ DRAINING ─▶ STOPPED
-                      │           │          │
-                      └───────────┴──────────┴─▶ FAILED (reason) ; every state ─▶ STOPPED
+ReplicaState:  PENDING ─▶ STARTING ─▶ READY ─▶ DRAINING ─▶ STOPPED
+                  │           │          │
+                  └───────────┴──────────┴─▶ FAILED (reason) ; every state ─▶ STOPPED
 """
 
 from __future__ import annotations

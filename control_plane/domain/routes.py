@@ -12,7 +12,7 @@ from enum import StrEnum
 from typing import Any
 
 from control_plane.domain.errors import Rejected
-from control_plane.domain.ids import ReplicaId, SpaceId
+from control_plane.domain.ids import SpaceId
 
 
 class EndpointKind(StrEnum):
@@ -27,7 +27,7 @@ class Endpoint:
 
     kind: EndpointKind
     address: str
-    replica_id: ReplicaId = ReplicaId("")
+    replica_id: str = ""  # a ReplicaId; "" for static Spaces
     site: str = ""
 
 
@@ -95,9 +95,7 @@ class Route:
                     "state": RouteState(body["state"]),
                     "access": RouteAccess(body.get("access", "public")),
                     "idle_rule": IdleRule(body.get("idle_rule", "messages")),
-                    "endpoints": tuple(
-                        Endpoint(**{**e, "kind": EndpointKind(e["kind"])}) for e in body.get("endpoints", ())
-                    ),
+                    "endpoints": tuple(Endpoint(**{**e, "kind": EndpointKind(e["kind"])}) for e in body.get("endpoints", ())),
                     "headers": {str(k): str(v) for k, v in dict(body.get("headers", {})).items()},
                 }
             )

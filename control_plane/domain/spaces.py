@@ -1,7 +1,7 @@
 """Repositories and Spaces: what an owner owns and wants.
 
-    DesiredState:  RUNNING ⇄ PAUSED ; both ─▶ DELETED
-    `asleep` is not a desired state: it is the autoscaler's fact beside RUNNING (a Space scaled to zero is healthy).
+DesiredState:  RUNNING ⇄ PAUSED ; both ─▶ DELETED
+`asleep` is not a desired state: it is the autoscaler's fact beside RUNNING (a Space scaled to zero is healthy).
 """
 
 from __future__ import annotations

@@ -39,9 +39,7 @@ class Stage(StrEnum):
         return self in (Stage.CONFIG_ERROR, Stage.BUILD_ERROR, Stage.RUNTIME_ERROR)
 
 
-_TRANSITIONAL = frozenset(
-    {Stage.BUILDING, Stage.APP_STARTING, Stage.RUNNING_BUILDING, Stage.RUNNING_APP_STARTING, Stage.DELETING}
-)
+_TRANSITIONAL = frozenset({Stage.BUILDING, Stage.APP_STARTING, Stage.RUNNING_BUILDING, Stage.RUNNING_APP_STARTING, Stage.DELETING})
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,7 +39,7 @@ class EnvelopeBox:
 
     def __init__(self, *keys: bytes) -> None:
         if not keys or any(len(key) != 32 for key in keys):
-            raise Rejected("a master key is 32 bytes; make one with `python3 -c 'import secrets,base64;print(base64.urlsafe_b64encode(secrets.token_bytes(32)).decode())'`")
+            raise Rejected("a master key is 32 random bytes as URL-safe base64; make one with `openssl rand -base64 32 | tr '+/' '-_'`")
         self._keys: Mapping[str, bytes] = {_key_id(key): key for key in keys}
         self._current = _key_id(keys[0])
 
@@ -55,7 +55,9 @@ class EnvelopeBox:
             version, key_id, wrapped, body = sealed.split(".")
             master = self._keys[key_id]
         except (ValueError, KeyError) as error:
-            raise Broken("a secret is sealed with a key this platform does not have; give the old key as a second VITRINE_SECRET_KEY") from error
+            raise Broken(
+                "a secret is sealed with a key this platform does not have; give the old key as a second VITRINE_SECRET_KEY"
+            ) from error
         if version != "v1":
             raise Broken("a secret has an unknown format")
         return _decrypt(master, wrapped, aad), body

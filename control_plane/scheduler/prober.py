@@ -1,0 +1,49 @@
+"""Watches STARTING replicas with the router's own probe and says the moment one answers."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+from control_plane.domain.ids import ReplicaId, SpaceId
+from control_plane.domain.routes import Endpoint
+from control_plane.scheduler.planning import Probe
+
+_FIRST_S, _LAST_S, _GROWTH = 0.05, 0.5, 1.2  # pauses between probes: quick at first, twice a second in the end
+
+
+class Prober:
+    """`probe(endpoint, host)` is the proxy's probe; `changed(space_id)` is called when a result turns good."""
+
+    def __init__(self, probe: Callable[[Endpoint, str], Awaitable[Probe]], changed: Callable[[SpaceId], None]) -> None:
+        self._probe = probe
+        self._changed = changed
+        self._tasks: dict[ReplicaId, asyncio.Task[None]] = {}
+        self.results: dict[ReplicaId, Probe] = {}
+
+    def watch(self, replica_id: ReplicaId, space_id: SpaceId, endpoint: Endpoint, host: str) -> None:
+        if replica_id not in self._tasks:
+            self._tasks[replica_id] = asyncio.create_task(self._run(replica_id, space_id, endpoint, host))
+
+    def forget(self, replica_id: ReplicaId) -> None:
+        self.results.pop(replica_id, None)
+        if task := self._tasks.pop(replica_id, None):
+            task.cancel()
+
+    async def _run(self, replica_id: ReplicaId, space_id: SpaceId, endpoint: Endpoint, host: str) -> None:
+        pause = _FIRST_S
+        while True:
+            result = await self._probe(endpoint, host)
+            self.results[replica_id] = result
+            if result.ok:
+                self._changed(space_id)
+                return
+            await asyncio.sleep(pause)
+            pause = min(_LAST_S, pause * _GROWTH)
+
+    async def close(self) -> None:
+        tasks = list(self._tasks.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        self._tasks.clear()

@@ -1,0 +1,40 @@
+"""The ports that Space use cases need, as one frozen value made by bootstrap."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from control_plane.domain.accounts import Account
+from control_plane.domain.builds import BuildLimits, SourceKind
+from control_plane.domain.hardware import FlavorCatalog
+from control_plane.domain.spaces import SpaceConfig
+from control_plane.ports.clock import Clock
+from control_plane.ports.git import GitStore
+from control_plane.ports.log_store import LogStore
+from control_plane.ports.secret_box import SecretBox
+from control_plane.ports.signals import Signals
+from control_plane.ports.stores import UnitOfWork, UnitOfWorkFactory
+
+# Raises QuotaExceeded when `asked` more of `key` does not fit; runs inside the caller's write transaction.
+QuotaCheck = Callable[[UnitOfWork, Account, str, float], Awaitable[None]]
+
+
+@dataclass(frozen=True)
+class SpaceDeps:
+    uow: UnitOfWorkFactory
+    clock: Clock
+    git: GitStore
+    logs: LogStore
+    signals: Signals
+    secret_box: SecretBox
+    catalog: Callable[[], FlavorCatalog]
+    check_quota: QuotaCheck
+    parse_card: Callable[[bytes], SpaceConfig]  # SpaceConfigError on a mistake
+    card_of: Callable[[bytes], dict[str, object]]  # front matter as JSON-safe values, {} when unreadable
+    initial_files: Callable[..., dict[str, bytes]]
+    build_target: SourceKind
+    build_limits: BuildLimits
+    apps_domain: str
+    app_url: Callable[[str], str]  # subdomain → origin
+    public_url: str
