@@ -103,9 +103,8 @@ class Hub:
     async def repo(self, request: Request, kind: str, ns: str, name: str, action: Action) -> tuple[Actor, Repo]:
         """The repository that the address names, with the right checked. Another spelling or an old name is a redirect."""
         actor = await self.actor(request)
-        type = addresses.repo_type(kind)
         async with self.services.uow.read() as uow:
-            found, moved = await find_repo(uow, type, ns, name)
+            found, moved = await find_repo(uow, addresses.repo_type(kind), ns, name)
         repo = policy.require(actor, action, found)
         if moved:
             raise Moved(_relocated(request, ns, name, repo))

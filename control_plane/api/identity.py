@@ -128,10 +128,10 @@ def router(hub: Hub) -> APIRouter:
         limit, offset = page_bounds(request)
         rows = []
         async with services.uow.read() as uow:
-            for type in RepoType:
+            for of_type in RepoType:
                 rows += [
                     r
-                    for r in await uow.repos.list(type, see_all=True, owner=owner.name, limit=10_000)
+                    for r in await uow.repos.list(of_type, see_all=True, owner=owner.name, limit=10_000)
                     if policy.allowed(actor, Action.VIEW, r)
                 ]
         total = sum(r.storage_bytes for r in rows) or 1

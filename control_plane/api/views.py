@@ -28,15 +28,12 @@ def avatar_url(base: str, name: str) -> str:
 def runtime_json(view: RuntimeView, app_host: str, catalog: FlavorCatalog) -> dict[str, Any]:
     is_static = view.sdk is Sdk.STATIC
 
-    def pretty(name: str | None) -> dict[str, Any]:
-        flavor = catalog.find(name) if name else None
-        return {"pretty": flavor.pretty_name} if flavor else {}
-
     requested = None if is_static else view.requested_hardware
     current = None if is_static else view.current_hardware
     hardware: dict[str, Any] = {"current": current, "requested": requested}
     for key, name in (("currentPrettyName", current), ("requestedPrettyName", requested)):
-        hardware.update({key: text for text in pretty(name).values()})
+        if flavor := catalog.find(name) if name else None:
+            hardware[key] = flavor.pretty_name
     body: dict[str, Any] = {
         "stage": view.stage.value,
         "hardware": hardware,

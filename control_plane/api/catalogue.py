@@ -1,0 +1,178 @@
+"""Lists, search and info of repositories, and the small look-ups of Spaces."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from fastapi import APIRouter, Request
+from starlette.responses import JSONResponse
+
+from control_plane.accounts import policy
+from control_plane.api import views
+from control_plane.api.deps import Hub, ok
+from control_plane.domain.accounts import Action, Actor
+from control_plane.domain.errors import RepoNotFound, RevisionNotFound
+from control_plane.domain.ids import Sha
+from control_plane.domain.spaces import Repo, RepoType, Sdk, Space
+from control_plane.http.addresses import repo_type
+from control_plane.http.pagination import flag, next_link, page_bounds, values
+from control_plane.ports.stores import UnitOfWork
+
+_SORTS = {"trendingScore": "trending", "likes": "likes", "createdAt": "created", "lastModified": "updated", "downloads": "likes"}
+
+
+def router(hub: Hub) -> APIRouter:
+    api = APIRouter(tags=["catalogue"])
+    services = hub.services
+
+    async def visible(uow: UnitOfWork, actor: Actor, type: RepoType, **question: Any) -> tuple[Repo, ...]:
+        """Repositories the caller may see. The store narrows by membership, the policy by token."""
+        user = actor.user
+        orgs = [org.id for org, _ in await uow.accounts.memberships(user.id)] if user else []
+        repos = await uow.repos.list(
+            type, viewer=user.id if user else None, viewer_orgs=orgs, see_all=bool(user and user.is_admin), **question
+        )
+        return tuple(r for r in repos if policy.allowed(actor, Action.VIEW, r))
+
+    async def infos(uow: UnitOfWork, repos: Sequence[Repo], *, runtime: bool) -> list[dict[str, Any]]:
+        """Full info objects of many repositories with a constant number of queries."""
+        ids = [r.id for r in repos if r.type is RepoType.SPACE]
+        spaces: dict[str, Space] = {s.id: s for s in await uow.spaces.get_many(ids)} if ids else {}
+        running = await services.actions.runtime_views(list(spaces.values())) if runtime and spaces else {}
+        made = []
+        for repo in repos:
+            space = spaces.get(repo.id)
+            host = hub.app_url(space.subdomain) if space else ""
+            view = running.get(repo.id)
+            shown = views.runtime_json(view, host.partition("//")[2], services.catalog) if view else None
+            made.append(views.repo_json(repo, space=space, host=host, runtime=shown))
+        return made
+
+    @api.get("/api/{kind:kind}")
+    async def listing(request: Request, kind: str) -> JSONResponse:
+        actor = await hub.actor(request)
+        of_type = repo_type(kind)
+        limit, offset = page_bounds(request)
+        filters = [f for value in values(request, "filter") for f in value.split(",") if f]
+        filters += [f"{key}:{v}" for key in ("datasets", "models") if kind == "spaces" for v in values(request, key)]
+        sdks = [f.removeprefix("sdk:") for f in (*filters, *values(request, "sdk")) if f.removeprefix("sdk:") in set(Sdk)]
+        tags = [f for f in filters if f.removeprefix("sdk:") not in set(Sdk)]
+        expand = values(request, "expand")
+        full = flag(request, "full")
+        async with services.uow.read() as uow:
+            # One row more than the page tells whether there is a next one.
+            rows = await visible(
+                uow, actor, of_type,
+                owner=request.query_params.get("author") or None,
+                search=request.query_params.get("search") or None,
+                sdk=sdks, tags=tags, sort=_SORTS.get(request.query_params.get("sort", ""), "trending"),
+                limit=limit + 1, offset=offset,
+            )  # fmt: skip
+            made = await infos(uow, rows[:limit], runtime="runtime" in expand)
+            if full or "siblings" in expand:
+                for repo, body in zip(rows, made, strict=False):
+                    body["siblings"] = await siblings(repo, Sha(repo.head), blobs=False) if repo.head else []
+        shown = [views.select(b, expand) if expand else views.listed(b, full=full) for b in made]
+        return ok(shown, next_link(request, offset + limit if len(rows) > limit else None))
+
+    async def siblings(repo: Repo, sha: Sha, *, blobs: bool) -> list[dict[str, Any]]:
+        entries = await services.git.tree(repo.id, sha, recursive=True)
+        return [views.sibling_json(e, blobs=blobs) for e in entries if not e.is_dir and not e.is_submodule]
+
+    @api.get("/api/spaces/semantic-search")
+    async def search(request: Request) -> JSONResponse:
+        """Text search over names, titles and descriptions; the score falls with the rank."""
+        actor = await hub.actor(request)
+        limit, offset = page_bounds(request, default=50, most=100)
+        async with services.uow.read() as uow:
+            repos = await visible(
+                uow, actor, RepoType.SPACE,
+                search=request.query_params.get("q") or None, sdk=[s for s in values(request, "sdk") if s in set(Sdk)],
+                tags=values(request, "filter"), running_only=not flag(request, "includeNonRunning", True),
+                limit=limit, offset=offset,
+            )  # fmt: skip
+            made = await infos(uow, repos, runtime=True)
+        rows = [
+            views.listed(body, full=False)
+            | {
+                "ai_short_description": body.get("shortDescription", ""),
+                "ai_category": "",
+                "semanticRelevancyScore": round(1 / (1 + rank), 4),
+            }
+            for rank, body in enumerate(made)
+        ]
+        return ok(rows)
+
+    @api.get("/api/models-tags-by-type")
+    @api.get("/api/datasets-tags-by-type")
+    async def tags_by_type(request: Request) -> JSONResponse:
+        actor = await hub.actor(request)
+        of_type = RepoType.DATASET if "datasets" in request.scope["path"] else RepoType.MODEL
+        async with services.uow.read() as uow:
+            repos = await visible(uow, actor, of_type, limit=1000)
+        labels = sorted({t for r in repos for t in r.tags})
+        return ok({"other": [{"id": t, "label": t, "type": "other"} for t in labels]})
+
+    @api.get("/api/spaces/by-subdomain/{subdomain:seg}")
+    async def by_subdomain(request: Request, subdomain: str) -> JSONResponse:
+        actor = await hub.actor(request)
+        async with services.uow.read() as uow:
+            space = await uow.spaces.by_subdomain(subdomain.lower()) if len(subdomain) <= 63 else None
+            repo = await uow.repos.get(space.id) if space else None  # type: ignore[arg-type]
+        repo = policy.require(actor, Action.VIEW, repo)
+        if space is None:
+            raise RepoNotFound()
+        return ok({"id": repo.full_name, "subdomain": space.subdomain, "runtime": await _runtime(space)})
+
+    async def _runtime(space: Space) -> dict[str, Any]:
+        view = await services.actions.runtime_view(space)
+        return views.runtime_json(view, hub.app_url(space.subdomain).partition("//")[2], services.catalog)
+
+    @api.get("/api/{kind:kind}/{name:seg}")
+    async def legacy_info(request: Request, kind: str, name: str) -> JSONResponse:
+        """Repositories without a namespace do not exist here."""
+        await hub.actor(request)
+        raise RepoNotFound()
+
+    @api.get("/api/{kind:kind}/{ns:seg}/{name:seg}")
+    async def info(request: Request, kind: str, ns: str, name: str) -> JSONResponse:
+        return await _info(request, kind, ns, name, None)
+
+    @api.get("/api/{kind:kind}/{ns:seg}/{name:seg}/revision/{rev:seg}")
+    async def info_at(request: Request, kind: str, ns: str, name: str, rev: str) -> JSONResponse:
+        return await _info(request, kind, ns, name, rev)
+
+    async def _info(request: Request, kind: str, ns: str, name: str, rev: str | None) -> JSONResponse:
+        actor, repo = await hub.repo(request, kind, ns, name, Action.VIEW)
+        reads_code = policy.allowed(actor, Action.READ_CODE, repo)
+        space = await hub.space_of(repo) if repo.type is RepoType.SPACE else None
+        expand = values(request, "expand")
+        sha: Sha | None = None
+        if rev is not None:
+            policy.require(actor, Action.READ_CODE, repo)
+            sha = await hub.resolve(repo, rev)
+        else:
+            try:
+                sha = await hub.resolve(repo, "main")
+            except RevisionNotFound:
+                sha = None  # main was deleted or never made: the repository is still there
+        files = None
+        if sha and reads_code and (not expand or "siblings" in expand):
+            files = await siblings(repo, sha, blobs=flag(request, "blobs"))
+        runtime = await _runtime(space) if space and (not expand or "runtime" in expand) else None
+        body = views.repo_json(
+            repo, space=space, host=hub.app_url(space.subdomain) if space else "", runtime=runtime, sha=sha, siblings=files or []
+        )
+        if not reads_code:
+            body |= {"sha": None, "siblings": []}
+        if flag(request, "securityStatus"):
+            body["securityRepoStatus"] = {"scansDone": False, "filesWithIssues": []}
+        return ok(views.select(body, expand) if expand else body)
+
+    @api.get("/api/spaces/{ns:seg}/{name:seg}/host")
+    async def host(request: Request, ns: str, name: str) -> JSONResponse:
+        _, repo, space = await hub.space(request, ns, name, Action.VIEW)
+        return ok({"host": hub.app_url(space.subdomain), "subdomain": space.subdomain, "id": repo.full_name})
+
+    return api
