@@ -27,7 +27,19 @@ from control_plane.db.rows import Rows
 from control_plane.db.space_stores import SqlBuildStore, SqlDeploymentStore, SqlEventStore, SqlSpaceStore
 from control_plane.domain.errors import Broken, Conflict, Rejected, Unavailable, VitrineError
 from control_plane.ports.clock import Clock
-from control_plane.ports.stores import UnitOfWork
+from control_plane.ports.stores import (
+    AccountStore,
+    AuditStore,
+    BuildStore,
+    DeploymentStore,
+    DocumentStore,
+    EventStore,
+    QuotaStore,
+    RepoStore,
+    SpaceStore,
+    TokenStore,
+    UnitOfWork,
+)
 
 BUSY_TIMEOUT_S = 5.0  # how long a writer waits for another process's write
 POOL_WAIT_S = 10.0  # how long a caller waits for a connection of this process
@@ -52,16 +64,16 @@ class SqlUnitOfWork:
 
     def __init__(self, connection: AsyncConnection, clock: Clock, *, has_search_index: bool) -> None:
         rows = Rows(connection)
-        self.accounts = SqlAccountStore(rows)
-        self.tokens = SqlTokenStore(rows)
-        self.repos = SqlRepoStore(rows, clock, has_search_index=has_search_index)
-        self.spaces = SqlSpaceStore(rows, clock)
-        self.builds = SqlBuildStore(rows)
-        self.deployments = SqlDeploymentStore(rows)
-        self.events = SqlEventStore(rows)
-        self.quotas = SqlQuotaStore(rows)
-        self.audit = SqlAuditStore(rows)
-        self.documents = SqlDocumentStore(rows)
+        self.accounts: AccountStore = SqlAccountStore(rows)
+        self.tokens: TokenStore = SqlTokenStore(rows)
+        self.repos: RepoStore = SqlRepoStore(rows, clock, has_search_index=has_search_index)
+        self.spaces: SpaceStore = SqlSpaceStore(rows, clock)
+        self.builds: BuildStore = SqlBuildStore(rows)
+        self.deployments: DeploymentStore = SqlDeploymentStore(rows)
+        self.events: EventStore = SqlEventStore(rows)
+        self.quotas: QuotaStore = SqlQuotaStore(rows)
+        self.audit: AuditStore = SqlAuditStore(rows)
+        self.documents: DocumentStore = SqlDocumentStore(rows)
         self.callbacks: list[Callable[[], Awaitable[None]]] = []
 
     def after_commit(self, callback: Callable[[], Awaitable[None]]) -> None:

@@ -11,10 +11,11 @@ from typing import Any
 from sqlalchemy import delete, select
 
 from control_plane.db.rows import Row, Rows
-from control_plane.db.tables import audit, counters, documents, quota_limits, usage
+from control_plane.db.tables import audit, counters, documents, meta, quota_limits, usage
 from control_plane.domain.ids import AccountId, SpaceId
 
 GENESIS = "0" * 64  # `prev_hash` of the first audit row
+_HEAD = "audit.head"
 _AUDIT_PAGE = 2000
 
 
@@ -72,10 +73,20 @@ class SqlAuditStore:
         self._rows = rows
 
     async def append(self, *, at: datetime, actor: str, action: str, subject: str, address: str, facts: Mapping[str, object]) -> None:
-        last = await self._rows.value(select(audit.c.hash).order_by(audit.c.id.desc()).limit(1))
+        _, last = await self._head()
         row: dict[str, Any] = {"at": at.astimezone(UTC), "actor": actor, "action": action, "subject": subject, "address": address}
-        row |= {"facts": _canonical(dict(facts)), "prev_hash": last or GENESIS}
-        await self._rows.run(audit.insert().values(**row, hash=audit_hash(row)))
+        row |= {"facts": _canonical(dict(facts)), "prev_hash": last}
+        row["hash"] = audit_hash(row)
+        new_id = await self._rows.value(audit.insert().values(**row).returning(audit.c.id))
+        await self._rows.put(meta, {"key": _HEAD, "value": f"{new_id}:{row['hash']}"}, key=("key",))
+
+    async def _head(self) -> tuple[int, str]:
+        """Id and hash of the newest row, kept apart from the rows so that a cut-off end shows."""
+        stored = await self._rows.value(select(meta.c.value).where(meta.c.key == _HEAD))
+        if stored is None:
+            return 0, GENESIS
+        number, _, digest = str(stored).partition(":")
+        return int(number), digest
 
     async def list(self, *, since: datetime | None = None, actor: str | None = None, limit: int = 1000) -> tuple[Mapping[str, Any], ...]:
         """Newest first."""
@@ -95,7 +106,9 @@ class SqlAuditStore:
                     return int(row["id"])
                 previous, seen = row["hash"], row["id"]
             if len(page) < _AUDIT_PAGE:
-                return None
+                break
+        newest, digest = await self._head()
+        return None if (newest, digest) == (seen, previous) else max(newest, seen)
 
 
 class SqlDocumentStore:

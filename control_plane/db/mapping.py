@@ -5,10 +5,10 @@ Keys absent from a JSON value-object take their default, so that a row of an old
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import asdict, fields
 from typing import Any
 
+from control_plane.db.rows import Row
 from control_plane.domain.accounts import Account, AccountKind, OrgRole, Session, Token, TokenRole
 from control_plane.domain.builds import Artifact, ArtifactKind, BuildPhase, BuildResult, BuildStatus, LaunchPlan
 from control_plane.domain.ids import AccountId, BuildId, ReplicaId, RepoId, SessionId, Sha, SpaceId, TokenId
@@ -29,8 +29,6 @@ from control_plane.domain.spaces import (
     SpaceEvent,
     Visibility,
 )
-
-Row = Mapping[str, Any]
 
 
 def account_to_row(account: Account) -> dict[str, Any]:

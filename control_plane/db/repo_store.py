@@ -144,7 +144,7 @@ class SqlRepoStore:
             rows = await self._rows.all(query)
         return [row["seq"] for row in rows]
 
-    def _matching(self, search: str | None, tags: Sequence[str]) -> list[ColumnElement[bool]]:
+    def _matching(self, search: str | None, tags: Sequence[str]) -> Sequence[ColumnElement[bool]]:
         """Every word of `search` occurs somewhere; every tag is there."""
         wanted: list[ColumnElement[bool]] = []
         words = (search or "").replace("\x00", "").lower().split()

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import CursorResult, Executable, Table
+from sqlalchemy import CursorResult, Executable, RowMapping, Table
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-Row = Mapping[str, Any]
+Row = RowMapping | Mapping[str, Any]  # a row of a result, or one being made
 
 
 class Rows:
@@ -19,10 +19,10 @@ class Rows:
         self._connection = connection
         self.is_sqlite = connection.dialect.name == "sqlite"
 
-    async def all(self, statement: Executable) -> Sequence[Row]:
+    async def all(self, statement: Executable) -> Sequence[RowMapping]:
         return (await self._connection.execute(statement)).mappings().all()
 
-    async def one(self, statement: Executable) -> Row | None:
+    async def one(self, statement: Executable) -> RowMapping | None:
         return (await self._connection.execute(statement)).mappings().first()
 
     async def value(self, statement: Executable) -> Any:
