@@ -1,0 +1,109 @@
+"""The internal door for build workers: events, log lines, the source and secret values of one running build.
+
+Guarded by the worker secret; the proxy never forwards `/internal/…`, so only our own processes and hosts reach it.
+"""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from fastapi import APIRouter, Request
+from starlette.responses import JSONResponse, StreamingResponse
+
+from control_plane.api.deps import json_object
+from control_plane.builds.record import record_event
+from control_plane.domain.builds import BuildEvent, BuildStatus
+from control_plane.domain.errors import Forbidden, NotFound, Rejected
+from control_plane.domain.ids import BuildId, RepoId
+from control_plane.domain.sensitive import Sensitive
+from control_plane.domain.spaces import Build, Setting
+from control_plane.ports.clock import Clock
+from control_plane.ports.git import GitStore
+from control_plane.ports.log_store import LogLine, LogStore
+from control_plane.ports.signals import Signals
+from control_plane.ports.stores import UnitOfWorkFactory
+
+_MAX_LINES = 5000  # of one request
+_MAX_BODY = 64 << 20
+
+
+@dataclass(frozen=True)
+class BuildsDoor:
+    """What the door needs. `log_limit_bytes` bounds what one build may put into its log."""
+
+    uow: UnitOfWorkFactory
+    clock: Clock
+    signals: Signals
+    git: GitStore
+    logs: LogStore
+    open_secret: Callable[[Setting], Sensitive]
+    worker_secret: str
+
+
+def builds_door(deps: BuildsDoor) -> APIRouter:
+    router = APIRouter(prefix="/internal/builds", include_in_schema=False)
+
+    def guard(request: Request) -> None:
+        sent = request.headers.get("authorization", "").removeprefix("Bearer ")
+        if not hmac.compare_digest(sent.encode(), deps.worker_secret.encode()):
+            raise Forbidden("this door is for build workers")
+
+    async def running(build_id: str) -> Build:
+        async with deps.uow.read() as uow:
+            build = await uow.builds.get(BuildId(build_id))
+        if build is None or build.status is not BuildStatus.RUNNING:
+            raise NotFound("there is no such running build")
+        return build
+
+    @router.post("/{build_id}/events")
+    async def events(build_id: str, request: Request) -> JSONResponse:
+        guard(request)
+        event = BuildEvent.from_payload(await json_object(request, most=_MAX_BODY))
+        if event.build_id != build_id:
+            raise Rejected("the event belongs to another build")
+        verdict = await record_event(deps.uow, deps.clock, deps.signals, event)
+        return JSONResponse({"verdict": verdict.value})
+
+    @router.post("/{build_id}/log")
+    async def log(build_id: str, request: Request) -> JSONResponse:
+        guard(request)
+        body = await json_object(request, most=_MAX_BODY)
+        build = await running(build_id)
+        if body.get("attempt") != build.attempt:
+            raise NotFound("that attempt is over")
+        lines = body.get("lines")
+        if not isinstance(lines, list) or len(lines) > _MAX_LINES:
+            raise Rejected(f"'lines' is a list of at most {_MAX_LINES} pairs")
+        await deps.logs.append(f"build/{build.id}", [_line(item) for item in lines])
+        await deps.signals.notify("builds", build.id)
+        return JSONResponse({"ok": True})
+
+    @router.get("/{build_id}/source")
+    async def source(build_id: str, request: Request) -> StreamingResponse:
+        guard(request)
+        build = await running(build_id)
+        return StreamingResponse(deps.git.archive(RepoId(build.space_id), build.revision), media_type="application/x-tar")
+
+    @router.get("/{build_id}/secrets")
+    async def secrets(build_id: str, request: Request) -> JSONResponse:
+        guard(request)
+        build = await running(build_id)
+        async with deps.uow.read() as uow:
+            settings = await uow.spaces.settings(build.space_id)
+        values = {s.key: deps.open_secret(s).reveal() for s in settings if s.is_secret}
+        return JSONResponse(values, headers={"Cache-Control": "no-store"})
+
+    return router
+
+
+def _line(item: object) -> LogLine:
+    if not isinstance(item, list) or len(item) != 2 or not all(isinstance(part, str) for part in item):
+        raise Rejected("a log line is [time, text]")
+    try:
+        at = datetime.fromisoformat(item[0])
+    except ValueError as error:
+        raise Rejected(f"'{item[0][:40]}' is not an ISO 8601 time") from error
+    return LogLine(at if at.tzinfo else at.replace(tzinfo=UTC), item[1])
