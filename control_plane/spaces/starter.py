@@ -1,0 +1,77 @@
+"""The files of a fresh repository. Pure."""
+
+from __future__ import annotations
+
+import json
+
+from control_plane.domain.spaces import Sdk
+
+# Suffixes that the public service stores as large files, so that a binary is never pushed into git by accident.
+LFS_PATTERNS = (
+    "*.7z", "*.arrow", "*.bin", "*.bz2", "*.ckpt", "*.ftz", "*.gz", "*.h5", "*.joblib", "*.lfs.*", "*.mlmodel", "*.model",
+    "*.msgpack", "*.npy", "*.npz", "*.onnx", "*.ot", "*.parquet", "*.pb", "*.pickle", "*.pkl", "*.pt", "*.pth", "*.rar",
+    "*.safetensors", "saved_model/**/*", "*.tar.*", "*.tar", "*.tflite", "*.tgz", "*.wasm", "*.xz", "*.zip", "*.zst", "*tfevents*",
+)  # fmt: skip
+
+_INDEX = """<!doctype html>
+<html lang="en">
+  <head>
+    <meta charset="utf-8" />
+    <meta name="viewport" content="width=device-width" />
+    <title>My static Space</title>
+    <link rel="stylesheet" href="style.css" />
+  </head>
+  <body>
+    <main>
+      <h1>It works</h1>
+      <p>Edit <code>index.html</code>, commit and push: the page changes with the next visit.</p>
+    </main>
+  </body>
+</html>
+"""
+
+_STYLE = """body {
+  margin: 2rem auto;
+  max-width: 40rem;
+  padding: 0 1rem;
+  font-family: system-ui, sans-serif;
+  line-height: 1.5;
+}
+"""
+
+
+def gitattributes() -> bytes:
+    return "".join(f"{pattern} filter=lfs diff=lfs merge=lfs -text\n" for pattern in LFS_PATTERNS).encode()
+
+
+def initial_files(
+    sdk: Sdk | None,
+    title: str = "",
+    *,
+    sdk_version: str | None = None,
+    emoji: str = "🚀",
+    color_from: str = "blue",
+    color_to: str = "indigo",
+    short_description: str = "",
+    license: str = "",
+) -> dict[str, bytes]:
+    """What the first commit of a repository holds. `sdk` None = a model or dataset repository."""
+    if sdk is None:
+        return {".gitattributes": gitattributes()}
+    # JSON strings are YAML strings, so a title with a colon or quotes stays one value.
+    lines = [f"title: {json.dumps(title, ensure_ascii=False)}", f"emoji: {emoji}", f"colorFrom: {color_from}", f"colorTo: {color_to}", f"sdk: {sdk.value}"]
+    if sdk_version and sdk in (Sdk.GRADIO, Sdk.STREAMLIT):
+        lines.append(f"sdk_version: {sdk_version}")
+    if sdk in (Sdk.GRADIO, Sdk.STREAMLIT):
+        lines.append("app_file: app.py")
+    if sdk is Sdk.DOCKER:
+        lines.append("app_port: 7860")
+    lines.append("pinned: false")
+    if license:
+        lines.append(f"license: {license}")
+    if short_description:
+        lines.append(f"short_description: {json.dumps(short_description, ensure_ascii=False)}")
+    files = {"README.md": ("---\n" + "\n".join(lines) + "\n---\n").encode(), ".gitattributes": gitattributes()}
+    if sdk is Sdk.STATIC:
+        files |= {"index.html": _INDEX.encode(), "style.css": _STYLE.encode()}
+    return files
