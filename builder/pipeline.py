@@ -1,0 +1,172 @@
+"""One build from request to result: fetch, plan, resolve, install, publish. Safe to run again after a crash."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from builder.environments import EnvironmentStore
+from builder.errors import BuildFailed, BuildStopped, DoorClosed
+from builder.interpreters import Interpreters
+from builder.recipes import Plan, select
+from builder.reporter import BuildDoor, BuildReporter, CancelToken
+from builder.requirements import read_declaration, read_packages
+from builder.sandbox import BuildSandbox
+from builder.sites import build_site
+from builder.source import SourceTree, unpack
+from builder.steps import StepRunner, folder_bytes
+from builder.system_packages import check_present, machine_lookup
+from control_plane.domain.builds import Artifact, ArtifactKind, BuildPhase, BuildRequest, BuildResult, SourceKind
+from control_plane.domain.reasons import Reason
+
+logger = logging.getLogger("vitrine.builder")
+
+FETCH_TRIES = 3
+
+
+class ImagePipeline(Protocol):
+    """Makes a container image of a tree; the worker has one when it was given an engine and a registry."""
+
+    def build(self, request: BuildRequest, tree: SourceTree, runner: StepRunner, reporter: BuildReporter) -> BuildResult: ...
+
+
+@dataclass(frozen=True, slots=True)
+class BuildDeps:
+    """What a build works with; made once per worker."""
+
+    door: BuildDoor
+    worker: str
+    data_dir: Path
+    environments: EnvironmentStore
+    interpreters: Interpreters
+    sandbox: BuildSandbox
+    images: ImagePipeline | None = None
+    heartbeat_s: float = 2.0
+    dpkg_query: str = "dpkg-query"
+
+
+def run_build(request: BuildRequest, deps: BuildDeps, cancel: CancelToken, is_closing: CancelToken | None = None) -> None:
+    """Runs one attempt and reports its end exactly once. Never raises: what goes wrong is reported or logged.
+
+    `cancel` ends it at once. `is_closing`, when set too, means that the worker goes away: the build is reported as lost.
+    """
+    reporter = BuildReporter(deps.door, request, deps.worker, cancel, heartbeat_s=deps.heartbeat_s)
+    facts = {"build_id": request.build_id, "space_id": request.space_id, "attempt": request.attempt}
+    try:
+        if not reporter.start():
+            logger.info("build.not_mine", extra=facts)
+            return
+        logger.info("build.started", extra=facts)
+        with reporter:
+            try:
+                began = time.monotonic()
+                result = _make(request, deps, reporter, cancel)
+                reporter.say(f"built in {time.monotonic() - began:.2f} s")
+                reporter.succeeded(result)
+                logger.info("build.succeeded", extra=facts)
+            except BuildFailed as failure:
+                reporter.say(failure.message)
+                reporter.failed(failure.reason, failure.message)
+                logger.info("build.failed", extra={**facts, "reason": failure.reason.value})
+            except BuildStopped:
+                logger.info("build.stopped", extra=facts)
+                if is_closing is not None and is_closing.is_set:
+                    reporter.failed(Reason.BUILD_LOST, "The build worker was stopped; the build is tried again.", retry_s=0.5)
+            except DoorClosed:
+                raise
+            except Exception as error:
+                logger.exception("build.broken", extra=facts)
+                reporter.failed(Reason.PLATFORM_ERROR, f"The builder had a fault: {type(error).__name__}.")
+    except DoorClosed as error:
+        logger.warning("build.door_closed", extra={**facts, "error": str(error)})
+
+
+def _make(request: BuildRequest, deps: BuildDeps, reporter: BuildReporter, cancel: CancelToken) -> BuildResult:
+    runner = StepRunner(reporter, request.limits, cancel)
+    kind = ArtifactKind.SITE if request.sdk == "static" else ArtifactKind.BUNDLE
+    home = deps.data_dir / ("sites" if kind is ArtifactKind.SITE else "bundles") / request.space_id
+    home.mkdir(parents=True, exist_ok=True)
+    for left in home.glob(f".new-{request.build_id}~*"):  # an earlier attempt died here
+        shutil.rmtree(left, ignore_errors=True)
+    building = Path(tempfile.mkdtemp(prefix=f".new-{request.build_id}~", dir=home))
+    try:
+        building.chmod(0o755)
+        reporter.phase(BuildPhase.FETCH, f"fetching {request.revision[:7]}")
+        tree = _fetch(request, deps, building, cancel)
+        reporter.line(f"fetched {request.revision[:7]}: {tree.files} entries, {tree.size_bytes} bytes")
+        reporter.phase(BuildPhase.PLAN, f"planning a {request.sdk} Space")
+        if request.target is SourceKind.IMAGE and kind is not ArtifactKind.SITE:
+            if deps.images is None:
+                raise BuildFailed(Reason.UNSUPPORTED_HERE, "This builder has no container engine, and the runtime asks for an image.")
+            return deps.images.build(request, tree, runner, reporter)
+        plan = select(request.sdk).plan(request, tree)
+        return _publish(request, deps, reporter, runner, plan, tree, building, home)
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+
+
+def _fetch(request: BuildRequest, deps: BuildDeps, building: Path, cancel: CancelToken) -> SourceTree:
+    import httpx
+
+    for attempt in range(1, FETCH_TRIES + 1):
+        target = building / f"tree-{attempt}"
+        target.mkdir(mode=0o755)
+        try:
+            with deps.door.source(request.build_id) as chunks:
+                return unpack(chunks, target, max_bytes=request.limits.disk_bytes, cancel=cancel)
+        except httpx.TransportError as error:
+            if attempt == FETCH_TRIES:
+                raise BuildFailed(Reason.BUILD_LOST, f"The source could not be fetched: {error}") from error
+            cancel.wait(0.2 * attempt)
+            cancel.check()
+    raise AssertionError("unreachable")
+
+
+def _publish(
+    request: BuildRequest,
+    deps: BuildDeps,
+    reporter: BuildReporter,
+    runner: StepRunner,
+    plan: Plan,
+    tree: SourceTree,
+    building: Path,
+    home: Path,
+) -> BuildResult:
+    warnings, env_key = list(plan.warnings), ""
+    if plan.needs_environment:
+        env_key = _environment(request, deps, reporter, runner, tree, warnings)
+    root = tree.root
+    if plan.build_command:
+        reporter.phase(BuildPhase.INSTALL, "running app_build_command")
+        root = build_site(plan, tree, deps.sandbox, runner, building)
+    if request.preload_from_hub and plan.needs_environment:
+        warnings.append("preload_from_hub has no effect in the process runtime; the app downloads at its first start")
+    for warning in warnings:
+        reporter.line(f"warning: {warning}")
+    reporter.phase(BuildPhase.PUBLISH, "publishing")
+    size = folder_bytes(root)
+    final = home / request.build_id
+    runner.cancel.check()
+    if final.exists():  # an earlier attempt got this far and was not heard
+        final.rename(building / "replaced")
+    root.rename(final)
+    artifact = Artifact(kind=plan.kind, ref=f"{request.space_id}/{request.build_id}", env_key=env_key, size_bytes=size)
+    return BuildResult(artifact=artifact, launch=plan.launch, warnings=tuple(warnings))
+
+
+def _environment(
+    request: BuildRequest, deps: BuildDeps, reporter: BuildReporter, runner: StepRunner, tree: SourceTree, warnings: list[str]
+) -> str:
+    python = deps.interpreters.find(request.python_version)
+    if (packages := tree.text("packages.txt")) is not None and (names := read_packages(packages)):
+        warnings.append(check_present(names, machine_lookup(runner, deps.dpkg_query)))
+    declaration = read_declaration(tree.text, sdk=request.sdk, sdk_version=request.sdk_version)
+    reporter.phase(BuildPhase.RESOLVE, f"resolving {len(declaration.requirements)} requirements for Python {python.version}")
+    lock = deps.environments.resolve(declaration, python, tree.root, request.tenant, runner, fresh=request.no_cache)
+    reporter.phase(BuildPhase.INSTALL, f"{len(lock.lines)} packages")
+    return deps.environments.install(lock, python, tree.root, request.tenant, runner).key

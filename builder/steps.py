@@ -1,0 +1,254 @@
+"""Runs one command of a build: its output streams to the log, its limits are watched, a stop kills it at once.
+
+Every step has its own session, so that whatever it forks goes down with it. Time, memory (resident bytes of the whole
+session), processes and disk are watched from here; a launcher that gives a cgroup and a pid namespace makes the same
+limits hard, and this watch then only finds the words. Commands are argument tuples, never shell text.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import resource
+import signal
+import subprocess
+import threading
+import time
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from builder.errors import BuildFailed
+from builder.reporter import BuildLog, CancelToken
+from control_plane.domain.builds import BuildLimits
+from control_plane.domain.reasons import Reason
+
+WATCH_S = 0.2  # between two looks at time, memory and processes
+DISK_WATCH_S = 1.0  # between two walks of the watched folders
+TAIL_LINES = 200
+_PAGE = os.sysconf("SC_PAGE_SIZE")
+
+
+@dataclass(frozen=True, slots=True)
+class StepResult:
+    """`tail`: the last lines of standard output and error together."""
+
+    exit_code: int
+    tail: tuple[str, ...]
+
+    @property
+    def ok(self) -> bool:
+        return self.exit_code == 0
+
+    @property
+    def text(self) -> str:
+        return "\n".join(self.tail)
+
+
+class Deadline:
+    """The time left to the whole build, shared by its steps; `time_s` in seconds."""
+
+    def __init__(self, time_s: float) -> None:
+        self._limit = time_s
+        self._until = time.monotonic() + time_s
+
+    def check(self) -> None:
+        """Raises BuildFailed(BUILD_TIMEOUT)."""
+        if time.monotonic() > self._until:
+            raise self.failure()
+
+    def failure(self) -> BuildFailed:
+        return BuildFailed(Reason.BUILD_TIMEOUT, f"The build ran longer than its limit of {self._limit:g} s and was stopped.")
+
+    @property
+    def is_over(self) -> bool:
+        return time.monotonic() > self._until
+
+
+class StepRunner:
+    """Runs the steps of one build, one at a time. Raises BuildFailed when a limit is hit, BuildStopped on a stop."""
+
+    def __init__(self, log: BuildLog, limits: BuildLimits, cancel: CancelToken, deadline: Deadline | None = None) -> None:
+        self._log = log
+        self._limits = limits
+        self._cancel = cancel
+        self._deadline = deadline or Deadline(limits.time_s)
+
+    @property
+    def deadline(self) -> Deadline:
+        return self._deadline
+
+    @property
+    def cancel(self) -> CancelToken:
+        return self._cancel
+
+    @property
+    def log(self) -> BuildLog:
+        return self._log
+
+    @property
+    def limits(self) -> BuildLimits:
+        return self._limits
+
+    def run(
+        self,
+        argv: Sequence[str],
+        *,
+        cwd: Path | None = None,
+        env: Mapping[str, str] | None = None,
+        watch: Sequence[Path] = (),
+        quiet: bool = False,
+        stdin: str | None = None,
+    ) -> StepResult:
+        """Runs `argv` to its end. `watch`: folders whose size counts against the disk limit. `quiet`: keep output from the log."""
+        self._cancel.check()
+        self._deadline.check()
+        try:
+            process = subprocess.Popen(
+                list(argv),
+                cwd=cwd,
+                env=dict(env or {}),
+                stdin=subprocess.PIPE if stdin is not None else subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        except OSError as error:
+            raise BuildFailed(Reason.PLATFORM_ERROR, f"{argv[0]} cannot be started: {error}") from error
+        watchdog = _Watchdog(process.pid, self._limits, self._deadline, watch)
+        try:
+            with self._cancel.on_stop(lambda: kill_session(process.pid)), watchdog:
+                tail = self._read(process, stdin, quiet)
+                exit_code = process.wait()
+        except BaseException:
+            kill_session(process.pid)
+            process.wait()
+            raise
+        finally:
+            kill_session(process.pid)  # what the command left behind
+            for stream in (process.stdout, process.stdin):
+                if stream is not None:
+                    with contextlib.suppress(OSError):
+                        stream.close()
+        self._cancel.check()
+        if watchdog.failure is not None:
+            raise watchdog.failure
+        return StepResult(exit_code, tuple(tail))
+
+    def _read(self, process: subprocess.Popen[bytes], stdin: str | None, quiet: bool) -> deque[str]:
+        tail: deque[str] = deque(maxlen=TAIL_LINES)
+        if stdin is not None and process.stdin is not None:
+            with contextlib.suppress(BrokenPipeError):
+                process.stdin.write(stdin.encode())
+                process.stdin.close()
+        assert process.stdout is not None
+        while raw := process.stdout.readline(1 << 16):
+            text = raw.decode("utf-8", "replace").rstrip("\r\n")
+            tail.append(text[:4000])
+            if not quiet:
+                self._log.line(text)
+        return tail
+
+
+class _Watchdog:
+    """Kills the session of `pid` at the first limit it breaks and keeps the reason."""
+
+    def __init__(self, pid: int, limits: BuildLimits, deadline: Deadline, watch: Sequence[Path]) -> None:
+        self.failure: BuildFailed | None = None
+        self._pid = pid
+        self._limits = limits
+        self._deadline = deadline
+        self._watch = tuple(watch)
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._run, name=f"watch-{pid}", daemon=True)
+
+    def __enter__(self) -> _Watchdog:
+        with contextlib.suppress(OSError):  # it may be gone already
+            resource.prlimit(self._pid, resource.RLIMIT_CORE, (0, 0))
+            resource.prlimit(self._pid, resource.RLIMIT_FSIZE, (self._limits.disk_bytes, self._limits.disk_bytes))
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._done.set()
+        self._thread.join(timeout=10)
+
+    def _run(self) -> None:
+        next_disk = time.monotonic() + DISK_WATCH_S
+        while not self._done.wait(WATCH_S):
+            self.failure = self._broken(time.monotonic() >= next_disk)
+            if time.monotonic() >= next_disk:
+                next_disk = time.monotonic() + DISK_WATCH_S
+            if self.failure is not None:
+                kill_session(self._pid)
+                return
+
+    def _broken(self, look_at_disk: bool) -> BuildFailed | None:
+        if self._deadline.is_over:
+            return self._deadline.failure()
+        memory, count = session_use(self._pid)
+        if memory > self._limits.memory_bytes:
+            return BuildFailed(
+                Reason.BUILD_MEMORY, f"The build used more than {self._limits.memory_bytes >> 20} MiB of memory and was stopped."
+            )
+        if count > self._limits.pids:
+            return BuildFailed(Reason.BUILD_FAILED, f"The build started more than {self._limits.pids} processes and was stopped.")
+        if look_at_disk and sum(folder_bytes(folder) for folder in self._watch) > self._limits.disk_bytes:
+            return BuildFailed(Reason.BUILD_DISK, f"The build wrote more than {self._limits.disk_bytes >> 20} MiB and was stopped.")
+        return None
+
+
+def _session_members(sid: int) -> list[tuple[int, int]]:
+    """(pid, resident pages) of every living process in the session, by /proc/<pid>/stat (proc(5): fields 3, 6 and 24)."""
+    members = []
+    for name in os.listdir("/proc"):
+        if not name.isdigit():
+            continue
+        try:
+            with open(f"/proc/{name}/stat", "rb") as file:
+                fields = file.read().rpartition(b")")[2].split()
+        except OSError:
+            continue
+        if fields[0] not in (b"Z", b"X") and int(fields[3]) == sid:
+            members.append((int(name), int(fields[21])))
+    return members
+
+
+def session_use(sid: int) -> tuple[int, int]:
+    """Resident bytes and number of processes of a session; shared pages count once per process."""
+    members = _session_members(sid)
+    return sum(pages for _, pages in members) * _PAGE, len(members)
+
+
+def kill_session(sid: int) -> None:
+    """SIGKILL to every process of the session; again while new ones appear, so that a forking step cannot outrun it."""
+    for _ in range(50):
+        with contextlib.suppress(OSError):
+            os.killpg(sid, signal.SIGKILL)
+        members = _session_members(sid)
+        if not members:
+            return
+        for pid, _pages in members:
+            with contextlib.suppress(OSError):
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(0.002)
+
+
+def folder_bytes(folder: Path) -> int:
+    """Bytes on disk of what `folder` holds alone: hard-linked files (shared with a cache) count as nothing."""
+    total, todo = 0, [str(folder)]
+    while todo:
+        try:
+            with os.scandir(todo.pop()) as entries:
+                for entry in entries:
+                    try:
+                        if entry.is_dir(follow_symlinks=False):
+                            todo.append(entry.path)
+                        elif (stat := entry.stat(follow_symlinks=False)).st_nlink == 1:
+                            total += stat.st_blocks * 512
+                    except OSError:
+                        continue
+        except OSError:
+            continue
+    return total
