@@ -353,7 +353,7 @@ class Placer:
         flavor = request.flavor.name
         position = self.queue.position(request.replica_id, self._sharing[flavor])
         if not self.index.can_ever_fit(flavor, need):
-            words = f"No machine for the hardware '{flavor}' is part of this platform now; it starts when one joins. Place {position} in the queue."
+            words = f"No machine for the hardware '{flavor}' yet; it starts when one joins. Place {position} of the queue."
             return Waiting(request.replica_id, Reason.NO_CAPACITY, words, position, None, sleepers)
         eta_s = self._estimate(flavor, position)
         about = f", about {_in_words(eta_s)}" if eta_s is not None else ""
