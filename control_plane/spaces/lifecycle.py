@@ -88,7 +88,7 @@ async def _first_commit(
     if template is not None:
         await deps.git.duplicate(template, repo.id)
         return await deps.git.resolve(repo.id, "main")
-    content = deps.initial_files(sdk=Sdk(sdk) if sdk else None, title=title or repo.name, repo_type=repo.type)
+    content = deps.initial_files(Sdk(sdk) if sdk else None, title or repo.name)
     content.update(files or {})
     assert actor.user is not None
     request = CommitRequest(

@@ -1,0 +1,46 @@
+# One command each; nothing else is needed on a bare Debian or Ubuntu with Python 3.11+, git and make.
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+STAMP := $(VENV)/.installed
+DEV := $(VENV)/.installed-dev
+ARGS ?=
+ONLY ?=
+
+.PHONY: up test bench test-cluster lint lock clean screenshots
+
+up: $(STAMP)
+	@exec $(VENV)/bin/vitrine up $(ARGS)
+
+test: $(DEV)
+	@$(VENV)/bin/python -m tests.run $(ARGS)
+
+lint: $(DEV)
+	@$(VENV)/bin/python -m tests.run --lint-only
+
+bench: $(DEV)
+	@$(VENV)/bin/python -m tests.bench $(if $(ONLY),--only $(ONLY)) $(ARGS)
+
+test-cluster: $(DEV)
+	@test -n "$$KUBECONFIG" || { echo "test-cluster: set KUBECONFIG to a cluster and VITRINE_REGISTRY to a registry its nodes can pull from" >&2; exit 1; }
+	@$(VENV)/bin/python -m pytest tests/cluster -m cluster $(ARGS)
+
+screenshots: $(DEV)
+	@$(VENV)/bin/python -m tests.e2e.web.screenshots $(ARGS)
+
+# The installer says what it does while it does it.
+$(STAMP): pyproject.toml requirements.lock infra/install.sh
+	@PYTHON="$(PYTHON)" bash infra/install.sh $(VENV) requirements.lock
+	@touch $@
+
+$(DEV): $(STAMP) requirements-dev.lock
+	@PYTHON="$(PYTHON)" bash infra/install.sh $(VENV) requirements.lock requirements-dev.lock
+	@touch $@
+
+# Pinned with hashes, without the address of any index: a mirror works as well as the public one.
+lock: $(STAMP)
+	$(VENV)/bin/uv pip compile -q pyproject.toml -o requirements.lock --generate-hashes --no-header --no-emit-index-url --no-annotate --universal --python-version 3.11
+	$(VENV)/bin/uv pip compile -q --group dev pyproject.toml -c requirements.lock -o requirements-dev.lock --generate-hashes --no-header --no-emit-index-url --no-annotate --universal --python-version 3.11
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .import_linter_cache

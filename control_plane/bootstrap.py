@@ -1,0 +1,353 @@
+"""The one place that picks adapters and builds the platform's services from the settings.
+
+Imports of adapters are inside the functions that use them: each process loads only what it runs (a second start of the
+whole platform has to be ready in under three seconds).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import shutil
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from control_plane.domain.accounts import Account
+from control_plane.domain.builds import BuildLimits, SourceKind
+from control_plane.domain.errors import Rejected
+from control_plane.domain.hardware import FlavorCatalog
+from control_plane.domain.ids import SpaceId
+from control_plane.domain.replicas import ReplicaUsage
+from control_plane.domain.spaces import Repo, RepoType, Setting, Space
+from control_plane.ports.clock import Clock
+from control_plane.ports.git import GitStore, LfsStore
+from control_plane.ports.log_store import LogStore
+from control_plane.ports.secret_box import SecretBox
+from control_plane.ports.signals import Signals
+from control_plane.ports.space_actions import SpaceActions
+from control_plane.ports.stores import UnitOfWork, UnitOfWorkFactory
+from control_plane.settings import Settings
+
+if TYPE_CHECKING:
+    from builder.config import WorkerConfig
+    from control_plane.accounts.sign_in import Throttle
+    from control_plane.bus.local import BusClient
+    from control_plane.db.engine import Database
+    from control_plane.proxy.server import ProxyConfig
+    from control_plane.scheduler.pools import Hardware
+    from control_plane.spaces.deps import SpaceDeps
+
+API_SOCKET, STATIC_SOCKET, BUS_SOCKET, USAGE_SOCKET = "api.sock", "static.sock", "bus.sock", "usage.sock"
+HUB_HOST = "hub.vitrine.internal"
+
+
+@dataclass(frozen=True)
+class Keys:
+    """Keys derived from the master key, one per purpose."""
+
+    box: SecretBox
+    signing: bytes
+    worker_secret: str
+
+
+def load_platform_keys(settings: Settings) -> Keys:
+    from control_plane.secrets.envelope import EnvelopeBox, derive, load_keys
+
+    keys = load_keys(settings.secret_key, settings.data_dir / "secret.key")
+    return Keys(EnvelopeBox(*keys), derive(keys[0], "signing"), settings.worker_secret or derive(keys[0], "worker").hex())
+
+
+@dataclass(frozen=True)
+class Services:
+    """What inbound rooms work with."""
+
+    settings: Settings
+    database: Database
+    uow: UnitOfWorkFactory
+    clock: Clock
+    git: GitStore
+    lfs: LfsStore
+    logs: LogStore
+    secret_box: SecretBox
+    signals: Signals
+    bus: BusClient
+    actions: SpaceActions
+    spaces: SpaceDeps
+    throttle: Throttle
+    keys: Keys
+    pools: Callable[[], Hardware]
+
+    @property
+    def catalog(self) -> FlavorCatalog:
+        return self.pools().catalog
+
+    @property
+    def apps_domain(self) -> str:
+        return self.settings.apps_domain
+
+    @property
+    def public_url(self) -> str:
+        return self.settings.resolved_public_url
+
+    @property
+    def signing_key(self) -> bytes:
+        return self.keys.signing
+
+    @property
+    def internal_secret(self) -> str:
+        return self.keys.worker_secret
+
+
+def prepare_data_dir(settings: Settings) -> None:
+    """Make the folders of the data dir, readable by nobody else (apps of strangers run on this machine)."""
+    for folder in (settings.data_dir, settings.run_dir, *(settings.data_dir / n for n in ("repos", "lfs", "envs", "bundles", "logs", "cache", "queue"))):
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    os.chmod(settings.run_dir, 0o700)
+
+
+def target_of(settings: Settings) -> SourceKind:
+    return SourceKind.IMAGE if settings.runtime in ("docker", "kubernetes") else SourceKind.PROCESS
+
+
+def build_limits(settings: Settings) -> BuildLimits:
+    return BuildLimits(
+        cpu=float(os.cpu_count() or 1),
+        memory_bytes=settings.build_memory_bytes,
+        disk_bytes=settings.build_disk_bytes,
+        time_s=settings.build_time_limit_s,
+    )
+
+
+def load_pools(settings: Settings) -> Callable[[], Hardware]:
+    """The hardware in force; a changed file is taken up within two seconds, a broken one is logged and the last good one stays."""
+    import time
+
+    from control_plane.scheduler.pools import PoolFile
+
+    def refused(error: Rejected) -> None:
+        logging.getLogger("vitrine.pools").error("pools.refused", extra={"error": error.message})
+
+    file = PoolFile(Path(settings.pools_file) if settings.pools_file else None, refused)
+    looked = time.monotonic()
+
+    def current() -> Hardware:
+        nonlocal looked
+        if (now := time.monotonic()) - looked > 2.0:
+            looked = now
+            file.reload()
+        return file.current
+
+    return current
+
+
+def build_services(settings: Settings) -> Services:
+    from control_plane.accounts.quotas import check as check_quota_of
+    from control_plane.accounts.sign_in import Throttle
+    from control_plane.bus.local import BusClient
+    from control_plane.db.engine import SystemClock, create_database
+    from control_plane.git.lfs import FileLfsStore
+    from control_plane.git.store import BareGitStore
+    from control_plane.logs.files import FileLogStore
+    from control_plane.spaces import space_card, starter
+    from control_plane.spaces.actions import Actions
+    from control_plane.spaces.deps import SpaceDeps
+
+    prepare_data_dir(settings)
+    clock = SystemClock()
+    database = create_database(settings.resolved_database_url)
+    keys = load_platform_keys(settings)
+    lfs = FileLfsStore(settings.data_dir / "lfs")
+    git = BareGitStore(settings.data_dir / "repos", lfs)
+    logs = FileLogStore(settings.data_dir / "logs")
+    bus = BusClient(settings.run_dir / BUS_SOCKET)
+    pools = load_pools(settings)
+
+    async def check_quota(uow: UnitOfWork, account: Account, key: str, asked: float) -> None:
+        await check_quota_of(uow, account, key, asked, catalog=pools().catalog, now=clock.now())
+
+    deps = SpaceDeps(
+        uow=database, clock=clock, git=git, logs=logs, signals=bus, secret_box=keys.box, catalog=lambda: pools().catalog,
+        check_quota=check_quota, parse_card=lambda readme: space_card.parse(readme, flavors=pools().catalog.names),
+        card_of=lambda readme: dict(space_card.validate(readme, RepoType.MODEL).card), initial_files=starter.initial_files,
+        build_target=target_of(settings), build_limits=build_limits(settings), apps_domain=settings.apps_domain,
+        app_url=settings.app_url, public_url=settings.resolved_public_url,
+    )  # fmt: skip
+
+    async def usage_of(space_id: SpaceId) -> tuple[ReplicaUsage, ...]:
+        from control_plane.bus.usage import ask_usage
+
+        return await ask_usage(settings.run_dir / USAGE_SOCKET, space_id)
+
+    return Services(
+        settings=settings, database=database, uow=database, clock=clock, git=git, lfs=lfs, logs=logs, secret_box=keys.box, signals=bus,
+        bus=bus, actions=Actions(deps, usage_of), spaces=deps, throttle=Throttle(), keys=keys, pools=pools,
+    )  # fmt: skip
+
+
+# --- the scheduler -------------------------------------------------------------------------------------------------
+async def run_scheduler(settings: Settings, ready: Callable[[dict[str, Any]], None]) -> None:
+    """Bus, runtime and reconciler until cancelled. The runtime is asked for its left-overs before anything starts."""
+    from builder.broker import broker_options, prepare_spool
+    from control_plane.accounts.metering import meter_replica
+    from control_plane.bus.local import BusServer
+    from control_plane.bus.usage import serve_usage
+    from control_plane.net.probe import probe
+    from control_plane.queue.celery_queue import CeleryBuildQueue
+    from control_plane.scheduler.planning import Probe
+    from control_plane.scheduler.prober import Prober
+    from control_plane.scheduler.reconcile import Reconciler, SchedulerConfig, SchedulerDeps
+    from control_plane.spaces.configure import open_secret
+
+    services = build_services(settings)
+    await services.database.migrate()
+    bus = BusServer(settings.run_dir / BUS_SOCKET)
+    await bus.start()
+    runtime = build_runtime(settings, services)
+    await runtime.start()
+    options = broker_options(settings.redis_url or None, settings.data_dir / "queue")
+    prepare_spool(options)
+    queue = CeleryBuildQueue(options.url, transport=options.transport, transport_options=options.transport_options, queue=options.queue)
+
+    async def look(endpoint: Any, host: str) -> Probe:
+        result = await probe(endpoint, host, timeout_s=5.0)
+        return Probe(result.ok, result.status, result.error)
+
+    async def check_running(uow: UnitOfWork, repo: Repo, space: Space) -> None:
+        owner = await uow.accounts.get(repo.owner_id)
+        assert owner is not None
+        await services.spaces.check_quota(uow, owner, f"running.{space.hardware}", space.replicas)
+
+    async def meter(uow: UnitOfWork, repo: Repo | None, replica: Any, now: Any) -> None:
+        if repo is not None:
+            await meter_replica(uow, repo, replica, services.catalog, now)
+
+    async def discard(space: Space) -> None:
+        await services.logs.remove(f"run/{space.id}")
+        await asyncio.to_thread(shutil.rmtree, settings.data_dir / "bundles" / space.id, True)
+
+    def open_setting(setting: Setting) -> Any:
+        return open_secret(services.spaces, setting)
+
+    admins: set[str] = set()
+
+    def trusted(repo: Repo) -> bool:
+        # Where the floor cannot be met, the first admin's own apps may still start, with a warning in all places.
+        return settings.trusted or repo.owner_id in admins
+
+    async with services.uow.read() as uow:
+        admins.update(a.id for a in await uow.accounts.list() if a.is_admin)
+    public = urlsplit(settings.resolved_public_url)
+    hub_port = f":{settings.port}"
+    config = SchedulerConfig(
+        apps_domain=settings.apps_domain, app_host_port=lambda sub: urlsplit(settings.app_url(sub)).netloc,
+        hub_endpoint=f"http://{HUB_HOST}{hub_port}" if public.scheme == "http" else settings.resolved_public_url,
+        hub_upstream=f"{_loopback(settings.host)}:{settings.port}", hub_host=HUB_HOST,
+        static_socket=str(settings.run_dir / STATIC_SOCKET), sleep_after_s=settings.sleep_after_s, trusted=trusted,
+        target=target_of(settings), limits=build_limits(settings),
+    )  # fmt: skip
+    reconciler: Reconciler
+    prober = Prober(look, lambda space_id: reconciler.request(space_id))
+    reconciler = Reconciler(
+        SchedulerDeps(
+            uow=services.uow, clock=services.clock, runtime=runtime, routes=bus, signals=bus, queue=queue, logs=services.logs,
+            prober=prober, catalog=lambda: services.catalog, open_secret=open_setting, check_running_quota=check_running, meter=meter,
+            discard=discard,
+        ),
+        config,
+    )  # fmt: skip
+    usage = await serve_usage(settings.run_dir / USAGE_SOCKET, services.uow, runtime)
+    try:
+        await reconciler.run(lambda: ready({}))
+    finally:
+        usage.close()
+        await reconciler.close()
+        await runtime.close()
+        await bus.close()
+        await services.database.close()
+
+
+def _loopback(host: str) -> str:
+    return "127.0.0.1" if host in ("0.0.0.0", "", "localhost") else "[::1]" if host in ("::", "[::]") else host
+
+
+def build_runtime(settings: Settings, services: Services) -> Any:
+    """`auto` is the process runtime: it needs no daemon. Docker and Kubernetes are chosen by name."""
+    from control_plane.ports.log_store import LogLine
+
+    async def sink(space_id: str, replica_id: str, lines: Any) -> None:
+        await services.logs.append(f"run/{space_id}", [line if isinstance(line, LogLine) else LogLine(*line) for line in lines])
+
+    if settings.runtime == "docker":
+        from control_plane.runtimes.docker.runtime import DockerRuntime
+
+        return DockerRuntime(docker_host=settings.docker_host, log=sink, data_dir=settings.data_dir)
+    if settings.runtime == "kubernetes":
+        from control_plane.runtimes.kubernetes.assemble import kubernetes_runtime
+
+        return kubernetes_runtime(namespace=settings.kube_namespace, pools=services.pools, log=sink)
+    from control_plane.runtimes.process.runtime import ProcessRuntime
+
+    return ProcessRuntime(data_dir=settings.data_dir, run_dir=settings.run_dir, log=sink, max_replicas=settings.max_running or None)
+
+
+# --- the proxy -----------------------------------------------------------------------------------------------------
+def proxy_config(settings: Settings) -> ProxyConfig:
+    from control_plane.proxy.server import ProxyConfig
+
+    return ProxyConfig(
+        host=settings.host,
+        port=settings.port,
+        api_socket="" if settings.api_url else str(settings.run_dir / API_SOCKET),
+        apps_domain=settings.apps_domain,
+        public_url=settings.resolved_public_url,
+        table_file=str(settings.data_dir / "routes.json"),
+        wake_timeout_s=float(settings.wake_timeout_s),
+    )
+
+
+async def run_proxy(settings: Settings, ready: Callable[[dict[str, Any]], None]) -> None:
+    from control_plane.bus.local import BusClient
+    from control_plane.proxy.guard import SocketAuthorizer
+    from control_plane.proxy.server import serve_proxy
+
+    keys = load_platform_keys(settings)
+    bus = BusClient(settings.run_dir / BUS_SOCKET)
+    authorize: Callable[..., Awaitable[Any]] = SocketAuthorizer(str(settings.run_dir / API_SOCKET), keys.worker_secret)
+    try:
+        await serve_proxy(proxy_config(settings), bus, authorize, ready=lambda: ready({}))
+    finally:
+        await bus.close()
+
+
+# --- the builder ---------------------------------------------------------------------------------------------------
+def worker_config(settings: Settings) -> WorkerConfig:
+    import sys
+
+    from builder.broker import broker_options
+    from builder.config import DoorConfig, ToolConfig, WorkerConfig
+
+    launcher = Path(__file__).parent / "runtimes" / "process" / "launcher.py"
+    inherited = ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy", "SSL_CERT_FILE", "SSL_CERT_DIR")
+    keys = load_platform_keys(settings)
+    return WorkerConfig(
+        broker=broker_options(settings.redis_url or None, settings.data_dir / "queue"),
+        door=DoorConfig(secret=keys.worker_secret, socket_path="" if settings.api_url else str(settings.run_dir / API_SOCKET), base_url=settings.api_url or "http://vitrine"),
+        data_dir=settings.data_dir,
+        concurrency=settings.build_concurrency,
+        tools=ToolConfig(
+            pypi_index_url=settings.pypi_index_url, ca_bundle=settings.ca_bundle,
+            tool_env={name: os.environ[name] for name in inherited if name in os.environ},
+            sandbox_command=(sys.executable, "-I", "-S", str(launcher)), trusted=settings.trusted,
+        ),
+    )  # fmt: skip
+
+
+def run_builder(settings: Settings, ready: Callable[[dict[str, Any]], None]) -> None:
+    from builder.worker import run_worker
+
+    prepare_data_dir(settings)
+    run_worker(worker_config(settings), ready=lambda: ready({}))

@@ -1,0 +1,221 @@
+"""The parent of `vitrine up`: starts proxy, API, scheduler and builder, restarts what dies, stops all of it.
+
+Each child tells over a pipe when it is ready. A child dies with this process, however this process ends; apps die with
+the scheduler. Nothing is kept here: after a kill -9 the next start finds the truth in the database.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import selectors
+import signal
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import IO, Any
+
+from control_plane.cli.platform import READY_FD
+from control_plane.domain.errors import Rejected
+from control_plane.settings import Settings
+
+_COMPONENTS = ("api", "scheduler", "proxy", "builder")
+_START_LIMIT_S = 120.0
+_STOP_LIMIT_S = 12.0
+
+
+@dataclass
+class _Child:
+    name: str
+    process: subprocess.Popen[bytes] | None = None
+    pipe: int = -1
+    ready: bool = False
+    facts: dict[str, Any] = field(default_factory=dict)
+    crashes: int = 0
+    start_at: float = 0.0
+
+
+class Supervisor:
+    def __init__(self, settings: Settings, config: Path | None) -> None:
+        self._settings = settings
+        self._config = config
+        self._children = {name: _Child(name) for name in _COMPONENTS}
+        self._stopping = False
+        self._announced = False
+        self._lock: IO[str] | None = None
+        self._logs = settings.data_dir / "logs" / "platform"
+
+    def run(self) -> int:
+        """0 after a clean stop, 1 when a component cannot be started."""
+        self._take_lock()
+        self._settle_port()
+        read_end, write_end = os.pipe()
+        os.set_blocking(write_end, False)
+        signal.set_wakeup_fd(write_end)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, self._told_to_stop)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        began = time.monotonic()
+        print("Starting Vitrine …", flush=True)
+        try:
+            with selectors.DefaultSelector() as selector:
+                selector.register(read_end, selectors.EVENT_READ)
+                for child in self._children.values():
+                    self._start(child, selector)
+                while not self._stopping:
+                    for key, _ in selector.select(timeout=0.5):
+                        if key.fd == read_end:
+                            os.read(read_end, 4096)
+                        else:
+                            self._hear(key.data, selector)
+                    failed = self._look_after(selector)
+                    if failed:
+                        print(f"vitrine: {failed}", file=sys.stderr, flush=True)
+                        return 1
+                    if not self._announced and all(c.ready for c in self._children.values()):
+                        self._announce(time.monotonic() - began)
+                    if not self._announced and time.monotonic() - began > _START_LIMIT_S:
+                        late = ", ".join(c.name for c in self._children.values() if not c.ready)
+                        print(f"vitrine: {late} did not start within {_START_LIMIT_S:.0f} s; see {self._logs}", file=sys.stderr, flush=True)
+                        return 1
+            return 0
+        finally:
+            self._stop_all()
+
+    def _take_lock(self) -> None:
+        directory = self._settings.data_dir
+        try:
+            directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self._settings.run_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self._logs.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self._lock = open(directory / "up.lock", "w")
+        except OSError as error:
+            raise Rejected(f"the data dir {directory} cannot be used: {error.strerror}") from error
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise Rejected(f"Vitrine already runs on {directory}; stop it first, or use another --data-dir") from error
+
+    def _settle_port(self) -> None:
+        """Fail in one line when the port is taken; choose one for port 0 so that every child knows the address."""
+        host, port = self._settings.host, self._settings.port
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((host, port))
+            except OSError as error:
+                raise Rejected(f"cannot listen on {host}:{port} ({error.strerror}); choose another with --port") from error
+            self._settings = replace(self._settings, port=probe.getsockname()[1])
+
+    def _environment(self, fd: int) -> dict[str, str]:
+        own = {
+            "VITRINE_DATA_DIR": str(self._settings.data_dir), "VITRINE_HOST": self._settings.host, "VITRINE_PORT": str(self._settings.port),
+            "VITRINE_APPS_DOMAIN": self._settings.apps_domain, "VITRINE_RUNTIME": self._settings.runtime,
+            "VITRINE_TRUSTED": str(self._settings.trusted).lower(), "VITRINE_PUBLIC_URL": self._settings.resolved_public_url,
+            READY_FD: str(fd), "PYTHONUNBUFFERED": "1",
+        }  # fmt: skip
+        return {**os.environ, **own}
+
+    def _start(self, child: _Child, selector: selectors.BaseSelector) -> None:
+        read_end, write_end = os.pipe()
+        os.set_inheritable(write_end, True)
+        command = [sys.executable, "-m", "control_plane.cli.main", "serve", child.name]
+        if self._config is not None:
+            command += ["--config", str(self._config)]
+        log = open(self._logs / f"{child.name}.log", "ab")
+        if log.tell() > 32 << 20:
+            log.truncate(0)
+        child.process = subprocess.Popen(
+            command, env=self._environment(write_end), pass_fds=(write_end,), stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+            start_new_session=True,
+        )  # fmt: skip
+        log.close()
+        os.close(write_end)
+        child.pipe, child.ready = read_end, False
+        selector.register(read_end, selectors.EVENT_READ, child)
+
+    def _hear(self, child: _Child, selector: selectors.BaseSelector) -> None:
+        data = os.read(child.pipe, 1 << 16)
+        selector.unregister(child.pipe)
+        os.close(child.pipe)
+        child.pipe = -1
+        if data:
+            child.ready = True
+            child.facts = {**child.facts, **json.loads(data)}
+            if self._announced and child.name == "api":
+                self._write_ready_file()
+
+    def _look_after(self, selector: selectors.BaseSelector) -> str:
+        """Restart what died. The words of a failure when a component never came up."""
+        now = time.monotonic()
+        for child in self._children.values():
+            if child.process is not None and child.process.poll() is not None:
+                code = child.process.returncode
+                child.process = None
+                if child.pipe >= 0:
+                    selector.unregister(child.pipe)
+                    os.close(child.pipe)
+                    child.pipe = -1
+                if not self._announced:
+                    return f"{child.name} stopped while starting (exit {code}): {self._last_words(child.name)}"
+                child.crashes = child.crashes + 1 if child.ready is False or now - child.start_at < 30 else 1
+                child.ready = False
+                child.start_at = now + min(5.0, 0.1 * 2 ** (child.crashes - 1))
+                print(f"{child.name} stopped (exit {code}); starting it again", file=sys.stderr, flush=True)
+            if child.process is None and child.start_at <= now:
+                child.start_at = now
+                self._start(child, selector)
+        return ""
+
+    def _last_words(self, name: str) -> str:
+        lines = (self._logs / f"{name}.log").read_text("utf-8", "replace").strip().splitlines()
+        return (lines[-1] if lines else "it left no words")[:500] + f" (more in {self._logs / f'{name}.log'})"
+
+    def _announce(self, seconds: float) -> None:
+        self._announced = True
+        self._write_ready_file()
+        url = self._settings.resolved_public_url
+        print(f"Vitrine is ready at {url}  ({seconds:.1f} s)", flush=True)
+        print(f"Spaces answer at http://SPACE.{self._settings.apps_domain}:{self._settings.port}/", flush=True)
+        if link := self._children["api"].facts.get("sign_in_link"):
+            print(f"Sign in once as admin: {link}", flush=True)
+        for warning in self._children["scheduler"].facts.get("warnings", ()):
+            print(f"warning: {warning}", flush=True)
+        print("Ctrl-C stops everything.", flush=True)
+
+    def _write_ready_file(self) -> None:
+        path = self._settings.data_dir / "ready.json"
+        facts = {
+            "url": self._settings.resolved_public_url, "apps_domain": self._settings.apps_domain, "pid": os.getpid(),
+            "port": self._settings.port, "admin_token": self._children["api"].facts.get("admin_token", ""),
+        }  # fmt: skip
+        temporary = path.with_suffix(".new")
+        with open(temporary, "w", opener=lambda p, f: os.open(p, f, 0o600)) as file:
+            json.dump(facts, file)
+        os.replace(temporary, path)
+
+    def _told_to_stop(self, *_: object) -> None:
+        self._stopping = True
+
+    def _stop_all(self) -> None:
+        """Everything down, apps included: the scheduler goes first so that it can end them."""
+        (self._settings.data_dir / "ready.json").unlink(missing_ok=True)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        for child in self._children.values():
+            if child.process is not None:
+                child.process.terminate()
+        end = time.monotonic() + _STOP_LIMIT_S
+        for child in self._children.values():
+            if child.process is not None:
+                try:
+                    child.process.wait(max(0.1, end - time.monotonic()))
+                except subprocess.TimeoutExpired:
+                    child.process.kill()
+                    child.process.wait()
+        if self._announced:
+            print("Vitrine has stopped.", flush=True)

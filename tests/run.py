@@ -1,0 +1,44 @@
+"""`make test`: lint, types, import contracts, then all tests that this machine can run. The first failure's name is printed last."""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+BIN = Path(sys.executable).parent
+
+LINT: tuple[tuple[str, tuple[str, ...]], ...] = (
+    ("ruff check", (str(BIN / "ruff"), "check", ".")),
+    ("ruff format", (str(BIN / "ruff"), "format", "--check", ".")),
+    ("import contracts", (str(BIN / "lint-imports"), "--no-cache")),
+    ("mypy --strict", (str(BIN / "mypy"),)),
+)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--lint-only", action="store_true")
+    parser.add_argument("rest", nargs=argparse.REMAINDER, help="options for pytest")
+    options = parser.parse_args()
+    steps = list(LINT)
+    if not options.lint_only:
+        steps.append(("pytest", (sys.executable, "-m", "pytest", "-q", "-m", "not cluster", *options.rest)))
+    failed = []
+    for name, command in steps:
+        began = time.monotonic()
+        print(f"── {name} …", flush=True)
+        code = subprocess.run(command, cwd=ROOT, check=False).returncode
+        print(f"── {name}: {'ok' if code == 0 else f'failed ({code})'} in {time.monotonic() - began:.1f} s", flush=True)
+        if code:
+            failed.append(name)
+    if failed:
+        print(f"failed: {', '.join(failed)}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
