@@ -1,0 +1,261 @@
+"""Server-sent events of a Space: its logs, its runtime changes, its live figures.
+
+The log line format is exact: clients see only lines that begin with `data: {`. Comments keep the connection open.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
+
+from fastapi import APIRouter, Request
+from starlette.responses import StreamingResponse
+
+from control_plane.accounts import policy
+from control_plane.accounts.sign_in import is_live
+from control_plane.api import views
+from control_plane.api.deps import Hub
+from control_plane.domain.accounts import Action, Actor
+from control_plane.domain.errors import Rejected
+from control_plane.domain.hardware import Flavor
+from control_plane.domain.ids import RepoId, SpaceId
+from control_plane.domain.replicas import ReplicaUsage
+from control_plane.domain.spaces import Space
+from control_plane.http.addresses import caller_address
+from control_plane.ports.log_store import LogLine
+from control_plane.ports.signals import Signals
+
+_TICK_S = 0.5
+_KEEP_ALIVE_S = 15.0
+_RECHECK_S = 1.0
+_PAGE = 2000
+_MAX_STREAMS_PER_CALLER = 50
+_KEEP_ALIVE = b": keep-alive\n\n"
+_HEADERS = {"Cache-Control": "no-cache, no-transform", "X-Accel-Buffering": "no", "Content-Type": "text/event-stream; charset=utf-8"}
+
+
+def log_event(line: LogLine) -> bytes:
+    body = json.dumps({"data": line.text + "\n", "timestamp": views.when(line.at)}, ensure_ascii=False, separators=(",", ":"))
+    return f"data: {body}\n\n".encode()
+
+
+def json_event(body: object) -> bytes:
+    return f"data: {json.dumps(body, ensure_ascii=False, separators=(',', ':'))}\n\n".encode()
+
+
+@asynccontextmanager
+async def woken_by(signals: Signals, topic: str, key: str) -> AsyncIterator[asyncio.Event]:
+    """An event that is set when the topic names `key`; a lost hint only costs a tick."""
+    event = asyncio.Event()
+
+    async def listen() -> None:
+        async for _, about in signals.subscribe(topic):
+            if about in (key, "*"):
+                event.set()
+
+    task = asyncio.create_task(listen())
+    try:
+        yield event
+    finally:
+        task.cancel()
+        with suppress(asyncio.CancelledError, Exception):
+            await task
+
+
+async def _pause(event: asyncio.Event, seconds: float) -> None:
+    with suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await event.wait()
+    event.clear()
+
+
+class _Meter:
+    """How many streams each caller holds open in this process."""
+
+    def __init__(self) -> None:
+        self._open: dict[str, int] = {}
+
+    def enter(self, caller: str) -> None:
+        if self._open.get(caller, 0) >= _MAX_STREAMS_PER_CALLER:
+            raise Rejected(f"{_MAX_STREAMS_PER_CALLER} streams are open already from here; close some", code="TooManyStreams")
+        self._open[caller] = self._open.get(caller, 0) + 1
+
+    def leave(self, caller: str) -> None:
+        self._open[caller] -= 1
+        if not self._open[caller]:
+            del self._open[caller]
+
+
+def router(hub: Hub) -> APIRouter:
+    api = APIRouter(tags=["Spaces"])
+    services = hub.services
+    meter = _Meter()
+    base = "/api/spaces/{ns:seg}/{name:seg}"
+
+    async def still_allowed(actor: Actor, repo_id: RepoId, action: Action) -> bool:
+        """Asked again while a stream is open: a revoked token or lost membership ends it within about a second."""
+        async with services.uow.read() as uow:
+            repo = await uow.repos.get(repo_id)
+            user = await uow.accounts.get(actor.user.id) if actor.user else None
+            token = await uow.tokens.get(actor.token.id) if actor.token else None
+            memberships = await uow.accounts.memberships(user.id) if user else ()
+        if repo is None or (actor.token and (token is None or not is_live(token, services.clock.now()))):
+            return False
+        if actor.user and (user is None or user.is_suspended):
+            return False
+        fresh = replace(actor, user=user, token=token, roles={o.name.lower(): r for o, r in memberships})
+        return policy.allowed(fresh, action, repo)
+
+    def respond(
+        request: Request, actor: Actor, space: Space, action: Action, events: Callable[[asyncio.Event], AsyncIterator[bytes | None]],
+        topic: str, key: str,
+    ) -> StreamingResponse:  # fmt: skip
+        """`events` yields bytes to send, or None when it has nothing now and wants to wait a tick."""
+        caller = actor.user.id if actor.user else caller_address(request)
+        meter.enter(caller)
+
+        async def body() -> AsyncIterator[bytes]:
+            clock = services.clock
+            spoke = checked = clock.monotonic()
+            try:
+                async with woken_by(services.signals, topic, key) as woken:
+                    async for item in events(woken):
+                        now = clock.monotonic()
+                        if now - checked >= _RECHECK_S:
+                            checked = now
+                            if not await still_allowed(actor, RepoId(space.id), action):
+                                return
+                        if item is not None:
+                            spoke = now
+                            yield item
+                        else:
+                            if now - spoke >= _KEEP_ALIVE_S:
+                                spoke = now
+                                yield _KEEP_ALIVE
+                            await _pause(woken, _TICK_S)
+            finally:
+                meter.leave(caller)
+
+        return StreamingResponse(body(), headers=_HEADERS)
+
+    async def follow(stream: str, tail: int | None, ended: Callable[[], Awaitable[bool]]) -> AsyncIterator[bytes | None]:
+        """Every line from the first (or the last `tail`), then new ones, until `ended` says that no more will come."""
+        position = max(0, await services.logs.count(stream) - tail) if tail is not None else 0
+        while True:
+            over = await ended()  # asked before reading, so that lines written before the end are not lost
+            while lines := await services.logs.read(stream, after=position, limit=_PAGE):
+                position += len(lines)
+                yield b"".join(map(log_event, lines))
+            if over:
+                return
+            yield None
+
+    @api.get(base + "/logs/{which:seg}")
+    async def logs(request: Request, ns: str, name: str, which: str) -> StreamingResponse:
+        actor, _, space = await hub.space(request, ns, name, Action.WRITE)
+        if which not in ("build", "run"):
+            raise Rejected("logs are 'build' or 'run'")
+        tail = _tail(request.query_params.get("tail"))
+        if which == "run":
+            stream = f"run/{space.id}"
+            return respond(
+                request, actor, space, Action.WRITE, lambda _: follow(stream, tail, lambda: nothing_runs(space.id)), "events", space.id
+            )
+        async with services.uow.read() as uow:
+            build = await uow.builds.latest(space.id)
+        if build is None:
+            return StreamingResponse(_nothing(), headers=_HEADERS)
+        build_id = build.id
+
+        async def build_is_over() -> bool:
+            async with services.uow.read() as uow:
+                now = await uow.builds.get(build_id)
+            return now is None or now.status.is_terminal
+
+        return respond(request, actor, space, Action.WRITE, lambda _: follow(f"build/{build_id}", tail, build_is_over), "builds", build_id)
+
+    async def nothing_runs(space_id: SpaceId) -> bool:
+        """Whether no app lives and none is on its way, so that the run log has ended."""
+        async with services.uow.read() as uow:
+            if await uow.deployments.replicas(space_id):
+                return False
+            space = await uow.spaces.get(space_id)
+        if space is None:
+            return True
+        view = await services.actions.runtime_view(space)
+        return not (view.stage.is_transitional or view.stage.serves)
+
+    @api.get(base + "/events")
+    async def events(request: Request, ns: str, name: str) -> StreamingResponse:
+        """The runtime object at once, and again whenever it changes."""
+        actor, _, space = await hub.space(request, ns, name, Action.VIEW)
+
+        async def changes(_: asyncio.Event) -> AsyncIterator[bytes | None]:
+            last: object = None
+            while True:
+                async with services.uow.read() as uow:
+                    fresh = await uow.spaces.get(space.id)
+                if fresh is None:
+                    return
+                view = await services.actions.runtime_view(fresh)
+                shown = views.runtime_json(view, hub.app_url(fresh.subdomain).partition("//")[2], services.catalog)
+                if shown != last:
+                    last = shown
+                    yield json_event(shown)
+                yield None
+
+        return respond(request, actor, space, Action.VIEW, changes, "events", space.id)
+
+    @api.get(base + "/metrics")
+    async def metrics(request: Request, ns: str, name: str) -> StreamingResponse:
+        """Live use of each replica, about once a second; ends when nothing runs."""
+        actor, _, space = await hub.space(request, ns, name, Action.WRITE)
+        flavor = services.catalog.find(space.hardware)
+
+        async def figures(_: asyncio.Event) -> AsyncIterator[bytes | None]:
+            before: dict[str, tuple[float, ReplicaUsage]] = {}
+            while True:
+                for usage in await services.actions.usage(space.id):
+                    now = services.clock.monotonic()
+                    yield json_event(_figures(usage, flavor, before.get(usage.replica_id), now))
+                    before[usage.replica_id] = (now, usage)
+                if await nothing_runs(space.id):
+                    return
+                yield None
+                yield None  # two ticks: one sample a second
+
+        return respond(request, actor, space, Action.WRITE, figures, "events", space.id)
+
+    return api
+
+
+async def _nothing() -> AsyncIterator[bytes]:
+    return
+    yield b""
+
+
+def _tail(text: str | None) -> int | None:
+    if text is None or text == "":
+        return None
+    if not text.isascii() or not text.isdigit() or len(text) > 9:
+        raise Rejected(f"tail: '{text[:40]}' is not a number of lines")
+    return int(text)
+
+
+def _figures(usage: ReplicaUsage, flavor: Flavor | None, before: tuple[float, ReplicaUsage] | None, now: float) -> dict[str, object]:
+    def rate(current: int, past: int) -> float:
+        return round(max(0, current - past) / max(0.001, now - before[0]), 1) if before else 0.0
+
+    return {
+        "cpu_usage_pct": round(100 * usage.cpu_cores / (flavor.vcpu if flavor else 1.0), 1),
+        "cpu_millicores": round(usage.cpu_cores * 1000),
+        "memory_used_bytes": usage.memory_bytes,
+        "memory_total_bytes": usage.memory_limit_bytes,
+        "rx_bps": rate(usage.rx_bytes, before[1].rx_bytes) if before else 0.0,
+        "tx_bps": rate(usage.tx_bytes, before[1].tx_bytes) if before else 0.0,
+        "gpus": {},
+        "replica": usage.replica_id,
+    }
