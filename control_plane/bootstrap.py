@@ -10,7 +10,7 @@ import asyncio
 import logging
 import os
 import shutil
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -311,12 +311,24 @@ def proxy_config(settings: Settings) -> ProxyConfig:
 
 async def run_proxy(settings: Settings, ready: Callable[[dict[str, Any]], None]) -> None:
     from control_plane.bus.local import BusClient
-    from control_plane.proxy.guard import SocketAuthorizer
+    from control_plane.net.internal_call import post_json
+    from control_plane.proxy.guard import GuardUnavailable, Verdict
     from control_plane.proxy.server import serve_proxy
 
     keys = load_platform_keys(settings)
     bus = BusClient(settings.run_dir / BUS_SOCKET)
-    authorize: Callable[..., Awaitable[Any]] = SocketAuthorizer(str(settings.run_dir / API_SOCKET), keys.worker_secret)
+    api_socket = str(settings.run_dir / API_SOCKET)
+
+    async def authorize(host: str, kind: str, credential: str) -> Verdict:
+        body = {"host": host, "kind": "bearer" if kind == "token" else kind, "credential": credential}
+        try:
+            status, answer = await post_json(api_socket, "/internal/authorize", keys.worker_secret, body)
+        except (OSError, TimeoutError, ValueError) as error:
+            raise GuardUnavailable(str(error)) from error
+        if status != 200:
+            raise GuardUnavailable(f"the API answered {status}")
+        return Verdict(bool(answer.get("allowed")), str(answer.get("user", "")), str(answer.get("cookie", "")), int(answer.get("max_age_s", 0)))
+
     try:
         await serve_proxy(proxy_config(settings), bus, authorize, ready=lambda: ready({}))
     finally:
