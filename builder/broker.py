@@ -46,7 +46,7 @@ def broker_options(redis_url: str | None, spool_dir: Path) -> BrokerOptions:
         return BrokerOptions(url=redis_url, transport_options={"visibility_timeout": VISIBILITY_S})
     inbox = str(spool_dir / "inbox")
     return BrokerOptions(
-        url="filesystem://",
+        url="filesystem://spool",
         transport="builder.broker:SpoolTransport",
         transport_options={
             "data_folder_in": inbox,

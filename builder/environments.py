@@ -31,6 +31,7 @@ from builder.interpreters import Interpreter
 from builder.reporter import CancelToken
 from builder.requirements import Declaration
 from builder.sandbox import BuildSandbox
+from builder.step_guard import StepGuard
 from builder.steps import Deadline, StepResult, StepRunner
 from control_plane.domain.builds import BuildLimits
 from control_plane.domain.reasons import Reason
@@ -85,13 +86,14 @@ class UvConfig:
 class EnvironmentStore:
     """DIR/envs and the caches that feed it. Safe for several workers and threads at once."""
 
-    def __init__(self, data_dir: Path, uv: UvConfig, sandbox: BuildSandbox) -> None:
+    def __init__(self, data_dir: Path, uv: UvConfig, sandbox: BuildSandbox, guard: StepGuard | None = None) -> None:
         self._envs = data_dir / "envs"
         self._locks = self._envs / ".locks"
         self._resolved = self._envs / ".resolved"
         self._cache = data_dir / "cache"
         self._uv = uv
         self._sandbox = sandbox
+        self._guard = guard
         self._bytecode = BytecodeStore(self._cache / "pyc")
         self._background: list[threading.Thread] = []
         self._closing = CancelToken()
@@ -325,7 +327,7 @@ class EnvironmentStore:
                 listing = folder / "files.txt"
                 listing.write_text("".join(f"{site / source}\n" for one in missing for source in one.sources if "\n" not in source))
                 limits = BuildLimits(memory_bytes=4 << 30, time_s=900)
-                runner = StepRunner(_Silent(), limits, self._closing, Deadline(900))
+                runner = StepRunner(_Silent(), limits, self._closing, Deadline(900), self._guard)
                 runner.run(("nice", "-n", "10", *store.compile_argv(python, listing)), env={"PATH": os.defpath}, quiet=True)
                 store.harvest(site, missing, python)
                 (environment.path / COMPILED).touch()

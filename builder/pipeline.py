@@ -19,6 +19,7 @@ from builder.requirements import read_declaration, read_packages
 from builder.sandbox import BuildSandbox
 from builder.sites import build_site
 from builder.source import SourceTree, unpack
+from builder.step_guard import StepGuard
 from builder.steps import StepRunner, folder_bytes
 from builder.system_packages import check_present, machine_lookup
 from control_plane.domain.builds import Artifact, ArtifactKind, BuildPhase, BuildRequest, BuildResult, SourceKind
@@ -48,6 +49,7 @@ class BuildDeps:
     images: ImagePipeline | None = None
     heartbeat_s: float = 2.0
     dpkg_query: str = "dpkg-query"
+    guard: StepGuard | None = None
 
 
 def run_build(request: BuildRequest, deps: BuildDeps, cancel: CancelToken, is_closing: CancelToken | None = None) -> None:
@@ -87,7 +89,7 @@ def run_build(request: BuildRequest, deps: BuildDeps, cancel: CancelToken, is_cl
 
 
 def _make(request: BuildRequest, deps: BuildDeps, reporter: BuildReporter, cancel: CancelToken) -> BuildResult:
-    runner = StepRunner(reporter, request.limits, cancel)
+    runner = StepRunner(reporter, request.limits, cancel, guard=deps.guard)
     kind = ArtifactKind.SITE if request.sdk == "static" else ArtifactKind.BUNDLE
     home = deps.data_dir / ("sites" if kind is ArtifactKind.SITE else "bundles") / request.space_id
     home.mkdir(parents=True, exist_ok=True)

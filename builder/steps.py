@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import os
 import resource
-import signal
 import subprocess
 import threading
 import time
@@ -21,6 +20,7 @@ from pathlib import Path
 
 from builder.errors import BuildFailed
 from builder.reporter import BuildLog, CancelToken
+from builder.step_guard import StepGuard, kill_session, session_members
 from control_plane.domain.builds import BuildLimits
 from control_plane.domain.reasons import Reason
 
@@ -69,11 +69,14 @@ class Deadline:
 class StepRunner:
     """Runs the steps of one build, one at a time. Raises BuildFailed when a limit is hit, BuildStopped on a stop."""
 
-    def __init__(self, log: BuildLog, limits: BuildLimits, cancel: CancelToken, deadline: Deadline | None = None) -> None:
+    def __init__(
+        self, log: BuildLog, limits: BuildLimits, cancel: CancelToken, deadline: Deadline | None = None, guard: StepGuard | None = None
+    ) -> None:
         self._log = log
         self._limits = limits
         self._cancel = cancel
         self._deadline = deadline or Deadline(limits.time_s)
+        self._guard = guard
 
     @property
     def deadline(self) -> Deadline:
@@ -116,6 +119,8 @@ class StepRunner:
             )
         except OSError as error:
             raise BuildFailed(Reason.PLATFORM_ERROR, f"{argv[0]} cannot be started: {error}") from error
+        if self._guard is not None:
+            self._guard.add(process.pid)
         watchdog = _Watchdog(process.pid, self._limits, self._deadline, watch)
         try:
             with self._cancel.on_stop(lambda: kill_session(process.pid)), watchdog:
@@ -127,6 +132,8 @@ class StepRunner:
             raise
         finally:
             kill_session(process.pid)  # what the command left behind
+            if self._guard is not None:
+                self._guard.remove(process.pid)
             for stream in (process.stdout, process.stdin):
                 if stream is not None:
                     with contextlib.suppress(OSError):
@@ -199,40 +206,10 @@ class _Watchdog:
         return None
 
 
-def _session_members(sid: int) -> list[tuple[int, int]]:
-    """(pid, resident pages) of every living process in the session, by /proc/<pid>/stat (proc(5): fields 3, 6 and 24)."""
-    members = []
-    for name in os.listdir("/proc"):
-        if not name.isdigit():
-            continue
-        try:
-            with open(f"/proc/{name}/stat", "rb") as file:
-                fields = file.read().rpartition(b")")[2].split()
-        except OSError:
-            continue
-        if fields[0] not in (b"Z", b"X") and int(fields[3]) == sid:
-            members.append((int(name), int(fields[21])))
-    return members
-
-
 def session_use(sid: int) -> tuple[int, int]:
     """Resident bytes and number of processes of a session; shared pages count once per process."""
-    members = _session_members(sid)
+    members = session_members(sid)
     return sum(pages for _, pages in members) * _PAGE, len(members)
-
-
-def kill_session(sid: int) -> None:
-    """SIGKILL to every process of the session; again while new ones appear, so that a forking step cannot outrun it."""
-    for _ in range(50):
-        with contextlib.suppress(OSError):
-            os.killpg(sid, signal.SIGKILL)
-        members = _session_members(sid)
-        if not members:
-            return
-        for pid, _pages in members:
-            with contextlib.suppress(OSError):
-                os.kill(pid, signal.SIGKILL)
-        time.sleep(0.002)
 
 
 def folder_bytes(folder: Path) -> int:

@@ -12,11 +12,13 @@ import shutil
 import socket
 import sys
 import threading
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
 from celery import Celery, signals
 from celery.apps.worker import Worker
+from celery.platforms import SecurityWarning
 
 from builder.broker import prepare_spool
 from builder.config import ToolConfig, WorkerConfig
@@ -25,6 +27,7 @@ from builder.interpreters import Interpreters
 from builder.pipeline import BuildDeps, ImagePipeline, run_build
 from builder.reporter import BuildDoor, CancelToken
 from builder.sandbox import make_sandbox
+from builder.step_guard import StepGuard
 from control_plane.domain.builds import TASK_NAME, BuildRequest
 from control_plane.domain.errors import Rejected
 
@@ -37,7 +40,8 @@ class BuildWorker:
     def __init__(self, config: WorkerConfig, *, images: ImagePipeline | None = None, door: BuildDoor | None = None) -> None:
         tools = config.tools
         sandbox = make_sandbox(tools.sandbox_command, trusted=tools.trusted)
-        self._environments = EnvironmentStore(config.data_dir, uv_config(tools), sandbox)
+        self._guard = StepGuard()
+        self._environments = EnvironmentStore(config.data_dir, uv_config(tools), sandbox, self._guard)
         self._door = door or BuildDoor(config.door)
         self._deps = BuildDeps(
             door=self._door,
@@ -49,6 +53,7 @@ class BuildWorker:
             images=images,
             heartbeat_s=config.heartbeat_s,
             dpkg_query=tools.dpkg_query,
+            guard=self._guard,
         )
         self._lock = threading.Lock()
         self._running: dict[tuple[str, int], CancelToken] = {}
@@ -89,6 +94,7 @@ class BuildWorker:
     def close(self) -> None:
         self.stop()
         self._environments.close()
+        self._guard.close()
         self._door.close()
 
 
@@ -146,6 +152,8 @@ def make_worker_app(config: WorkerConfig, worker: BuildWorker | None = None) -> 
 def run_worker(config: WorkerConfig, *, images: ImagePipeline | None = None) -> None:
     """Runs a worker in this process until SIGTERM or SIGINT, which end running builds at once. Call from the main thread."""
     prepare_spool(config.broker)
+    # Root is celery's worry because of pickle; this worker takes JSON only, and contains what it runs.
+    warnings.filterwarnings("ignore", category=SecurityWarning)
     builds = BuildWorker(config, images=images)
     app = make_worker_app(config, builds)
     worker = Worker(

@@ -1,0 +1,114 @@
+"""The worker as its own process: starts, takes messages from the spool, survives rubbish, dies cleanly and uncleanly."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from builder.broker import broker_options, prepare_spool
+from control_plane.domain.builds import BuildEvent, BuildEventKind, BuildPhase, BuildVerdict
+from control_plane.domain.ids import BuildId
+from control_plane.domain.reasons import Reason
+from control_plane.queue.celery_queue import CeleryBuildQueue
+from tests.functional.builder.conftest import build_request
+from tests.functional.builder.door import FakeDoor, tar_of
+
+PROGRAM = """
+import json, sys
+from pathlib import Path
+from builder.broker import broker_options
+from builder.config import DoorConfig, ToolConfig, WorkerConfig
+from builder.worker import run_worker
+given = json.loads(sys.argv[1])
+data = Path(given["data_dir"])
+run_worker(WorkerConfig(
+    broker=broker_options(None, data / "queue"), door=DoorConfig("worker-secret", given["socket"]), data_dir=data, heartbeat_s=0.1,
+    tools=ToolConfig(pypi_index_url=given["index"], uv=given["uv"]),
+))
+"""
+
+Start = Callable[..., "subprocess.Popen[bytes]"]
+
+
+@pytest.fixture
+def start(tmp_path: Path, door: FakeDoor, index_url: str) -> Iterator[Start]:
+    running: list[subprocess.Popen[bytes]] = []
+    prepare_spool(broker_options(None, tmp_path / "queue"))
+
+    def start_worker(uv: str = "") -> subprocess.Popen[bytes]:
+        given = json.dumps({"data_dir": str(tmp_path), "socket": door.socket_path, "index": index_url, "uv": uv})
+        process = subprocess.Popen([sys.executable, "-c", PROGRAM, given])
+        running.append(process)
+        return process
+
+    yield start_worker
+    for process in running:
+        process.kill()
+        process.wait()
+
+
+def submit(tmp_path: Path, *requests: Any) -> None:
+    options = broker_options(None, tmp_path / "queue")
+    queue = CeleryBuildQueue(options.url, transport=options.transport, transport_options=options.transport_options)
+
+    async def send() -> None:
+        for request in requests:
+            await queue.submit(request)
+        await queue.close()
+
+    asyncio.run(send())
+
+
+def test_messages_sent_before_and_after_the_start_are_built(start: Start, door: FakeDoor, tmp_path: Path) -> None:
+    door.source = tar_of({"app.py": "x = 1\n"})
+    submit(tmp_path, build_request())
+    (tmp_path / "queue/inbox/0.vitrine-builds.msg").write_bytes(b"rubbish")
+    process = start()
+    assert door.wait(lambda: BuildEventKind.SUCCEEDED in door.kinds())
+    submit(tmp_path, build_request(build_id=BuildId("e" * 24)))
+    assert door.wait(lambda: door.kinds().count(BuildEventKind.SUCCEEDED) == 2)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(10) == 0
+
+
+def test_a_doubled_message_has_one_effect(start: Start, door: FakeDoor, tmp_path: Path) -> None:
+    door.source = tar_of({"app.py": "x = 1\n"})
+    started: set[str] = set()
+
+    def verdict(event: BuildEvent) -> BuildVerdict:
+        if event.kind is BuildEventKind.STARTED:
+            if event.build_id in started:
+                return BuildVerdict.STOP
+            started.add(event.build_id)
+        return BuildVerdict.GO_ON
+
+    door.verdict = verdict
+    submit(tmp_path, *[build_request()] * 10, build_request(build_id=BuildId("e" * 24)))
+    start()
+    assert door.wait(lambda: door.kinds().count(BuildEventKind.SUCCEEDED) == 2)
+    assert door.kinds().count(BuildEventKind.SUCCEEDED) == 2
+
+
+@pytest.mark.parametrize("sign", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+def test_a_worker_that_dies_leaves_no_step_behind(start: Start, door: FakeDoor, tmp_path: Path, sign: signal.Signals) -> None:
+    slow, pid_file = tmp_path / "slow-uv", tmp_path / "step.pid"
+    slow.write_text(f"#!/bin/sh\necho $$ > {pid_file}.new; mv {pid_file}.new {pid_file}; exec sleep 600\n")
+    slow.chmod(0o755)
+    door.source = tar_of({"app.py": "x = 1\n"})
+    process = start(uv=str(slow))
+    submit(tmp_path, build_request())
+    assert door.wait(lambda: BuildPhase.RESOLVE in [event.phase for event in door.events] and pid_file.exists())
+    step = int(pid_file.read_text())
+    process.send_signal(sign)
+    assert process.wait(15) is not None
+    if sign is not signal.SIGKILL:
+        assert door.last().reason == Reason.BUILD_LOST.value
+    assert door.wait(lambda: not Path(f"/proc/{step}").exists(), 5)
