@@ -25,8 +25,13 @@ def short_dir() -> Iterator[Path]:
 
 @contextlib.asynccontextmanager
 async def answering(reply: bytes, path: Path | None = None) -> AsyncIterator[Endpoint]:
+    handlers: set[asyncio.Task[None]] = set()
+
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(asyncio.IncompleteReadError):
+        task = asyncio.current_task()
+        assert task is not None
+        handlers.add(task)
+        with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
             await reader.readuntil(b"\r\n\r\n")
         writer.write(reply)
         writer.close()
@@ -41,6 +46,8 @@ async def answering(reply: bytes, path: Path | None = None) -> AsyncIterator[End
         endpoint = Endpoint(EndpointKind.TCP, f"127.0.0.1:{server.sockets[0].getsockname()[1]}")
     async with server:
         yield endpoint
+        await asyncio.sleep(0)
+        await asyncio.gather(*handlers)
 
 
 async def test_tcp_and_unix_connect_and_do_not_block(short_dir: Path) -> None:

@@ -1,0 +1,150 @@
+"""What all connections of one proxy share."""
+
+from __future__ import annotations
+
+import ipaddress
+import secrets
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from control_plane.proxy.access_log import AccessLog
+from control_plane.proxy.activator import Activator
+from control_plane.proxy.activity import Activity
+from control_plane.proxy.balancer import Balancer
+from control_plane.proxy.guard import Guard
+from control_plane.proxy.heads import HeadLimits
+from control_plane.proxy.limits import Clients
+from control_plane.proxy.pool import Pool, Pools
+from control_plane.proxy.table import Entry, Table
+
+if TYPE_CHECKING:
+    from control_plane.proxy.client import ClientConnection
+
+
+@dataclass(frozen=True, slots=True)
+class ProxyConfig:
+    """How one proxy process runs. Times are seconds, sizes bytes; 0 switches a limit off.
+
+    `api_socket` (a path) wins over `api_address` ("host:port"). `listen_fd` is an inherited listening socket: with it a
+    successor takes over the very same accept queue, so no connection is lost. `access_log` is a path, "-" or empty.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 7860
+    public_url: str = "http://localhost:7860"
+    apps_domain: str = "localhost"
+    api_socket: str = ""
+    api_address: str = ""
+    table_file: Path | None = None
+    admin_socket: str = ""  # Unix socket with /metrics, /healthz, /readyz
+    metrics_token: str = ""  # lets `Authorization: Bearer …` read /-/proxy/metrics on the platform host
+    listen_fd: int | None = None
+    reuse_port: bool = True
+    backlog: int = 4096
+    trusted_proxies: tuple[str, ...] = ()  # networks whose X-Forwarded-For and -Proto are believed
+    access_log: str = "-"
+    access_log_sample: float = 1.0
+    heads: HeadLimits = field(default_factory=HeadLimits)
+    max_body_bytes: int = 0
+    header_timeout_s: float = 15.0
+    keep_alive_s: float = 75.0
+    body_stall_s: float = 60.0
+    connect_timeout_s: float = 5.0
+    app_timeout_s: float = 600.0
+    stream_idle_s: float = 7200.0
+    wake_timeout_s: float = 300.0
+    drain_s: float = 60.0
+    wake_per_space: int = 1_000
+    wake_total: int = 10_000
+    max_connections: int = 50_000
+    connections_per_client: int = 2_048
+    client_rate: float = 1_000.0
+    client_burst: float = 5_000.0
+    space_rate: float = 0.0
+    space_burst: float = 20_000.0
+    report_every_s: float = 2.0
+
+
+class Core:
+    """`now` is the loop's clock, refreshed by the tick and by each request."""
+
+    def __init__(
+        self, config: ProxyConfig, *, pools: Pools, activity: Activity, table: Table, guard: Guard, activator: Activator,
+        platform: Pool, log: AccessLog, now: float,
+    ) -> None:  # fmt: skip
+        self.config = config
+        self.pools = pools
+        self.activity = activity
+        self.table = table
+        self.guard = guard
+        self.activator = activator
+        self.platform = platform
+        self.log = log
+        self.balancer = Balancer()
+        self.clients = Clients(config.client_rate, config.client_burst, config.connections_per_client)
+        self.connections: set[ClientConnection] = set()
+        self.now = now
+        self.draining = False
+        self.id_prefix = secrets.token_hex(5)
+        self.ids = 0
+        parts = urlsplit(config.public_url)
+        self.scheme = parts.scheme.encode() or b"http"
+        self.hub = f"{parts.scheme}://{parts.netloc}"
+        self._platform_hosts = {(parts.hostname or "localhost").lower(), "localhost"}
+        self._apps_suffix = "." + config.apps_domain.lower().strip(".")
+        self._trusted = tuple(ipaddress.ip_network(net) for net in config.trusted_proxies)
+        self._resolved: dict[bytes, tuple[bool, Entry | None, bool]] = {}
+
+    def resolve(self, host: bytes) -> tuple[bool, Entry | None, bool]:
+        """(is the platform's, entry of a Space, belongs to us at all) for a valid lower-case Host value."""
+        found = self._resolved.get(host)
+        if found is None:
+            found = self._resolve(host)
+            if len(self._resolved) > 8192:
+                self._resolved.clear()
+            self._resolved[host] = found
+        return found
+
+    def _resolve(self, raw: bytes) -> tuple[bool, Entry | None, bool]:
+        host = raw.decode("ascii")
+        name = host[: host.index("]") + 1] if host.startswith("[") else host.partition(":")[0]
+        if name in self._platform_hosts or name.startswith("["):
+            return True, None, True
+        if name.endswith(self._apps_suffix):
+            return False, self.table.get(name), True
+        try:
+            ipaddress.ip_address(name)
+        except ValueError:
+            return False, self.table.get(name), False
+        return True, None, True
+
+    def forget_resolved(self) -> None:
+        self._resolved.clear()
+
+    def next_id(self) -> bytes:
+        self.ids += 1
+        return b"%s%07x" % (self.id_prefix.encode(), self.ids)
+
+    def is_trusted(self, address: str) -> bool:
+        if not self._trusted:
+            return False
+        try:
+            ip = ipaddress.ip_address(address)
+        except ValueError:
+            return False
+        return any(ip in net for net in self._trusted)
+
+    def metrics(self) -> str:
+        """Prometheus text of everything this process counted."""
+        return self.activity.prometheus(
+            {
+                "client_connections": len(self.connections),
+                "upstream_connections": len(self.pools),
+                "held_requests": self.activator.count,
+                "routes": len(self.table),
+                "routes_skipped": self.table.skipped,
+                "routes_version": self.table.version,
+            }
+        )

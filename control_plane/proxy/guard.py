@@ -1,0 +1,101 @@
+"""Who may see a private Space. The answer comes from the API's internal door; this room only carries credentials there.
+
+Four ways in, tried in this order: `X-HF-Authorization: Bearer`, `Authorization: Bearer hf_…`, `?__sign=<jwt>`, our cookie.
+Verdicts are kept for at most one second, so a right that is taken away ends within one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from control_plane.proxy.heads import RequestHead
+
+COOKIE = b"vitrine_app"
+HOST_COOKIE = b"__Host-vitrine_app"
+_MAX_CREDENTIAL = 8192
+_MAX_CACHED = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """`cookie` is what the app-host cookie carries after a `__sign` (empty: the credential itself), `max_age_s` its life."""
+
+    allowed: bool
+    user: str = ""
+    cookie: str = ""
+    max_age_s: int = 0
+
+
+class GuardUnavailable(Exception):
+    """Nobody can say whether the credential is good; the request is refused."""
+
+
+# (host, kind, credential) → verdict. Kinds: "token" (either header), "sign" (query), "cookie". May raise GuardUnavailable.
+Authorize = Callable[[str, str, str], Awaitable[Verdict | bool]]
+
+
+def credentials(head: RequestHead, sign: bytes) -> list[tuple[str, str]]:
+    """(kind, credential) pairs a request carries, in the order they are tried."""
+    found: list[tuple[str, str]] = []
+    if head.hf_authorization[:7].lower() == b"bearer ":
+        found.append(("token", head.hf_authorization[7:].strip().decode("latin-1")))
+    if head.authorization[:10].lower() == b"bearer hf_":
+        found.append(("token", head.authorization[7:].strip().decode("latin-1")))
+    if sign:
+        found.append(("sign", sign.decode("latin-1")))
+    for name in (HOST_COOKIE, COOKIE):
+        found += [("cookie", value.decode("latin-1")) for value in head.cookies(name)[:3]]
+    return [(kind, value) for kind, value in found if value and len(value) <= _MAX_CREDENTIAL]
+
+
+class Guard:
+    def __init__(self, authorize: Authorize, *, ttl_s: float = 1.0, timeout_s: float = 5.0) -> None:
+        self._authorize = authorize
+        self._ttl_s = min(ttl_s, 1.0)
+        self._timeout_s = timeout_s
+        self._known: dict[tuple[str, str, str], tuple[float, Verdict]] = {}
+        self._asking: dict[tuple[str, str, str], asyncio.Task[Verdict]] = {}
+
+    def remembered(self, host: str, found: list[tuple[str, str]]) -> Verdict | None:
+        """A fresh positive verdict for one of `found`, without asking anybody."""
+        now = time.monotonic()
+        for kind, credential in found:
+            known = self._known.get((host, kind, credential))
+            if known is not None and known[0] > now and known[1].allowed:
+                return known[1]
+        return None
+
+    async def check(self, host: str, found: list[tuple[str, str]]) -> tuple[Verdict, str, str]:
+        """The first verdict that allows, with its kind and credential; else a refusal. Raises GuardUnavailable."""
+        for kind, credential in found:
+            verdict = await self._ask((host, kind, credential))
+            if verdict.allowed:
+                return verdict, kind, credential
+        return Verdict(False), "", ""
+
+    async def _ask(self, key: tuple[str, str, str]) -> Verdict:
+        now = time.monotonic()
+        known = self._known.get(key)
+        if known is not None and known[0] > now:
+            return known[1]
+        task = self._asking.get(key)
+        if task is None:
+            task = self._asking[key] = asyncio.create_task(self._call(key))
+            task.add_done_callback(lambda _done: self._asking.pop(key, None))
+        return await asyncio.shield(task)
+
+    async def _call(self, key: tuple[str, str, str]) -> Verdict:
+        asked_at = time.monotonic()  # the life of a verdict counts from the question: the answer may be as old as that
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                answer = await self._authorize(*key)
+        except (TimeoutError, OSError, ValueError) as error:
+            raise GuardUnavailable(str(error)) from error
+        verdict = answer if isinstance(answer, Verdict) else Verdict(bool(answer))
+        if len(self._known) >= _MAX_CACHED:
+            self._known.clear()
+        self._known[key] = (asked_at + self._ttl_s, verdict)
+        return verdict

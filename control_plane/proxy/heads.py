@@ -1,0 +1,332 @@
+"""Request and response heads, validated and rewritten as one block of bytes.
+
+A head is checked by one compiled pattern and rewritten by cutting spans out of it: there is no callback per header, which
+is what makes an HTTP parser expensive in Python. Rules are those of RFC 9112 and 9110, read strictly: what two servers
+could read differently is refused here, so no upstream ever sees it.
+
+A block is everything between the start line and the empty line, each header as `\\r\\nName: value`, so that a pattern can
+anchor a name on the line break in front of it.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Final
+
+from control_plane.proxy.errors import Code
+
+NO_BODY: Final = -1  # no framing header at all
+CHUNKED: Final = -2
+
+_TOKEN = rb"!#$%&'*+\-.^_`|~0-9A-Za-z"
+_REQUEST_LINE = re.compile(rb"([" + _TOKEN + rb"]{1,32}+) ([!-\"$-~]++) HTTP/1\.([01])")
+_OTHER_VERSION = re.compile(rb"[" + _TOKEN + rb"]{1,32}+ [!-~]++ HTTP/\d\.\d")
+_REQUEST_BLOCK = re.compile(rb"(?:\r\n[" + _TOKEN + rb"]++:[\t\x20-\x7e\x80-\xff]*+)*+")
+_STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-9]\d\d)(?: [\t\x20-\x7e\x80-\xff]*+)?")
+_RESPONSE_BLOCK = re.compile(rb"(?:\r\n[" + _TOKEN + rb"]++:[\t\x20-\x7e\x80-\xff]*+)*+")
+
+# Headers this proxy must look at or must not pass on. `[-_]` covers the twins that CGI-style servers fold together.
+_REQUEST_SPECIAL = re.compile(
+    rb"\r\n(host|content[-_]length|transfer[-_]encoding|connection|cookie|upgrade|expect|authorization|x[-_]hf[-_]authorization"
+    rb"|x[-_]forwarded[^:]*|x[-_]vitrine[^:]*|x[-_]real[-_]ip|x[-_]ip[-_]token|x[-_]client[-_]ip|forwarded|true[-_]client[-_]ip"
+    rb"|keep[-_]alive|proxy[-_][^:]*|proxy|te|trailer|http2[-_]settings|sec[-_]websocket[-_](?:key|version)):[ \t]*([^\r]*)"
+)
+_RESPONSE_SPECIAL = re.compile(
+    rb"\r\n(content-length|transfer-encoding|connection|set-cookie|keep-alive|upgrade|proxy-connection|proxy-authenticate|te|trailer"
+    rb"|x[-_]vitrine[^:]*|x[-_]accel[^:]*|x-sendfile[^:]*|x-lighttpd-send[^:]*):[ \t]*([^\r]*)"
+)
+_HOST = re.compile(rb"(?:[a-z0-9](?:[a-z0-9.\-]{0,251}[a-z0-9])?|\[[0-9a-f:.]{2,45}\])(?::\d{1,5})?")
+_ABSOLUTE = re.compile(rb"(https?)://([^/?]*)(.*)", re.DOTALL | re.IGNORECASE)
+_DIGITS = re.compile(rb"\d{1,18}")
+_WS_KEY = re.compile(rb"[a-z0-9+/]{22}==")
+_OUR_COOKIE = re.compile(rb"(?:__host-|__secure-)?vitrine_")
+_SIGN = re.compile(rb"([?&])__sign=([^&]*)")
+
+# Names a Connection header may not nominate for removal: dropping them would change what the request means.
+_KEPT = frozenset(
+    (
+        b"host", b"content-length", b"transfer-encoding", b"authorization", b"cookie", b"origin", b"range", b"content-type",
+        b"cache-control", b"x-forwarded-for", b"x-forwarded-proto", b"x-forwarded-host", b"set-cookie", b"location",
+    )
+)  # fmt: skip
+
+
+class HeadError(Exception):
+    """The head is refused: `code` is the answer."""
+
+    def __init__(self, code: Code, why: str = "") -> None:
+        super().__init__(why or code.name)
+        self.code = code
+
+
+@dataclass(frozen=True, slots=True)
+class HeadLimits:
+    """Bytes and counts above which a head is refused (414, 431)."""
+
+    line: int = 16_384
+    header_line: int = 32_768
+    head: int = 65_536
+    headers: int = 100
+
+
+class RequestHead:
+    """One validated block. `length` is the Content-Length, NO_BODY or CHUNKED; `host` is lower case and may carry a port.
+
+    `app_block` and `platform_block` are what goes upstream: hop-by-hop and trust headers are gone from both; tokens of
+    ours and our cookies are gone from the app's.
+    """
+
+    __slots__ = ("app_block", "authorization", "block", "cookie", "expect", "hf_authorization", "host", "keep_alive", "length", "low",
+                 "platform_block", "upgrade")  # fmt: skip
+
+    def __init__(self, block: bytes, minor: bytes, limits: HeadLimits) -> None:
+        if _REQUEST_BLOCK.fullmatch(block) is None:
+            raise HeadError(Code.BAD_HEADER)
+        if block.count(b"\r\n") > limits.headers:
+            raise HeadError(Code.HEADERS_TOO_LARGE)
+        if len(block) > limits.header_line and any(len(line) > limits.header_line for line in block.split(b"\r\n")):
+            raise HeadError(Code.HEADERS_TOO_LARGE)
+        low = block.lower()
+        self.block = block
+        self.low = low
+        self.host = b""
+        self.length = NO_BODY
+        self.keep_alive = minor == b"1"
+        self.upgrade = False
+        self.expect = False
+        self.authorization = b""
+        self.hf_authorization = b""
+        self.cookie = b""
+        cuts: list[tuple[int, int, bytes]] = []  # from both
+        app_cuts: list[tuple[int, int, bytes]] = []  # from the app's only
+        nominated: list[bytes] = []
+        upgrade_to = b""
+        upgrade_asked = False
+        websocket_key = websocket_version = b""
+        for match in _REQUEST_SPECIAL.finditer(low):
+            name, value = match.groups()
+            if name == b"host":
+                if self.host:
+                    raise HeadError(Code.BAD_HOST, "two Host headers")
+                self.host = value.rstrip(b" \t")
+                if _HOST.fullmatch(self.host) is None or b".." in self.host:
+                    raise HeadError(Code.BAD_HOST)
+            elif name == b"connection":
+                for token in value.split(b","):
+                    token = token.strip(b" \t")
+                    if token == b"close":
+                        self.keep_alive = False
+                    elif token == b"upgrade":
+                        upgrade_asked = True
+                    elif token and token != b"keep-alive" and token not in _KEPT:
+                        nominated.append(token)
+                cuts.append((match.start(), match.end(), b""))
+            elif name == b"cookie":
+                start, end = match.span(2)
+                self.cookie = self.cookie + b"; " + block[start:end] if self.cookie else block[start:end]
+                if b"vitrine_" in value:
+                    kept = [pair for pair in block[start:end].split(b";") if not _OUR_COOKIE.match(pair.strip().lower())]
+                    joined = b";".join(kept).strip()
+                    app_cuts.append((match.start(), match.end(), b"\r\nCookie: " + joined if joined else b""))
+            elif name == b"content-length":
+                value = value.rstrip(b" \t")
+                if self.length != NO_BODY or _DIGITS.fullmatch(value) is None:
+                    raise HeadError(Code.BAD_FRAMING)
+                self.length = int(value)
+            elif name == b"transfer-encoding":
+                if self.length != NO_BODY or value.rstrip(b" \t") != b"chunked" or minor == b"0":
+                    raise HeadError(Code.BAD_FRAMING)
+                self.length = CHUNKED
+            elif name == b"authorization":
+                if self.authorization:
+                    raise HeadError(Code.BAD_HEADER)
+                self.authorization = block[match.start(2) : match.end(2)].rstrip(b" \t")
+                if value.startswith(b"bearer hf_"):
+                    app_cuts.append((match.start(), match.end(), b""))
+            elif name == b"x-hf-authorization":
+                if self.hf_authorization:
+                    raise HeadError(Code.BAD_HEADER)
+                self.hf_authorization = block[match.start(2) : match.end(2)].rstrip(b" \t")
+                app_cuts.append((match.start(), match.end(), b""))
+            elif name == b"upgrade":
+                upgrade_to = value.rstrip(b" \t")
+                cuts.append((match.start(), match.end(), b""))
+            elif name == b"expect":
+                if value.rstrip(b" \t") != b"100-continue":
+                    raise HeadError(Code.EXPECTATION_FAILED)
+                self.expect = True
+                if minor == b"0":
+                    cuts.append((match.start(), match.end(), b""))
+            elif name == b"sec-websocket-key":
+                if websocket_key:
+                    raise HeadError(Code.BAD_UPGRADE)
+                websocket_key = value.rstrip(b" \t")
+            elif name == b"sec-websocket-version":
+                websocket_version = value.rstrip(b" \t")
+            else:  # a trust header, a hop-by-hop header, or an underscore twin of something that matters
+                cuts.append((match.start(), match.end(), b""))
+        if not self.host:
+            raise HeadError(Code.BAD_HOST, "no Host header")
+        if upgrade_asked and upgrade_to == b"websocket" and minor == b"1":
+            if self.length > 0 or self.length == CHUNKED or _WS_KEY.fullmatch(websocket_key) is None or websocket_version != b"13":
+                raise HeadError(Code.BAD_UPGRADE)
+            self.upgrade = True
+        if nominated:
+            for token in nominated:
+                for match in re.finditer(rb"\r\n" + re.escape(token) + rb":[^\r]*", low):
+                    cuts.append((match.start(), match.end(), b""))
+        self.platform_block = _cut(block, cuts)
+        self.app_block = _cut(block, cuts + app_cuts) if app_cuts else self.platform_block
+
+    def value(self, name: bytes) -> bytes:
+        """The lower-cased value of the first header `name` (lower case), or empty. For cold paths."""
+        at = self.low.find(b"\r\n" + name + b":")
+        if at < 0:
+            return b""
+        start = at + len(name) + 3
+        end = self.low.find(b"\r\n", start)
+        return self.low[start : end if end >= 0 else len(self.low)].strip(b" \t")
+
+    @property
+    def wants_page(self) -> bool:
+        """A browser that navigates: it takes HTML, and fetch metadata, when sent, says so."""
+        return b"text/html" in self.value(b"accept") and self.value(b"sec-fetch-mode") in (b"", b"navigate")
+
+    def cookies(self, name: bytes) -> list[bytes]:
+        """Every value sent under `name`: a sibling may have tossed one of its own, so the caller tries each."""
+        found = []
+        for pair in self.cookie.split(b";"):
+            key, _, value = pair.strip().partition(b"=")
+            if key == name:
+                found.append(value)
+        return found
+
+
+def _cut(block: bytes, cuts: list[tuple[int, int, bytes]]) -> bytes:
+    if not cuts:
+        return block
+    cuts.sort()
+    parts = []
+    at = 0
+    for start, end, instead in cuts:
+        if start < at:
+            continue  # nominated by Connection and special at once
+        parts.append(block[at:start])
+        if instead:
+            parts.append(instead)
+        at = end
+    parts.append(block[at:])
+    return b"".join(parts)
+
+
+def request_line(line: bytes, limits: HeadLimits) -> tuple[bytes, bytes, bytes]:
+    """(method, target, minor version) of a start line; raises HeadError."""
+    match = _REQUEST_LINE.fullmatch(line)
+    if match is None:
+        if len(line) > limits.line:
+            raise HeadError(Code.TARGET_TOO_LONG)
+        if _OTHER_VERSION.fullmatch(line) is not None and not re.search(rb" HTTP/1\.[01]$", line):
+            raise HeadError(Code.HTTP_VERSION)
+        raise HeadError(Code.BAD_REQUEST_LINE)
+    if len(line) > limits.line:
+        raise HeadError(Code.TARGET_TOO_LONG)
+    return match.groups()  # type: ignore[return-value]
+
+
+def origin_form(method: bytes, target: bytes, host: bytes) -> bytes:
+    """The target as an upstream must see it: always a path, or `*` for OPTIONS.
+
+    An absolute target must name the same authority as Host (RFC 9112 3.2.2 lets it win; agreeing leaves no doubt).
+    """
+    if target == b"*":
+        if method == b"OPTIONS":
+            return target
+        raise HeadError(Code.BAD_REQUEST_LINE)
+    match = _ABSOLUTE.fullmatch(target)
+    if match is None:
+        raise HeadError(Code.BAD_REQUEST_LINE)
+    if match[2].lower() != host:
+        raise HeadError(Code.BAD_HOST)
+    rest: bytes = match[3]
+    return rest if rest.startswith(b"/") else b"/" + rest
+
+
+def take_sign(target: bytes) -> tuple[bytes, bytes]:
+    """(target without `__sign`, its value): the token never reaches the app."""
+    match = _SIGN.search(target)
+    if match is None:
+        return target, b""
+    value = match[2]
+    path, _, query = target.partition(b"?")
+    kept = b"&".join(pair for pair in query.split(b"&") if not pair.startswith(b"__sign="))
+    return (path + b"?" + kept if kept else path), value
+
+
+class ResponseHead:
+    """One validated response head. `length` is as in RequestHead; `block` is ready to pass on, without hop-by-hop headers."""
+
+    __slots__ = ("block", "is_stream", "keep_alive", "length", "line", "low", "status", "upgrade")
+
+    def __init__(self, head: bytes, app_host: bytes | None) -> None:
+        """`app_host` is the Space's host without port, or None for the platform, whose cookies and headers are its own."""
+        at = head.find(b"\r\n")
+        line, block = (head[:at], head[at:]) if at >= 0 else (head, b"")
+        match = _STATUS_LINE.fullmatch(line)
+        if match is None or _RESPONSE_BLOCK.fullmatch(block) is None:
+            raise ValueError("not an HTTP/1.1 response head")
+        status = int(match[2])
+        minor: bytes = match[1]
+        keep_alive = minor == b"1"
+        self.line = b"HTTP/1.1" + line[8:] if minor == b"0" else line
+        self.status = status
+        self.upgrade = False
+        low = block.lower()
+        self.low = low
+        self.is_stream = b"text/event-stream" in low
+        length = NO_BODY
+        cuts: list[tuple[int, int, bytes]] = []
+        for match in _RESPONSE_SPECIAL.finditer(low):
+            name, value = match.groups()
+            if name == b"content-length":
+                value = value.rstrip(b" \t")
+                if _DIGITS.fullmatch(value) is None or length == CHUNKED or (length >= 0 and length != int(value)):
+                    raise ValueError("ambiguous framing")
+                if length >= 0:
+                    cuts.append((match.start(), match.end(), b""))
+                length = int(value)
+            elif name == b"transfer-encoding":
+                if length != NO_BODY or value.rstrip(b" \t") != b"chunked" or minor == b"0":
+                    raise ValueError("ambiguous framing")
+                length = CHUNKED
+            elif name == b"connection":
+                for token in value.split(b","):
+                    token = token.strip(b" \t")
+                    if token == b"close":
+                        keep_alive = False
+                    elif token == b"upgrade":
+                        self.upgrade = True
+                    elif token and token != b"keep-alive" and token not in _KEPT:
+                        for named in re.finditer(rb"\r\n" + re.escape(token) + rb":[^\r]*", low):
+                            cuts.append((named.start(), named.end(), b""))
+                cuts.append((match.start(), match.end(), b""))
+            elif name == b"set-cookie":
+                if app_host is not None and not _cookie_allowed(value, app_host):
+                    cuts.append((match.start(), match.end(), b""))
+            elif (name == b"upgrade" and status == 101) or app_host is not None or not name.startswith(b"x-vitrine"):
+                cuts.append((match.start(), match.end(), b""))
+        self.keep_alive = keep_alive
+        self.length = length
+        self.block = _cut(block, cuts)
+
+
+def _cookie_allowed(value: bytes, app_host: bytes) -> bool:
+    """`value` is lower case. Refused: our own names, and any Domain other than exactly the app's host."""
+    pair, *attributes = value.split(b";")
+    if _OUR_COOKIE.match(pair.strip()):
+        return False
+    for attribute in attributes:
+        key, _, domain = attribute.strip().partition(b"=")
+        if key.strip() == b"domain" and domain.strip().lstrip(b".") not in (b"", app_host):
+            return False
+    return True

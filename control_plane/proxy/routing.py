@@ -1,0 +1,205 @@
+"""What happens to one validated request: forward, hold, redirect, ask the guard, or refuse. Decides, never parses."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+from urllib.parse import quote, unquote_to_bytes
+
+from control_plane.domain.routes import RouteState
+from control_plane.proxy import answers, balancer, guard
+from control_plane.proxy.activity import counts_as_use
+from control_plane.proxy.errors import Code
+from control_plane.proxy.heads import RequestHead, take_sign
+
+if TYPE_CHECKING:
+    from control_plane.proxy.client import ClientConnection
+    from control_plane.proxy.table import Entry
+
+STATUS_PATH = b"/.well-known/vitrine/status"
+_PROXY_PATH = b"/-/proxy/"
+_STATES = {RouteState.PAUSED: Code.SPACE_PAUSED, RouteState.FAILED: Code.SPACE_FAILED, RouteState.EMPTY: Code.SPACE_EMPTY}
+
+
+def forwarded(client: ClientConnection, head: RequestHead, is_platform: bool) -> bytes:
+    """The header block an upstream gets: the client's own, cleaned, and who it is in our words."""
+    address, proto = client.address, client.proto
+    if client.core.is_trusted(address):
+        hops = [hop.strip() for hop in head.value(b"x-forwarded-for").decode("latin-1").split(",") if hop.strip()]
+        while hops and client.core.is_trusted(address):
+            address = hops.pop()
+        if head.value(b"x-forwarded-proto") in (b"http", b"https"):
+            proto = head.value(b"x-forwarded-proto")
+    return b"%b\r\nX-Forwarded-For: %b\r\nX-Forwarded-Proto: %b\r\nX-Forwarded-Host: %b" % (
+        head.platform_block if is_platform else head.app_block,
+        address.encode("latin-1"),
+        proto,
+        head.host,
+    )
+
+
+def decide(client: ClientConnection, head: RequestHead, is_platform: bool, entry: Entry | None, ours: bool) -> None:
+    """The first look at a request, and each later one after its route changed."""
+    core = client.core
+    if client.client is not None and not client.client.bucket.take(core.now):
+        client.refuse(Code.RATE_LIMITED)
+        return
+    if is_platform:
+        _to_platform(client, head)
+        return
+    if b"__sign=" in client.target:
+        client.target, client.sign = take_sign(client.target)
+    else:
+        client.sign = b""
+    if entry is None:
+        if not core.table.loaded:
+            client.refuse(Code.ROUTES_UNKNOWN)
+        elif ours:
+            _stranger(client, head)
+        else:
+            client.refuse(Code.MISDIRECTED)
+        return
+    if entry.is_private:
+        _guarded(client, head, entry)
+        return
+    admit(client, head, entry)
+
+
+def admit(client: ClientConnection, head: RequestHead, entry: Entry) -> None:
+    """The request may see this Space."""
+    if client.target.startswith(STATUS_PATH) and client.target[len(STATUS_PATH) : len(STATUS_PATH) + 1] in (b"", b"?"):
+        if entry.route.state is RouteState.ASLEEP:
+            client.core.activator.ask(entry)
+        client.reply(200, "application/json", answers.status_body(entry.route))
+        return
+    if entry.is_ready:
+        if not entry.bucket.take(client.core.now):
+            client.refuse(Code.SPACE_RATE_LIMITED, reveal=True)
+            return
+        client.begin_use(entry.activity, live=counts_as_use(client.target))
+        pools = entry.pools
+        if len(pools) == 1:
+            pool = pools[0]
+        else:
+            named = head.cookies(balancer.COOKIE)
+            pool = client.core.balancer.pick(pools, named, client.target, client.address.encode(), entry.route.space_id)
+            if pool.key not in named:
+                client.extra_head += b"\r\nSet-Cookie: %b=%b; Path=/; HttpOnly; SameSite=Lax" % (balancer.COOKIE, pool.key)
+        client.forward(pool)
+        return
+    route = entry.route
+    if route.redirect_to:
+        port = head.host.rpartition(b":")[2] if b":" in head.host else b""
+        to = f"{client.proto.decode()}://{route.redirect_to}{':' + port.decode() if port else ''}{client.target.decode('latin-1')}"
+        client.reply(308, "text/plain; charset=utf-8", b"", f"Location: {to}\r\n")
+        return
+    if route.state.may_wake:
+        if client.method == b"GET" and head.wants_page:
+            client.core.activator.ask(entry)
+            client.refuse(Code.SPACE_STARTING, reveal=True)
+        else:
+            client.wait_for_wake(entry)
+        return
+    client.refuse(_STATES.get(route.state, Code.NO_REPLICA), reveal=True)
+
+
+def _guarded(client: ClientConnection, head: RequestHead, entry: Entry) -> None:
+    found = guard.credentials(head, client.sign)
+    if not found:
+        _stranger(client, head)
+        return
+    if not client.sign and client.core.guard.remembered(entry.route.host, found) is not None:
+        admit(client, head, entry)
+        return
+    client.run(asyncio.get_running_loop().create_task(_ask_guard(client, head, entry.route.host, found)))
+
+
+async def _ask_guard(client: ClientConnection, head: RequestHead, host: str, found: list[tuple[str, str]]) -> None:
+    try:
+        verdict, kind, credential = await client.core.guard.check(host, found)
+    except guard.GuardUnavailable:
+        client.task_done()
+        client.refuse(Code.GUARD_UNAVAILABLE)
+        return
+    client.task_done()
+    entry = client.core.table.get(host)
+    if not verdict.allowed or entry is None:
+        _stranger(client, head)
+        return
+    client.entry = entry
+    if kind == "sign":
+        cookie = _cookie(client, verdict, credential)
+        if client.method == b"GET" and head.wants_page and head.value(b"sec-fetch-dest") != b"iframe":
+            # The address bar, the history and the app's own scripts must not keep the token.
+            client.reply(302, "text/plain; charset=utf-8", b"", f"Location: {client.target.decode('latin-1')}\r\n{cookie}\r\n")
+            return
+        client.extra_head += b"\r\n" + cookie.encode("latin-1")
+    admit(client, head, entry)
+
+
+def _cookie(client: ClientConnection, verdict: guard.Verdict, credential: str) -> str:
+    """The edge cookie of this one app host. Partitioned, so that it works inside the platform's page in every browser."""
+    value = verdict.cookie or credential
+    age = f"; Max-Age={verdict.max_age_s}" if verdict.max_age_s > 0 else ""
+    host = client.app_host or b""
+    if client.proto == b"https":
+        return f"Set-Cookie: {guard.HOST_COOKIE.decode()}={value}; Path=/; HttpOnly; Secure; SameSite=None; Partitioned{age}"
+    if host.endswith(b".localhost"):  # browsers treat it as a secure context
+        return f"Set-Cookie: {guard.COOKIE.decode()}={value}; Path=/; HttpOnly; Secure; SameSite=None; Partitioned{age}"
+    return f"Set-Cookie: {guard.COOKIE.decode()}={value}; Path=/; HttpOnly; SameSite=Lax{age}"
+
+
+def _stranger(client: ClientConnection, head: RequestHead) -> None:
+    """Not signed in, not allowed, or nothing there: the three look the same, so that a private Space cannot be found by asking.
+
+    A browser that navigates without a credential is sent to the platform to sign in; everybody else gets a 404.
+    """
+    if client.method == b"GET" and head.wants_page and not guard.credentials(head, client.sign):
+        host, target = quote(head.host.decode("ascii"), safe=""), quote(client.target.decode("latin-1"), safe="")
+        client.reply(302, "text/plain; charset=utf-8", b"", f"Location: {client.core.hub}/oauth/app-access?host={host}&next={target}\r\n")
+        return
+    client.refuse(Code.NOT_FOUND)
+
+
+def _to_platform(client: ClientConnection, head: RequestHead) -> None:
+    core = client.core
+    path = client.target.partition(b"?")[0]
+    if path.startswith(_PROXY_PATH):
+        _own_path(client, head, path)
+        return
+    if (b"%" in path or b"intern" in path.lower()) and is_internal(path):
+        client.refuse(Code.INTERNAL_PATH)
+        return
+    client.forward(core.platform)
+
+
+def is_internal(path: bytes) -> bool:
+    """Whether any reading of `path` (decoded twice, dot segments and doubled slashes resolved) lies under /internal."""
+    for _round in range(3):
+        segments: list[bytes] = []
+        for segment in path.replace(b"\\", b"/").split(b"/"):
+            segment = segment.partition(b";")[0]
+            if segment == b"..":
+                if segments:
+                    segments.pop()
+            elif segment not in (b"", b"."):
+                segments.append(segment)
+        if segments and segments[0].strip().lower() == b"internal":
+            return True
+        decoded = unquote_to_bytes(path)
+        if decoded == path:
+            return False
+        path = decoded
+    return False
+
+
+def _own_path(client: ClientConnection, head: RequestHead, path: bytes) -> None:
+    core = client.core
+    if path == b"/-/proxy/healthz":
+        client.reply(200, "application/json", b'{"status":"ok"}')
+    elif (
+        path == b"/-/proxy/metrics" and core.config.metrics_token and head.authorization == b"Bearer " + core.config.metrics_token.encode()
+    ):
+        client.reply(200, "text/plain; version=0.0.4; charset=utf-8", core.metrics().encode())
+    else:
+        client.refuse(Code.NOT_FOUND)

@@ -1,0 +1,228 @@
+"""One proxy process: listen, follow the route feed, report activity, and leave without losing a request.
+
+listen ─► ready ─► serve … ─► stop asked: stop accepting ─► finish exchanges ─► sockets get 1001 after `drain_s` ─► end
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import json
+import signal
+import socket
+from collections.abc import Callable
+
+from control_plane.domain.errors import Rejected
+from control_plane.domain.routes import Endpoint, EndpointKind
+from control_plane.ports.signals import RouteFeed
+from control_plane.proxy.access_log import AccessLog
+from control_plane.proxy.activator import Activator
+from control_plane.proxy.activity import Activity
+from control_plane.proxy.client import TUNNEL, ClientConnection
+from control_plane.proxy.core import Core, ProxyConfig
+from control_plane.proxy.guard import Authorize, Guard
+from control_plane.proxy.pool import Pools
+from control_plane.proxy.table import Table
+
+__all__ = ["Proxy", "ProxyConfig", "serve_proxy"]
+
+_TICK_S = 0.5
+_SAVE_S = 1.0
+_FEED_RETRY_S = 0.5
+
+
+class Proxy:
+    """The parts of one process, started and stopped together. Tests drive it directly; `serve_proxy` adds signals."""
+
+    def __init__(self, config: ProxyConfig, feed: RouteFeed, authorize: Authorize) -> None:
+        loop = asyncio.get_running_loop()
+        self.config = config
+        self._feed = feed
+        pools = Pools(config.connect_timeout_s)
+        activity = Activity()
+        table = Table(
+            pools,
+            activity,
+            file=config.table_file,
+            embed_origin=config.public_url.rstrip("/"),
+            space_rate=config.space_rate,
+            space_burst=config.space_burst,
+        )
+        activator = Activator(feed.wake, per_space=config.wake_per_space, total=config.wake_total)
+        if config.api_socket:
+            api = Endpoint(EndpointKind.UNIX, config.api_socket)
+        else:
+            api = Endpoint(EndpointKind.TCP, config.api_address)
+        self.core = Core(
+            config,
+            pools=pools,
+            activity=activity,
+            table=table,
+            guard=Guard(authorize),
+            activator=activator,
+            platform=pools.acquire(api),
+            log=AccessLog(config.access_log, config.access_log_sample),
+            now=loop.time(),
+        )
+        table.on_change = self._route_changed
+        self._server: asyncio.Server | None = None
+        self._admin: asyncio.Server | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+        self.port = 0
+
+    def _route_changed(self, host: str) -> None:
+        self.core.forget_resolved()
+        self.core.activator.changed(host, self.core.table.get(host))
+
+    async def start(self) -> None:
+        """Listen and serve. Raises OSError when the address is taken."""
+        config = self.config
+        loop = asyncio.get_running_loop()
+        self.core.table.load()
+        if config.listen_fd is not None:
+            sock = socket.socket(fileno=config.listen_fd)
+        else:
+            sock = _listen(config)
+        sock.setblocking(False)
+        self.port = sock.getsockname()[1]
+        self._server = await loop.create_server(lambda: ClientConnection(self.core), sock=sock, backlog=config.backlog)
+        if config.admin_socket:
+            self._admin = await asyncio.start_unix_server(self._serve_admin, config.admin_socket)
+        self._tasks = [loop.create_task(work()) for work in (self._tick, self._follow, self._report, self._save)]
+
+    async def stop(self, drain_s: float | None = None) -> None:
+        """Stop accepting, let exchanges finish, close sockets with 1001 after `drain_s` (default: the configured one)."""
+        core = self.core
+        loop = asyncio.get_running_loop()
+        core.draining = True
+        limit = loop.time() + (self.config.drain_s if drain_s is None else drain_s)
+        if self._server is not None:
+            self._server.close()
+        for connection in tuple(core.connections):
+            connection.check(loop.time())
+        while core.connections and loop.time() < limit:
+            await asyncio.sleep(0.05)
+        for connection in tuple(core.connections):
+            if connection.phase == TUNNEL:
+                connection.close_tunnel(1001)
+        for _turn in range(20):
+            if not core.connections:
+                break
+            await asyncio.sleep(0.01)
+        for connection in tuple(core.connections):
+            connection.transport.abort()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        core.pools.close()
+        if self._admin is not None:
+            self._admin.close()
+        with contextlib.suppress(OSError, TimeoutError):
+            async with asyncio.timeout(1):
+                await self._feed.report(core.activity.reports())
+        core.table.save()
+        core.log.close()
+        await asyncio.sleep(0)
+
+    async def _follow(self) -> None:
+        """Apply the route stream for ever; a broken one is opened again, and the last table serves meanwhile."""
+        while True:
+            with contextlib.suppress(OSError, Rejected, ValueError):
+                async for update in self._feed.updates():
+                    if not self.core.table.apply(update):
+                        break  # a gap: a new stream begins with a table
+            await asyncio.sleep(_FEED_RETRY_S)
+
+    async def _tick(self) -> None:
+        core = self.core
+        loop = asyncio.get_running_loop()
+        turn = 0
+        while True:
+            await asyncio.sleep(_TICK_S)
+            turn += 1
+            now = core.now = loop.time()
+            for connection in tuple(core.connections):
+                if now >= connection.deadline or core.draining:
+                    connection.check(now)
+            core.pools.sweep(now, self.config.drain_s)
+            core.log.flush()
+            if turn % 10 == 0:
+                core.clients.sweep(now)
+                core.activator.tick(core.table.get)
+
+    async def _report(self) -> None:
+        while True:
+            await asyncio.sleep(self.config.report_every_s)
+            reports = self.core.activity.reports()
+            if reports:
+                with contextlib.suppress(OSError):
+                    await self._feed.report(reports)
+
+    async def _save(self) -> None:
+        while True:
+            await asyncio.sleep(_SAVE_S)
+            self.core.table.save()
+
+    async def _serve_admin(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """GET /metrics, /healthz and /readyz over the admin socket; one request per connection."""
+        with contextlib.suppress(OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, TimeoutError):
+            async with asyncio.timeout(5):
+                line = (await reader.readuntil(b"\r\n\r\n")).split(b" ", 2)
+                path = line[1] if len(line) > 1 else b""
+                status, kind, body = b"200 OK", b"application/json", b'{"status":"ok"}'
+                if path == b"/metrics":
+                    kind, body = b"text/plain; version=0.0.4; charset=utf-8", self.core.metrics().encode()
+                elif path == b"/readyz":
+                    loaded = self.core.table.loaded
+                    status = b"200 OK" if loaded else b"503 Service Unavailable"
+                    body = json.dumps({"routes": loaded, "count": len(self.core.table), "version": self.core.table.version}).encode()
+                elif path != b"/healthz":
+                    status, body = b"404 Not Found", b"{}"
+                writer.write(
+                    b"HTTP/1.1 %b\r\nContent-Type: %b\r\nContent-Length: %d\r\nConnection: close\r\n\r\n%b"
+                    % (status, kind, len(body), body)
+                )
+                await writer.drain()
+        writer.close()
+        with contextlib.suppress(OSError):
+            await writer.wait_closed()
+
+
+def _listen(config: ProxyConfig) -> socket.socket:
+    sock = socket.socket(socket.AF_INET6 if ":" in config.host else socket.AF_INET, socket.SOCK_STREAM)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if config.reuse_port:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        sock.bind((config.host, config.port))
+        sock.listen(config.backlog)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+async def serve_proxy(config: ProxyConfig, feed: RouteFeed, authorize: Authorize, *, ready: Callable[[int], None] | None = None) -> None:
+    """Run one proxy until SIGTERM or SIGINT; `ready(port)` is called once it listens. Meant for a uvloop loop.
+
+    The start-up's objects are frozen out of garbage collection and its thresholds raised: a full collection in the middle
+    of traffic was most of the tail latency.
+    """
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    proxy = Proxy(config, feed, authorize)
+    await proxy.start()
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 50, 50)
+    if ready is not None:
+        ready(proxy.port)
+    try:
+        await stop.wait()
+    finally:
+        await proxy.stop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(number)
