@@ -143,26 +143,29 @@ class Database:
         await self._writer.dispose()
 
 
-def create_database(url: str, *, clock: Clock | None = None) -> Database:
-    """`sqlite:///relative.db`, `sqlite:////absolute.db` or `postgresql://…`; raises Rejected for anything else."""
+def create_database(url: str, *, clock: Clock | None = None, busy_timeout_s: float = BUSY_TIMEOUT_S) -> Database:
+    """`sqlite:///relative.db`, `sqlite:////absolute.db` or `postgresql://…`; raises Rejected for anything else.
+
+    `busy_timeout_s` bounds how long a writer waits for another process's write; then it is Unavailable.
+    """
     try:
         parsed = make_url(url)
     except exc.ArgumentError as error:
         raise Rejected("the database URL cannot be read; use sqlite:///PATH or postgresql://USER:PASSWORD@HOST/NAME") from error
     family = parsed.get_backend_name()
     if family == "sqlite" and parsed.database and parsed.database != ":memory:":
-        reader, writer = _sqlite(parsed)
+        reader, writer = _sqlite(parsed, busy_timeout_s)
     elif family in ("postgresql", "postgres"):
-        reader, writer = _postgresql(parsed)
+        reader, writer = _postgresql(parsed, busy_timeout_s)
     else:
         raise Rejected(f"'{family}' is not a database this platform can use; use sqlite:///PATH or postgresql://USER:PASSWORD@HOST/NAME")
     return Database(reader, writer, clock or SystemClock())
 
 
-def _sqlite(url: URL) -> tuple[AsyncEngine, AsyncEngine]:
+def _sqlite(url: URL, busy_timeout_s: float) -> tuple[AsyncEngine, AsyncEngine]:
     assert url.database is not None
     path = url.database
-    options: dict[str, Any] = {"pool_timeout": POOL_WAIT_S, "connect_args": {"timeout": BUSY_TIMEOUT_S}}
+    options: dict[str, Any] = {"pool_timeout": POOL_WAIT_S, "connect_args": {"timeout": busy_timeout_s}}
     url = url.set(drivername="sqlite+aiosqlite")
     reader = create_async_engine(url, pool_size=_READERS, max_overflow=0, **options)
     # One connection: writers of this process queue in order instead of polling for the file's lock.
@@ -172,8 +175,11 @@ def _sqlite(url: URL) -> tuple[AsyncEngine, AsyncEngine]:
         @event.listens_for(engine.sync_engine, "do_connect")
         def create_file(*_: object) -> None:
             # Before SQLite does, so that the file with everybody's hashes is private from its first byte.
-            if not os.path.exists(path):
-                os.close(os.open(path, os.O_CREAT | os.O_WRONLY, 0o600))
+            try:
+                if not os.path.exists(path):
+                    os.close(os.open(path, os.O_CREAT | os.O_WRONLY, 0o600))
+            except OSError as error:
+                raise Unavailable(f"the database file {path} cannot be made: {error.strerror}") from error
 
         @event.listens_for(engine.sync_engine, "connect")
         def configure(connection: Any, _: object) -> None:
@@ -187,16 +193,14 @@ def _sqlite(url: URL) -> tuple[AsyncEngine, AsyncEngine]:
         def start(connection: Any) -> None:
             connection.exec_driver_sql(begin)
 
-    prepare(reader, ("busy_timeout=5000", "foreign_keys=ON", "query_only=ON", "cache_size=-16000", "mmap_size=268435456"), "BEGIN")
-    prepare(
-        writer, ("busy_timeout=5000", "journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "cache_size=-16000"), "BEGIN IMMEDIATE"
-    )
+    prepare(reader, ("foreign_keys=ON", "query_only=ON", "cache_size=-16000", "mmap_size=268435456"), "BEGIN")
+    prepare(writer, ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "cache_size=-16000"), "BEGIN IMMEDIATE")
     return reader, writer
 
 
-def _postgresql(url: URL) -> tuple[AsyncEngine, AsyncEngine]:
+def _postgresql(url: URL, busy_timeout_s: float) -> tuple[AsyncEngine, AsyncEngine]:
     url = url.set(drivername="postgresql+psycopg")
-    limits = f"-c lock_timeout={int(BUSY_TIMEOUT_S * 1000)} -c idle_in_transaction_session_timeout=60000 -c timezone=UTC"
+    limits = f"-c lock_timeout={int(busy_timeout_s * 1000)} -c idle_in_transaction_session_timeout=60000 -c timezone=UTC"
     options: dict[str, Any] = {
         "pool_timeout": POOL_WAIT_S,
         "pool_pre_ping": True,  # a restarted server costs a reconnect, not an error

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import CursorResult, Executable, RowMapping, Table
+from sqlalchemy import CursorResult, Executable, RowMapping, Table, literal_column
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -35,7 +35,9 @@ class Rows:
 
     async def add(self, table: Table, row: Mapping[str, Any]) -> bool:
         """False when a unique key of the row exists already; the transaction goes on in that case."""
-        return await self.run(self._insert(table).values(**row).on_conflict_do_nothing()) > 0
+        # RETURNING, because a driver need not count the rows of an INSERT.
+        statement = self._insert(table).values(**row).on_conflict_do_nothing().returning(literal_column("1"))
+        return await self.value(statement) is not None
 
     async def put(self, table: Table, row: Mapping[str, Any], *, key: tuple[str, ...], keep: tuple[str, ...] = ()) -> None:
         """Insert, or replace every column of the row with the same `key` except those named in `keep`."""

@@ -9,15 +9,18 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import LiteralString, cast
+
+import psycopg
 
 _SPEED = "-c fsync=off -c synchronous_commit=off -c full_page_writes=off -c max_connections=60 -c shared_buffers=32MB"
 
 
 def find_server() -> Path | None:
     """The folder with initdb and postgres, newest version first; None when PostgreSQL is not installed."""
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda p: float(p.parent.name), reverse=True)
     on_path = shutil.which("initdb")
-    found = [Path(on_path).parent] if on_path else []
-    found += sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda p: float(p.parent.name), reverse=True)
+    found += [Path(on_path).parent] if on_path else []
     return next((p for p in found if (p / "initdb").exists() and (p / "postgres").exists()), None)
 
 
@@ -58,7 +61,8 @@ class PostgresServer:
         return f"postgresql://{self._owner}@/{database}?host={self._folder}"
 
     def sql(self, statement: str, database: str = "postgres") -> None:
-        self._run("psql", "-h", str(self._folder), "-U", self._owner, "-d", database, "-v", "ON_ERROR_STOP=1", "-qc", statement)
+        with psycopg.connect(self.url(database), autocommit=True) as connection:
+            connection.execute(cast(LiteralString, statement))
 
 
 _ENV = {"PATH": os.environ.get("PATH", "/usr/bin:/bin"), "LC_ALL": "C", "HOME": "/"}
