@@ -1,0 +1,13 @@
+// @ts-check
+/** Entry of every page: each part looks for its own `data-` marks and does nothing without them. */
+import { copyButtons } from "./copy.js";
+import { gallerySearch } from "./gallery.js";
+import { livePanel } from "./live.js";
+import { liveLog } from "./logs.js";
+import { pageTouches } from "./touches.js";
+
+copyButtons(document);
+pageTouches();
+gallerySearch();
+livePanel();
+liveLog();
