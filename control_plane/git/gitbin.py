@@ -35,7 +35,6 @@ PINNED: tuple[tuple[str, str], ...] = (
     ("http.receivepack", "true"),
     ("uploadpack.allowFilter", "true"),
     ("uploadpack.allowAnySHA1InWant", "false"),
-    ("uploadpack.packObjectsHook", ""),
     ("protocol.allow", "never"),
     ("protocol.file.allow", "always"),
     ("core.sshCommand", "false"),
@@ -91,6 +90,7 @@ class GitBinary:
         hooks_path: Path | None = None,
         stdin: int | None = asyncio.subprocess.DEVNULL,
         stderr: int | None = asyncio.subprocess.PIPE,
+        pass_fds: Sequence[int] = (),
     ) -> asyncio.subprocess.Process:
         try:
             return await asyncio.create_subprocess_exec(
@@ -101,6 +101,7 @@ class GitBinary:
                 stdout=asyncio.subprocess.PIPE,
                 stderr=stderr,
                 start_new_session=True,
+                pass_fds=tuple(pass_fds),
                 limit=1 << 20,
             )
         except FileNotFoundError as error:
