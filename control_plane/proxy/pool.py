@@ -15,7 +15,7 @@ from control_plane.proxy.upstream import Upstream
 
 IDLE_S = 4.0
 FRESH_S = 1.5  # younger than this, an idle connection may carry a request that cannot be repeated
-_MAX_IDLE = 256
+_MAX_IDLE = 1024
 
 
 class Pool:
