@@ -23,6 +23,7 @@ from kombu.transport import filesystem
 
 QUEUE_NAME = "vitrine-builds"
 POLL_S = 0.05  # what an idle worker waits between looks at the spool; a look is one listdir of an empty folder
+STOP_LOOK_S = 0.2
 VISIBILITY_S = 4 * 3600  # Redis gives a message that was not acknowledged to another worker after this; longer than any build
 
 
@@ -120,3 +121,7 @@ def _is_envelope(message: object) -> bool:
 
 class SpoolTransport(filesystem.Transport):
     Channel = SpoolChannel
+
+    def drain_events(self, connection: Any, timeout: float | None = None) -> Any:
+        # Celery waits 2 s here before it looks whether it was told to stop.
+        return super().drain_events(connection, timeout=STOP_LOOK_S if timeout is None else min(timeout, STOP_LOOK_S))
