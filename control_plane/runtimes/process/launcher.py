@@ -66,7 +66,9 @@ class Launch:
             owner = rootfs.Owner(rootful=self.rootful, uid=self.outer_uid if self.rootful else rootfs.INSIDE_ID)
             self._step("filesystem", lambda: (rootfs.stage(), rootfs.build(self.spec, owner, _prefixes(), self._etc_files())))
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        sys.stdout.flush()
+        if isolated:
+            # As late as this: the first child after it is pid 1, and the file system needed helpers of its own.
+            self._step("pid", lambda: k.unshare(k.CLONE_NEWPID))
         self.pid1 = os.fork()
         if self.pid1 == 0:
             ours.close()
@@ -81,7 +83,7 @@ class Launch:
             raise Failed(name, error) from error
 
     def _enter_namespaces(self) -> None:
-        kinds = k.CLONE_NEWNS | k.CLONE_NEWIPC | k.CLONE_NEWUTS | k.CLONE_NEWPID | (0 if self.network == "host" else k.CLONE_NEWNET)
+        kinds = k.CLONE_NEWNS | k.CLONE_NEWIPC | k.CLONE_NEWUTS | (0 if self.network == "host" else k.CLONE_NEWNET)
         try:
             if self.rootful:
                 os.setgroups([])
