@@ -9,6 +9,7 @@ import asyncio
 import base64
 import binascii
 import secrets
+import time
 from collections import OrderedDict
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -137,13 +138,13 @@ class Throttle:
 
     def __init__(
         self,
-        clock: Clock,
+        clock: Clock | None = None,
         *,
         limit: int = 10,
         window_s: float = 300.0,
         max_keys: int = 20_000,
     ) -> None:
-        self._clock = clock
+        self._monotonic = clock.monotonic if clock else time.monotonic
         self._limit = limit
         self._window_s = window_s
         self._max_keys = max_keys
@@ -151,7 +152,7 @@ class Throttle:
 
     def check(self, *keys: str) -> None:
         """Raises RateLimited when any key is closed."""
-        now = self._clock.monotonic()
+        now = self._monotonic()
         for key in keys:
             recent = [t for t in self._failures.get(key, ()) if now - t < self._window_s]
             if len(recent) >= self._limit:
@@ -162,7 +163,7 @@ class Throttle:
                 )
 
     def failed(self, *keys: str) -> None:
-        now = self._clock.monotonic()
+        now = self._monotonic()
         for key in keys:
             recent = [t for t in self._failures.pop(key, ()) if now - t < self._window_s]
             self._failures[key] = [*recent, now][-self._limit :]
