@@ -104,7 +104,11 @@ class Services:
 
 def prepare_data_dir(settings: Settings) -> None:
     """Make the folders of the data dir, readable by nobody else (apps of strangers run on this machine)."""
-    for folder in (settings.data_dir, settings.run_dir, *(settings.data_dir / n for n in ("repos", "lfs", "envs", "bundles", "logs", "cache", "queue"))):
+    for folder in (
+        settings.data_dir,
+        settings.run_dir,
+        *(settings.data_dir / n for n in ("repos", "lfs", "envs", "bundles", "logs", "cache", "queue")),
+    ):
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     os.chmod(settings.run_dir, 0o700)
 
@@ -304,7 +308,7 @@ def proxy_config(settings: Settings) -> ProxyConfig:
         api_socket="" if settings.api_url else str(settings.run_dir / API_SOCKET),
         apps_domain=settings.apps_domain,
         public_url=settings.resolved_public_url,
-        table_file=str(settings.data_dir / "routes.json"),
+        table_file=settings.data_dir / "routes.json",
         wake_timeout_s=float(settings.wake_timeout_s),
     )
 
@@ -327,10 +331,12 @@ async def run_proxy(settings: Settings, ready: Callable[[dict[str, Any]], None])
             raise GuardUnavailable(str(error)) from error
         if status != 200:
             raise GuardUnavailable(f"the API answered {status}")
-        return Verdict(bool(answer.get("allowed")), str(answer.get("user", "")), str(answer.get("cookie", "")), int(answer.get("max_age_s", 0)))
+        return Verdict(
+            bool(answer.get("allowed")), str(answer.get("user", "")), str(answer.get("cookie", "")), int(answer.get("max_age_s", 0))
+        )
 
     try:
-        await serve_proxy(proxy_config(settings), bus, authorize, ready=lambda: ready({}))
+        await serve_proxy(proxy_config(settings), bus, authorize, ready=lambda port: ready({"port": port}))
     finally:
         await bus.close()
 
@@ -359,7 +365,13 @@ def worker_config(settings: Settings) -> WorkerConfig:
 
 
 def run_builder(settings: Settings, ready: Callable[[dict[str, Any]], None]) -> None:
+    from celery.signals import worker_ready
+
     from builder.worker import run_worker
 
+    def told(**_: Any) -> None:
+        ready({})
+
     prepare_data_dir(settings)
-    run_worker(worker_config(settings), ready=lambda: ready({}))
+    worker_ready.connect(told, weak=False)
+    run_worker(worker_config(settings))

@@ -37,7 +37,12 @@ def _options(command: Callable[..., None]) -> Callable[..., None]:
     for option in (
         click.option("--config", type=click.Path(path_type=Path), help="vitrine.toml; default: the one in the data dir"),
         click.option("--runtime", type=click.Choice(["auto", "process", "docker", "kubernetes"]), help="Where apps run"),
-        click.option("--trusted", is_flag=True, default=None, help="Start apps even where the sandbox floor cannot be met: your own code on your own machine"),
+        click.option(
+            "--trusted",
+            is_flag=True,
+            default=None,
+            help="Start apps even where the sandbox floor cannot be met: your own code on your own machine",
+        ),
         click.option("--apps-domain", help="Spaces answer at SUBDOMAIN.APPS_DOMAIN (default: localhost)"),
         click.option("--port", type=int, help="Port to listen on (default: 7860; 0: any free one)"),
         click.option("--host", help="Address to listen on (default: 127.0.0.1)"),
@@ -167,5 +172,7 @@ def doctor(as_json: bool, config: Path | None, **overrides: Any) -> None:
     else:
         for finding in findings:
             mark = "ok " if finding.ok else "no "
-            click.echo(f"{mark} {finding.name}: {finding.detail}" + (f"\n      fix: {finding.fix}" if finding.fix and not finding.ok else ""))
+            click.echo(
+                f"{mark} {finding.name}: {finding.detail}" + (f"\n      fix: {finding.fix}" if finding.fix and not finding.ok else "")
+            )
     logging.shutdown()

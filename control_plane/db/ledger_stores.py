@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import delete, select
+from sqlalchemy import and_, case, delete, false, func, or_, select
 
 from control_plane.db.rows import Row, Rows
-from control_plane.db.tables import audit, counters, documents, meta, quota_limits, usage
+from control_plane.db.space_stores import OPEN_REPLICA
+from control_plane.db.tables import audit, counters, deployments, documents, meta, quota_limits, replicas, repos, spaces, usage
 from control_plane.domain.ids import AccountId, SpaceId
+from control_plane.domain.quotas import Held
+from control_plane.domain.spaces import DesiredState, RepoType, Sdk
 
 GENESIS = "0" * 64  # `prev_hash` of the first audit row
 _HEAD = "audit.head"
@@ -37,6 +41,44 @@ class SqlQuotaStore:
         """Those with a limit of their own; the platform default "" is not among them."""
         query = select(quota_limits.c.subject).where(quota_limits.c.subject != "").distinct().order_by(quota_limits.c.subject)
         return tuple(row["subject"] for row in await self._rows.all(query))
+
+    async def held(self, account_id: AccountId) -> Held:
+        owned = repos.c.owner_id == account_id
+        is_alive = or_(repos.c.type != RepoType.SPACE.value, spaces.c.desired.is_(None), spaces.c.desired != DesiredState.DELETED.value)
+        is_space = case((repos.c.type == RepoType.SPACE.value, 1), else_=0)
+        totals = select(func.sum(is_space).label("spaces"), func.sum(repos.c.storage_bytes).label("bytes"))
+        total = await self._rows.one(totals.select_from(repos.outerjoin(spaces, spaces.c.id == repos.c.id)).where(owned, is_alive))
+        running: dict[str, dict[str, int]] = {}
+        # Let in: the owner wants it up and its newest deployment may still come up, whether a replica exists yet or not.
+        of_newest = and_(deployments.c.space_id == spaces.c.id, deployments.c.generation == spaces.c.generation)
+        let_in = (
+            select(spaces.c.id, spaces.c.hardware, spaces.c.replicas)
+            .join(repos, repos.c.id == spaces.c.id)
+            .join(deployments, of_newest)
+            .where(owned, spaces.c.sdk != Sdk.STATIC.value, spaces.c.desired == DesiredState.RUNNING.value, spaces.c.asleep == false())
+            .where(spaces.c.suspended == false(), deployments.c.failed_reason.is_(None))
+        )
+        for row in await self._rows.all(let_in):
+            running[row["id"]] = {row["hardware"]: row["replicas"]}
+        exists = (
+            select(replicas.c.space_id, replicas.c.hardware, replicas.c.generation, replicas.c.started_at)
+            .join(spaces, spaces.c.id == replicas.c.space_id)
+            .join(repos, repos.c.id == replicas.c.space_id)
+            .where(owned, spaces.c.sdk != Sdk.STATIC.value, OPEN_REPLICA)
+        )
+        counts: Counter[tuple[str, str, int]] = Counter()
+        since = []
+        for row in await self._rows.all(exists):
+            counts[row["space_id"], row["hardware"], row["generation"]] += 1
+            if row["started_at"] is not None:
+                since.append((row["hardware"], row["started_at"]))
+        for (space_id, flavor, _), count in counts.items():
+            # Two generations during a switch are one use of the quota: a limit of 1 must not stop a redeploy.
+            of_space = running.setdefault(space_id, {})
+            of_space[flavor] = max(of_space.get(flavor, 0), count)
+        if total is None:
+            return Held(0, 0, running, tuple(since))
+        return Held(int(total["spaces"] or 0), int(total["bytes"] or 0), running, tuple(since))
 
     async def add_usage(self, *, account_id: AccountId, space_id: SpaceId, key: str, flavor: str, day: str, amount: float) -> None:
         row = {"account_id": account_id, "space_id": space_id, "key": key, "flavor": flavor, "day": day, "amount": amount}

@@ -21,7 +21,7 @@ SUBDOMAIN_REST = timedelta(days=30)  # a freed host is not given to somebody els
 
 # Conditions written as text, so that they equal the ones of the partial indexes and a planner can prove it.
 _OPEN_BUILD = text("builds.status IN ('queued', 'running')")
-_OPEN_REPLICA = text("replicas.state NOT IN ('stopped', 'failed')")
+OPEN_REPLICA = text("replicas.state NOT IN ('stopped', 'failed')")
 _CHUNK = 500  # ids per statement; SQLite takes at most 32,766 parameters
 
 
@@ -180,14 +180,14 @@ class SqlDeploymentStore:
         return found
 
     async def replicas(self, space_id: SpaceId) -> tuple[Replica, ...]:
-        query = select(replicas).where(replicas.c.space_id == space_id, _OPEN_REPLICA).order_by(replicas.c.seq)
+        query = select(replicas).where(replicas.c.space_id == space_id, OPEN_REPLICA).order_by(replicas.c.seq)
         return tuple(mapping.replica_to_domain(row) for row in await self._rows.all(query))
 
     async def replicas_many(self, space_ids: Sequence[str]) -> dict[str, tuple[Replica, ...]]:
         """A Space without open replicas has no entry."""
         found: dict[str, tuple[Replica, ...]] = {}
         for ids in _chunks(space_ids):
-            query = select(replicas).where(replicas.c.space_id.in_(ids), _OPEN_REPLICA).order_by(replicas.c.seq)
+            query = select(replicas).where(replicas.c.space_id.in_(ids), OPEN_REPLICA).order_by(replicas.c.seq)
             for row in await self._rows.all(query):
                 found[row["space_id"]] = (*found.get(row["space_id"], ()), mapping.replica_to_domain(row))
         return found
@@ -200,7 +200,7 @@ class SqlDeploymentStore:
         await self._rows.put(replicas, mapping.replica_to_row(replica), key=("id",))
 
     async def open_replicas(self) -> tuple[Replica, ...]:
-        query = select(replicas).where(_OPEN_REPLICA).order_by(replicas.c.seq)
+        query = select(replicas).where(OPEN_REPLICA).order_by(replicas.c.seq)
         return tuple(mapping.replica_to_domain(row) for row in await self._rows.all(query))
 
     async def failures(self, space_id: SpaceId, generation: int) -> tuple[Replica, ...]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
 from enum import StrEnum
 
 from control_plane.domain.errors import Rejected
@@ -25,6 +27,20 @@ class QuotaValue:
     key: str
     limit: float | None
     source: str
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What an account holds at this moment, counted from rows. Static Spaces run nothing and are counted in `spaces` only.
+
+    `running`: Space id → flavor → replicas that run or were let in to run. A Space that changes hardware has two flavors
+    for a moment. `open_since`: one (flavor, start) per replica that runs now, for what is not metered yet.
+    """
+
+    spaces: int = 0
+    storage_bytes: int = 0
+    running: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    open_since: tuple[tuple[str, datetime], ...] = ()
 
 
 DEFAULT_QUOTAS: dict[str, float | None] = {key.value: None for key in QuotaKey}

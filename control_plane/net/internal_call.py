@@ -11,7 +11,9 @@ from typing import Any
 _MAX_ANSWER = 1 << 20
 
 
-async def post_json(socket_path: str, path: str, secret: str, body: Mapping[str, object], *, timeout_s: float = 3.0) -> tuple[int, dict[str, Any]]:
+async def post_json(
+    socket_path: str, path: str, secret: str, body: Mapping[str, object], *, timeout_s: float = 3.0
+) -> tuple[int, dict[str, Any]]:
     """(status, object). Raises OSError or TimeoutError when nobody answers, ValueError when the answer is not JSON."""
     payload = json.dumps(dict(body)).encode()
     head = (

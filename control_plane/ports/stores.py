@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 from control_plane.domain.accounts import Account, AccountKind, Membership, OrgRole, Session, Token
 from control_plane.domain.ids import AccountId, BuildId, ReplicaId, RepoId, SessionId, SpaceId, TokenId
+from control_plane.domain.quotas import Held
 from control_plane.domain.spaces import Build, Deployment, Replica, Repo, RepoType, Setting, Space, SpaceEvent
 
 
@@ -126,6 +127,7 @@ class QuotaStore(Protocol):
     async def set_limit(self, subject: str, key: str, limit: float | None) -> None: ...
     async def unset_limit(self, subject: str, key: str) -> None: ...
     async def subjects(self) -> tuple[str, ...]: ...
+    async def held(self, account_id: AccountId) -> Held: ...  # counted now, inside the caller's transaction
     async def add_usage(self, *, account_id: AccountId, space_id: SpaceId, key: str, flavor: str, day: str, amount: float) -> None: ...
     async def usage(
         self, *, account_id: AccountId | None = None, since_day: str, until_day: str | None = None

@@ -6,6 +6,8 @@ import sys
 from pathlib import Path
 from typing import IO
 
+from control_plane.proxy.heads import RequestHead
+
 _BATCH = 128
 
 
@@ -24,21 +26,26 @@ class AccessLog:
         self._lines: list[str] = []
 
     def add(
-        self, ended: float, request_id: bytes, client: str, host: bytes, space: str, revision: str, method: bytes, target: bytes,
+        self, ended: float, request_id: bytes, client: str, space: str, head: RequestHead | None, method: bytes, target: bytes,
         status: int, code: str, connect_s: float, service_s: float, sent: int,
     ) -> None:  # fmt: skip
-        if status < 500 and not code:
+        """`space` is the Space's ready-made part of the line, or empty for the platform and for refused requests."""
+        if self._every != 1 and status < 500 and not code:
             self._seen += 1
             if self._every == 0 or self._seen % self._every:
                 return
         path = target.partition(b"?")[0].decode("latin-1")
         if '"' in path or "\\" in path:
             path = path.replace("\\", "\\\\").replace('"', '\\"')
+        host = head.host.decode("latin-1") if head is not None else ""
         self._lines.append(
-            f'{{"event":"request","at":{ended:.3f},"id":"{request_id.decode()}","client":"{client}","host":"{host.decode("latin-1")}",'
-            f'"space":"{space}","revision":"{revision}","method":"{method.decode("latin-1")}","path":"{path[:512]}","status":{status},'
-            f'"code":"{code}","connect_ms":{connect_s * 1000:.1f},"service_ms":{service_s * 1000:.1f},"bytes":{sent}}}\n'
-        )
+            '{"event":"request","at":%.3f,"id":"%s","client":"%s","host":"%s",%s"method":"%s","path":"%s","status":%d,"code":"%s",'
+            '"connect_ms":%.1f,"service_ms":%.1f,"bytes":%d}\n'
+            % (
+                ended, request_id.decode(), client, host, space, method.decode("latin-1"), path[:512], status, code,
+                connect_s * 1000, service_s * 1000, sent,
+            )
+        )  # fmt: skip
         if len(self._lines) >= _BATCH:
             self.flush()
 

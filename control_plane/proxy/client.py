@@ -45,51 +45,57 @@ _CONNECT_RETRY_S = (0.05, 0.2, 0.5)  # an app may be between two processes; then
 
 
 class ClientConnection(asyncio.Protocol):
-    __slots__ = (
-        "__weakref__", "_body_left", "_buffer", "_chunks", "_close_after", "_code", "_connect_s", "_forward", "_live", "_minor",
-        "_read_holds", "_retried", "_started", "_status", "_task", "_up", "_wait_host", "_write_paused", "accepts_upgrade", "address",
-        "answered", "app_host", "client", "core", "deadline", "entry", "extra_head", "head", "is_stream", "keep_upstream", "method",
-        "phase", "pool", "proto", "request_id", "request_sent", "sent", "sign", "target", "transport",
-    )  # fmt: skip
+    # Defaults live on the class: a short connection sets only what it uses.
+    core: Core
+    transport: asyncio.Transport
+    client: Client | None = None
+    address = ""
+    proto = b"http"
+    phase = HEAD
+    deadline = 0.0
+    head: RequestHead | None = None
+    entry: Entry | None = None
+    pool: Pool | None = None
+    method = b""
+    target = b""
+    request_id = b""
+    app_host: bytes | None = None
+    extra_head = b""
+    sign = b""
+    accepts_upgrade = False
+    answered = False
+    request_sent = False
+    keep_upstream = False
+    is_stream = False
+    sent = 0
+    _minor = b"1"
+    _forward = b""
+    _buffer = b""
+    _body_left = 0
+    _chunks: ChunkReader | None = None
+    _up: Upstream | None = None
+    _task: asyncio.Task[None] | None = None
+    _wait_host = ""
+    _started = 0.0
+    _connect_s = 0.0
+    _status = 0
+    _code = ""
+    _close_after = False
+    _retried = False
+    _live = False
+    _write_paused = False
+    _read_holds = 0
 
     def __init__(self, core: Core) -> None:
         self.core = core
-        self.transport: asyncio.Transport = cast(asyncio.Transport, None)
-        self.client: Client | None = None
-        self.address = ""
         self.proto = core.scheme
-        self.phase = HEAD
-        self.deadline = 0.0
-        self.head: RequestHead | None = None
-        self.entry: Entry | None = None
-        self.pool: Pool | None = None
-        self.method = self.target = self.request_id = b""
-        self.app_host: bytes | None = None
-        self.extra_head = b""
-        self.sign = b""
-        self.accepts_upgrade = self.answered = self.request_sent = self.keep_upstream = self.is_stream = False
-        self.sent = 0
-        self._minor = b"1"
-        self._forward = b""
-        self._buffer = b""
-        self._body_left = 0
-        self._chunks: ChunkReader | None = None
-        self._up: Upstream | None = None
-        self._task: asyncio.Task[None] | None = None
-        self._wait_host = ""
-        self._started = 0.0
-        self._connect_s = 0.0
-        self._status = 0
-        self._code = ""
-        self._close_after = self._retried = self._live = self._write_paused = False
-        self._read_holds = 0
 
     # -- transport ---------------------------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
         core = self.core
-        core.now = asyncio.get_running_loop().time()
+        core.now = core.clock()
         self.transport.set_write_buffer_limits(high=WRITE_HIGH)
         peer = transport.get_extra_info("peername")
         self.address = peer[0] if isinstance(peer, tuple) and peer else ""
@@ -207,9 +213,12 @@ class ClientConnection(asyncio.Protocol):
             block = data[line_end:end]
             head = self.head
             fresh = head is None or head.block != block or minor != self._minor
-            if fresh:  # the same client often repeats its headers to the byte; checked once, they stay checked
+            if fresh:  # clients often repeat their headers to the byte; checked once, they stay checked
                 self.head = None
-                head = RequestHead(block, minor, limits)
+                head = core.known_heads.get(block) if minor == b"1" else None
+                if head is None:
+                    head = RequestHead(block, minor, limits)
+                    core.remember_head(block, minor, head)
             assert head is not None
             if target[0] != 47:
                 target = origin_form(method, target, head.host)
@@ -240,7 +249,7 @@ class ClientConnection(asyncio.Protocol):
         self.accepts_upgrade = head.upgrade
         self.phase = HOLD
         self.deadline = core.now + core.config.app_timeout_s
-        is_platform, entry, ours = core.resolve(head.host)
+        is_platform, entry, ours = core.resolved.get(head.host) or core.resolve(head.host)
         if fresh or self.entry is not entry:
             self.head = head
             self.entry = entry
@@ -655,10 +664,8 @@ class ClientConnection(asyncio.Protocol):
             activity.last_used = time.time()
         log = core.log
         if log.enabled:
-            route = entry.route if entry is not None else None
             log.add(
-                time.time(), self.request_id, self.address, self.head.host if self.head is not None else b"",
-                route.space_name if route is not None else "", route.revision if route is not None else "",
+                time.time(), self.request_id, self.address, entry.log_part if entry is not None else "", self.head,
                 self.method, self.target, self._status, self._code, self._connect_s, seconds, self.sent,
             )  # fmt: skip
 

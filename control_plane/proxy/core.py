@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import secrets
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,7 +15,7 @@ from control_plane.proxy.activator import Activator
 from control_plane.proxy.activity import Activity
 from control_plane.proxy.balancer import Balancer
 from control_plane.proxy.guard import Guard
-from control_plane.proxy.heads import HeadLimits
+from control_plane.proxy.heads import HeadLimits, RequestHead
 from control_plane.proxy.limits import Clients
 from control_plane.proxy.pool import Pool, Pools
 from control_plane.proxy.table import Entry, Table
@@ -72,7 +73,7 @@ class Core:
 
     def __init__(
         self, config: ProxyConfig, *, pools: Pools, activity: Activity, table: Table, guard: Guard, activator: Activator,
-        platform: Pool, log: AccessLog, now: float,
+        platform: Pool, log: AccessLog, clock: Callable[[], float],
     ) -> None:  # fmt: skip
         self.config = config
         self.pools = pools
@@ -85,9 +86,11 @@ class Core:
         self.balancer = Balancer()
         self.clients = Clients(config.client_rate, config.client_burst, config.connections_per_client)
         self.connections: set[ClientConnection] = set()
-        self.now = now
+        self.clock = clock
+        self.now = clock()
+        self.known_heads: dict[bytes, RequestHead] = {}  # recent HTTP/1.1 blocks, found valid
         self.draining = False
-        self.id_prefix = secrets.token_hex(5)
+        self.id_prefix = secrets.token_hex(5).encode()
         self.ids = 0
         parts = urlsplit(config.public_url)
         self.scheme = parts.scheme.encode() or b"http"
@@ -95,16 +98,16 @@ class Core:
         self._platform_hosts = {(parts.hostname or "localhost").lower(), "localhost"}
         self._apps_suffix = "." + config.apps_domain.lower().strip(".")
         self._trusted = tuple(ipaddress.ip_network(net) for net in config.trusted_proxies)
-        self._resolved: dict[bytes, tuple[bool, Entry | None, bool]] = {}
+        self.resolved: dict[bytes, tuple[bool, Entry | None, bool]] = {}
 
     def resolve(self, host: bytes) -> tuple[bool, Entry | None, bool]:
         """(is the platform's, entry of a Space, belongs to us at all) for a valid lower-case Host value."""
-        found = self._resolved.get(host)
+        found = self.resolved.get(host)
         if found is None:
             found = self._resolve(host)
-            if len(self._resolved) > 8192:
-                self._resolved.clear()
-            self._resolved[host] = found
+            if len(self.resolved) > 8192:
+                self.resolved.clear()
+            self.resolved[host] = found
         return found
 
     def _resolve(self, raw: bytes) -> tuple[bool, Entry | None, bool]:
@@ -120,12 +123,19 @@ class Core:
             return False, self.table.get(name), False
         return True, None, True
 
+    def remember_head(self, block: bytes, minor: bytes, head: RequestHead) -> None:
+        """Keep a checked block for the next connection that sends the same; bounded to a few MB."""
+        if minor == b"1" and len(block) <= 2048:
+            if len(self.known_heads) >= 1024:
+                self.known_heads.clear()
+            self.known_heads[block] = head
+
     def forget_resolved(self) -> None:
-        self._resolved.clear()
+        self.resolved.clear()
 
     def next_id(self) -> bytes:
         self.ids += 1
-        return b"%s%07x" % (self.id_prefix.encode(), self.ids)
+        return b"%s%07x" % (self.id_prefix, self.ids)
 
     def is_trusted(self, address: str) -> bool:
         if not self._trusted:

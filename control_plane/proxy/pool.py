@@ -11,17 +11,19 @@ import hashlib
 
 from control_plane.domain.routes import Endpoint
 from control_plane.net.dial import DialError, dial
+from control_plane.proxy.heads import ResponseHead
 from control_plane.proxy.upstream import Upstream
 
 IDLE_S = 4.0
 FRESH_S = 1.5  # younger than this, an idle connection may carry a request that cannot be repeated
 _MAX_IDLE = 1024
+_NO_HEAD = ResponseHead(b"HTTP/1.1 500 None", None)
 
 
 class Pool:
     """`key` names the replica in affinity cookies; it says nothing about its address."""
 
-    __slots__ = ("connect_timeout_s", "endpoint", "header", "idle", "key", "open", "references")
+    __slots__ = ("connect_timeout_s", "endpoint", "header", "idle", "key", "last_head", "last_host", "last_raw", "open", "references")
 
     def __init__(self, endpoint: Endpoint, connect_timeout_s: float) -> None:
         self.endpoint = endpoint
@@ -33,6 +35,9 @@ class Pool:
         self.idle: list[Upstream] = []
         self.open: set[Upstream] = set()
         self.references = 0
+        self.last_raw = b""
+        self.last_host: bytes | None = b""
+        self.last_head = _NO_HEAD
 
     def take(self, now: float, *, repeatable: bool) -> Upstream | None:
         """An idle connection, or None. A request that cannot be repeated only gets one that was in use moments ago."""

@@ -63,7 +63,7 @@ class Proxy:
             activator=activator,
             platform=pools.acquire(api),
             log=AccessLog(config.access_log, config.access_log_sample),
-            now=loop.time(),
+            clock=loop.time,
         )
         table.on_change = self._route_changed
         self._server: asyncio.Server | None = None

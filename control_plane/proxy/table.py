@@ -27,13 +27,14 @@ _SAFE_HOST = re.compile(r"[a-z0-9](?:[a-z0-9.\-]*[a-z0-9])?")
 class Entry:
     """One route compiled: what the data path reads per request."""
 
-    __slots__ = ("activity", "bucket", "host", "is_private", "is_ready", "pools", "response_suffix", "route")
+    __slots__ = ("activity", "bucket", "host", "is_private", "is_ready", "log_part", "pools", "response_suffix", "route")
 
     def __init__(self, route: Route, pools: tuple[Pool, ...], activity: SpaceActivity, bucket: Bucket, embed_origin: str) -> None:
         if not _SAFE_HOST.fullmatch(route.host) or (route.redirect_to and not _SAFE_HOST.fullmatch(route.redirect_to)):
             raise Rejected(f"not a host name: {route.host!r}")
         self.route = route
         self.host = route.host.encode("ascii")
+        self.log_part = f'"space":"{route.space_name}","revision":"{route.revision}",'
         self.pools = pools
         self.activity = activity
         self.bucket = bucket

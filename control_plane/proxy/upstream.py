@@ -156,11 +156,17 @@ class Upstream(asyncio.Protocol):
         if end > MAX_RESPONSE_HEAD:
             self._refuse(client, Code.APP_HEAD_TOO_LARGE)
             return
-        try:
-            head = ResponseHead(data[:end], client.app_host)
-        except ValueError:
-            self._refuse(client, Code.APP_BAD_ANSWER)
-            return
+        raw = data[:end]
+        pool = self.pool
+        if raw == pool.last_raw and client.app_host == pool.last_host:
+            head = pool.last_head  # polled endpoints repeat their heads within a second
+        else:
+            try:
+                head = ResponseHead(raw, client.app_host)
+            except ValueError:
+                self._refuse(client, Code.APP_BAD_ANSWER)
+                return
+            pool.last_raw, pool.last_host, pool.last_head = raw, client.app_host, head
         rest_at = end + 4
         status = head.status
         if status < 200:

@@ -35,5 +35,5 @@ def set_up(component: str, level: str) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
-    for noisy in ("httpx", "httpcore", "asyncio", "aiosqlite", "uvicorn.access"):
+    for noisy in ("httpx", "httpcore", "asyncio", "aiosqlite", "uvicorn", "alembic"):
         logging.getLogger(noisy).setLevel(logging.WARNING)

@@ -182,17 +182,26 @@ class Stream:
     def __init__(self, response: urllib3.BaseHTTPResponse) -> None:
         self._response = response
         self._closed = False
+        self._more = False
+
+    def has_more(self) -> bool:
+        """Whether the line just given was followed by another one that is here already."""
+        return self._more
 
     def lines(self) -> Iterator[bytes]:
         rest = b""
         try:
             for chunk in self._response.stream(1 << 16, decode_content=True):
                 *whole, rest = (rest + chunk).split(b"\n")
-                yield from (line for line in whole if line)
+                for place, line in enumerate(whole):
+                    self._more = place + 1 < len(whole)
+                    if line:
+                        yield line
         except (urllib3.exceptions.HTTPError, OSError, ValueError, AttributeError) as error:
             if not self._closed:
                 raise Unavailable("the connection to the API server broke off") from error
             return
+        self._more = False
         if rest:
             yield rest
 

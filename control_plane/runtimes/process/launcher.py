@@ -125,13 +125,17 @@ class Launch:
             ours.close()
             try:
                 k.die_with_parent()
+                # Imported before the change of user: the interpreter's library may be root's alone.
+                import concurrent.futures.thread  # noqa: F401  (name look-ups load these late)
+                import encodings.idna  # noqa: F401
+
+                from control_plane.runtimes.process import egress
+
                 if self.rootful:
                     os.setgroups([])
                     os.setresgid(self.outer_uid, self.outer_uid, self.outer_uid)
                     os.setresuid(self.outer_uid, self.outer_uid, self.outer_uid)
                     k.die_with_parent()
-                from control_plane.runtimes.process import egress
-
                 egress.serve_inline(theirs, self.spec.get("egress") or {})
             finally:
                 os._exit(0)

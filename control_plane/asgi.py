@@ -1,0 +1,237 @@
+"""The API process: Hub API, web pages, git and LFS, the internal doors, health; and the file server of static Spaces.
+
+The one control-plane file that imports `web`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import socket
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+from fastapi import FastAPI
+from starlette.responses import JSONResponse, PlainTextResponse
+from starlette.types import ASGIApp
+
+from control_plane.accounts import people, sign_in, tokens
+from control_plane.api.builds_door import BuildsDoor, builds_door
+from control_plane.api.hub import hub_router
+from control_plane.api.push_door import PushDoor
+from control_plane.api.sites import SiteServer
+from control_plane.bootstrap import API_SOCKET, STATIC_SOCKET, Services, build_services
+from control_plane.domain.accounts import Account, TokenRole
+from control_plane.domain.errors import VitrineError
+from control_plane.domain.ids import SpaceId
+from control_plane.domain.spaces import RepoType
+from control_plane.git.gitbin import GitBinary
+from control_plane.git.policy import PushLimits
+from control_plane.git.receive import ReceiveLimits
+from control_plane.git.smart_http import GitDeps, git_router
+from control_plane.http import context, error_map
+from control_plane.settings import Settings
+from control_plane.spaces.configure import open_secret
+from control_plane.spaces.push import accept_push
+
+log = logging.getLogger("vitrine.api")
+
+LOCAL_TOKEN = "ready.json of this machine"  # its value is in DIR/ready.json while the platform runs
+ADMIN = "admin"
+
+
+def build_app(services: Services) -> FastAPI:
+    """The whole HTTP surface of the API process."""
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        repair = asyncio.create_task(_repair_heads(services))
+        yield
+        repair.cancel()
+        await asyncio.gather(repair, return_exceptions=True)
+
+    app = FastAPI(
+        title="Vitrine", version="0.1.0", lifespan=lifespan, redoc_url=None, description="The Hub API of a self-hosted home for demos."
+    )
+    _health(app, services)
+    app.include_router(
+        builds_door(
+            BuildsDoor(
+                uow=services.uow, clock=services.clock, signals=services.signals, git=services.git, logs=services.logs,
+                open_secret=lambda setting: open_secret(services.spaces, setting), worker_secret=services.internal_secret,
+            )
+        )
+    )  # fmt: skip
+    _git(app, services)
+    _hub(app, services)
+    pages = _web(app, services)
+    error_map.install(app, html=pages)
+    context.install_context(app)
+    return app
+
+
+def _hub(app: FastAPI, services: Services) -> None:
+    from control_plane.api.admin import admin_router
+
+    app.include_router(admin_router(services))
+    app.include_router(hub_router(services))
+
+
+def _web(app: FastAPI, services: Services) -> Any:
+    from web.router import error_page, mount_static, web_pages, web_router
+    from web.services_backend import ServicesBackend
+
+    pages = web_pages(ServicesBackend(services), services.clock, secure=services.settings.is_https)
+    mount_static(app)
+    app.include_router(web_router(pages))
+    return error_page(pages)
+
+
+def _git(app: FastAPI, services: Services) -> None:
+    from control_plane.git.lfs_http import LfsDeps, lfs_router
+    from control_plane.git.xet_http import XetDeps, xet_router
+
+    settings = services.settings
+    git = GitBinary(settings.data_dir / "repos" / ".no-hooks")
+    door = PushDoor(services.spaces, git, services.lfs, PushLimits(file_bytes=settings.max_file_bytes))
+    deps = GitDeps(
+        git=git, repo_dir=services.git.path, hooks_dir=settings.data_dir / "hooks", authorize=door.authorize, check_push=door.check_push,
+        pushed=door.pushed, limits=ReceiveLimits(body_bytes=settings.max_push_bytes),
+    )  # fmt: skip
+    app.include_router(git_router(deps))
+    app.include_router(lfs_router(LfsDeps(services.lfs, door.authorize, services.signing_key)))
+    app.include_router(xet_router(XetDeps(settings.data_dir / "xet", services.lfs, services.signing_key)))
+
+
+def _health(app: FastAPI, services: Services) -> None:
+    @app.get("/healthz", include_in_schema=False)
+    async def healthz() -> PlainTextResponse:
+        return PlainTextResponse("ok\n")
+
+    @app.get("/readyz", include_in_schema=False)
+    async def readyz() -> JSONResponse:
+        found: dict[str, str] = {}
+        try:
+            await services.database.ping()
+            found["database"] = "ok"
+        except VitrineError as error:
+            found["database"] = error.message
+        ready = all(v == "ok" for v in found.values())
+        return JSONResponse({"ready": ready, "dependencies": found}, 200 if ready else 503)
+
+    @app.get("/metrics", include_in_schema=False)
+    async def metrics() -> PlainTextResponse:
+        from control_plane.telemetry.metrics import render
+
+        return PlainTextResponse(await render(services.uow, services.clock), media_type="text/plain; version=0.0.4")
+
+
+async def _repair_heads(services: Services) -> None:
+    """Pushes whose ref moved but whose row did not: we died in between. The same use case serves both."""
+    try:
+        for kind in RepoType:
+            offset = 0
+            while True:
+                async with services.uow.read() as uow:
+                    repos = await uow.repos.list(kind, see_all=True, sort="created", limit=500, offset=offset)
+                for repo in repos:
+                    with contextlib.suppress(VitrineError):
+                        head = await services.git.resolve(repo.id, "main")
+                        if head != repo.head:
+                            log.warning("head.repaired", extra={"repo_id": repo.id, "head": head})
+                            await accept_push(services.spaces, repo.id, None, "refs/heads/main", repo.head, head)
+                if len(repos) < 500:
+                    break
+                offset += 500
+    except Exception:
+        log.exception("head.repair_failed")
+
+
+async def first_start(services: Services) -> dict[str, Any]:
+    """The built-in admin, this machine's token for local tools, and until somebody signed in, a one-time link."""
+    facts: dict[str, Any] = {}
+    async with services.uow.write() as uow:
+        admin = await uow.accounts.by_name(ADMIN)
+        if admin is None:
+            admin = await people.add_user(uow, services.clock, ADMIN, is_admin=True, reserved=False)
+        facts["admin_token"] = await _local_token(services, uow, admin)
+        if admin.password_hash is None and not await uow.tokens.sessions_of(admin.id):
+            secret = await sign_in.create_sign_in_link(uow, services.clock, admin)
+            facts["sign_in_link"] = f"{services.public_url}/sign-in/once?token={secret}"
+    return facts
+
+
+async def _local_token(services: Services, uow: Any, admin: Account) -> str:
+    now = services.clock.now()
+    for old in await uow.tokens.of_user(admin.id):
+        if old.name == LOCAL_TOKEN and old.revoked_at is None:
+            await uow.tokens.save(replace(old, revoked_at=now))
+    _, text = await tokens.create_token(uow, services.clock, admin, LOCAL_TOKEN, TokenRole.WRITE)
+    return text
+
+
+def _site_server(services: Services) -> ASGIApp:
+    async def page_of(space_id: str) -> tuple[str, Mapping[str, str]]:
+        async with services.uow.read() as uow:
+            space = await uow.spaces.get(SpaceId(space_id))
+            settings = await uow.spaces.settings(SpaceId(space_id)) if space else ()
+        return (space.config.app_file if space else "index.html", {s.key: s.value for s in settings if not s.is_secret})
+
+    return SiteServer(services.settings.data_dir / "bundles", page_of)
+
+
+class _Server(uvicorn.Server):
+    """uvicorn without its own signal handlers: this process has one place that hears SIGTERM."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Any:
+        yield
+
+
+def _listen(path: Path) -> socket.socket:
+    """A Unix socket that only our own user may open."""
+    path.unlink(missing_ok=True)
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    old = os.umask(0o177)
+    try:
+        sock.bind(str(path))
+    finally:
+        os.umask(old)
+    sock.listen(1024)
+    return sock
+
+
+async def run_api(settings: Settings, ready: Callable[[dict[str, Any]], None]) -> None:
+    services = build_services(settings)
+    await services.database.migrate()
+    facts = await first_start(services)
+    options: dict[str, Any] = {
+        "http": "httptools", "loop": "none", "log_config": None, "access_log": False, "proxy_headers": False, "server_header": False,
+        "timeout_keep_alive": 75, "timeout_graceful_shutdown": 5, "ws": "none",
+    }  # fmt: skip
+    api = _Server(uvicorn.Config(build_app(services), **options))
+    sites = _Server(uvicorn.Config(_site_server(services), lifespan="off", **options))
+    sockets = [_listen(settings.run_dir / API_SOCKET), _listen(settings.run_dir / STATIC_SOCKET)]
+    tasks = [asyncio.create_task(api.serve([sockets[0]])), asyncio.create_task(sites.serve([sockets[1]]))]
+    try:
+        while not (api.started and sites.started):
+            done = [t for t in tasks if t.done()]
+            if done:
+                await done[0]
+            await asyncio.sleep(0.01)
+        ready(facts)
+        await asyncio.gather(*tasks)
+    except asyncio.CancelledError:
+        api.should_exit = sites.should_exit = True
+        await asyncio.gather(*tasks, return_exceptions=True)
+        raise
+    finally:
+        for sock in sockets:
+            sock.close()
+        await services.bus.close()
+        await services.database.close()

@@ -1,0 +1,385 @@
+"""Replicas on a cluster: apply, observe, stop, capacity. kube-scheduler binds pods; Vitrine decided who may run and when.
+
+Observations and capacity come from watch caches and cost no request. Starting a replica costs at most six requests
+(policy, service, volume claim, secret, deployment, ownership of the secret), a wake of a known Space three.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+from control_plane.domain.builds import SourceKind
+from control_plane.domain.capacity import Capacity, NodePool
+from control_plane.domain.errors import Rejected, StaleGeneration, Unavailable, VitrineError
+from control_plane.domain.ids import ReplicaId, SpaceId
+from control_plane.domain.reasons import Reason
+from control_plane.domain.replicas import ReplicaObservation, ReplicaSpec, ReplicaState, ReplicaUsage
+from control_plane.ports.log_store import LogLine, LogStore
+from control_plane.runtimes.kubernetes import facts, manifests, names
+from control_plane.runtimes.kubernetes.api import Absent, Clash, KubeApi
+from control_plane.runtimes.kubernetes.cache import ClusterCache
+from control_plane.runtimes.kubernetes.logs import LogFollowers
+from control_plane.runtimes.kubernetes.manifests import ClusterOptions
+from control_plane.runtimes.kubernetes.watch import Watcher
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+_OURS = f"{names.MANAGED_BY}=vitrine,{names.REPLICA}"
+_USAGE_AGE_S = 15.0
+_USAGE_ABSENT_S = 300.0
+
+
+class KubernetesRuntime:
+    """`pools` gives the pools in force now. `logs` receives apps' lines under "run/<space id>"; None = not followed.
+
+    Blocking calls run in `threads` of our own, never in the event loop.
+    """
+
+    def __init__(
+        self,
+        api: KubeApi,
+        pools: Callable[[], tuple[NodePool, ...]],
+        options: ClusterOptions,
+        *,
+        logs: LogStore | None = None,
+        sync_timeout_s: float = 30.0,
+        threads: int = 8,
+        first_wait_s: float = 0.5,
+    ) -> None:
+        self._api, self._pools, self._options, self._logs = api, pools, options, logs
+        self._sync_timeout_s = sync_timeout_s
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="kube")
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._listeners: set[asyncio.Queue[SpaceId]] = set()
+        self._highest: dict[SpaceId, int] = {}
+        self._was_ready: set[ReplicaId] = set()
+        self._applied: dict[tuple[str, str], str] = {}  # (namespace, object) → what we applied last, to spare a wake the call
+        self._usage: dict[str, tuple[float, int]] = {}
+        self._usage_at = -1e9
+        self._usage_absent_at = -1e9
+        self._locks: dict[SpaceId, asyncio.Lock] = {}
+        self.cache = ClusterCache(self._changed)
+        self._followers = LogFollowers(api, self._deliver)
+        self._closing = threading.Event()
+        scoped = "" if options.per_owner_namespaces else f"/namespaces/{options.namespace}"
+        self._watchers = (
+            Watcher(api, "/api/v1/nodes", self.cache.nodes, first_wait_s=first_wait_s),
+            Watcher(api, "/api/v1/pods", self.cache.pods, first_wait_s=first_wait_s),
+            Watcher(api, f"/apis/apps/v1{scoped}/deployments", self.cache.deployments, label_selector=_OURS, first_wait_s=first_wait_s),
+            Watcher(
+                api,
+                f"/api/v1{scoped}/events",
+                self.cache.events,
+                field_selector="involvedObject.kind=Pod,type=Warning",
+                first_wait_s=first_wait_s,
+            ),
+        )
+
+    @property
+    def artifact_kind(self) -> SourceKind:
+        return SourceKind.IMAGE
+
+    async def start(self) -> None:
+        """Make sure of the namespace and its closed door, then begin watching. Raises Unavailable when the API is silent."""
+        self._loop = asyncio.get_running_loop()
+        if not self._options.per_owner_namespaces:
+            await self._do(lambda: self._ensure_namespace(self._options.namespace))
+        for watcher in self._watchers:
+            watcher.start()
+        deadline = time.monotonic() + self._sync_timeout_s
+        for watcher in self._watchers:
+            if not await self._do(lambda w=watcher: w.synced.wait(max(deadline - time.monotonic(), 0.01))):  # type: ignore[misc]
+                error = watcher.last_error
+                raise Unavailable("the cluster's state could not be read in time") from error
+        await self._do(self._sweep)
+
+    async def close(self) -> None:
+        """Stop watching; replicas run on, the next scheduler finds them."""
+        self._closing.set()
+        for watcher in self._watchers:
+            watcher.stop()
+        await asyncio.to_thread(self._join)
+        for queue in self._listeners:
+            queue.put_nowait(SpaceId(""))
+        self._api.close()
+        self._pool.shutdown(wait=False)
+
+    async def apply(self, spec: ReplicaSpec) -> None:
+        """Start this replica unless it runs. Raises StaleGeneration, Rejected (not an image by digest, unknown pool), Unavailable."""
+        pool = next((p for p in self._pools() if p.name == spec.pool), None)
+        if pool is None:
+            pool = next((p for p in self._pools() if spec.flavor.name in p.flavors), None)
+        if pool is None:
+            raise Rejected(f"no node pool serves the hardware '{spec.flavor.name}'")
+        async with self._locks.setdefault(spec.space_id, asyncio.Lock()):
+            highest = max(self._highest.get(spec.space_id, 0), self.cache.newest_generation(spec.space_id))
+            if spec.generation < highest:
+                raise StaleGeneration(f"generation {spec.generation} is older than {highest}")
+            self._highest[spec.space_id] = spec.generation
+            if self.cache.deployment(spec.replica_id) is not None:
+                return
+            await self._do(lambda: self._apply(spec, pool))
+
+    async def observe(self, space_id: SpaceId) -> tuple[ReplicaObservation, ...]:
+        return tuple(self._observe(item) for item in self.cache.replicas_of(space_id))
+
+    async def observe_all(self) -> tuple[ReplicaObservation, ...]:
+        return tuple(self._observe(item) for item in self.cache.deployments_now())
+
+    async def stop(self, replica_id: ReplicaId, *, grace_s: float = 5.0) -> None:
+        """Remove the replica; its pod gets TERM now and KILL after `grace_s`. Its place frees when the pod is really gone."""
+        item = self.cache.deployment(replica_id)
+        if item is None:
+            return
+        await self._do(lambda: self._stop(item, max(int(grace_s), 1)))
+        self._was_ready.discard(replica_id)
+        space_id = SpaceId(item["metadata"]["labels"][names.SPACE])
+        if not self.cache.replicas_of(space_id):
+            self._locks.pop(space_id, None)
+        self._tell(space_id)
+
+    async def capacity(self) -> Capacity:
+        return self.cache.capacity(self._pools())
+
+    async def usage(self, replica_id: ReplicaId) -> ReplicaUsage | None:
+        """From the metrics API when the cluster has one: one request for all replicas, at most every 15 s."""
+        item = self.cache.deployment(replica_id)
+        pod = facts.newest_pod(self.cache.pods_of(replica_id))
+        if item is None or pod is None:
+            return None
+        await self._refresh_usage()
+        found = self._usage.get(pod["metadata"]["name"])
+        if found is None:
+            return None
+        limits = item["spec"]["template"]["spec"]["containers"][0]["resources"]["limits"]
+        return ReplicaUsage(replica_id, found[0], found[1], int(facts.quantity(limits.get("memory"))))
+
+    async def changes(self) -> AsyncIterator[SpaceId]:
+        queue: asyncio.Queue[SpaceId] = asyncio.Queue()
+        self._listeners.add(queue)
+        try:
+            while space_id := await queue.get():
+                yield space_id
+        finally:
+            self._listeners.discard(queue)
+
+    async def remove_space(self, space_id: SpaceId, space_name: str) -> None:
+        """Forget everything of a deleted Space: service, policy, stored data. Unknown ids are fine."""
+        namespace = self._options.namespace_of(space_name)
+        await self._do(lambda: self._remove_space(space_id, namespace))
+        self._highest.pop(space_id, None)
+
+    # -- inside: in threads
+
+    async def _do(self, call: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._pool, call)
+
+    def _ensure_namespace(self, name: str) -> None:
+        """Best effort where we may not make namespaces: then the operator's manifests already hold it."""
+        try:
+            self._api.apply(f"/api/v1/namespaces/{name}", manifests.namespace(name))
+        except Unavailable:
+            raise
+        except VitrineError as error:
+            log.warning("namespace.not_applied", extra={"namespace": name, "error": error.message})
+            labels = self._api.get(f"/api/v1/namespaces/{name}")["metadata"].get("labels", {})
+            if labels.get("pod-security.kubernetes.io/enforce") != "restricted":
+                raise Rejected(
+                    f"the namespace '{name}' does not enforce the restricted Pod Security Standard",
+                    hint=f"kubectl label namespace {name} pod-security.kubernetes.io/enforce=restricted",
+                ) from error
+        self._api.apply(_path("networking.k8s.io/v1", "networkpolicies", name, "default-deny"), manifests.default_deny(name))
+
+    def _apply(self, spec: ReplicaSpec, pool: NodePool) -> None:
+        options = self._options
+        namespace = options.namespace_of(spec.space_name)
+        if options.per_owner_namespaces and self._applied.get((namespace, "")) is None:
+            self._ensure_namespace(namespace)
+            self._applied[namespace, ""] = "made"
+        deployment = manifests.deployment(spec, pool, namespace, options)  # before anything is written: it may be refused
+        secret = manifests.secret(spec, namespace)
+        name = names.space(spec.space_id)
+        self._apply_once(
+            _path("networking.k8s.io/v1", "networkpolicies", namespace, name),
+            manifests.network_policy(spec.space_id, spec.launch.port, namespace, options),
+        )
+        self._apply_once(_path("v1", "services", namespace, name), manifests.service(spec, namespace))
+        if options.storage_gib:
+            claim = _path("v1", "persistentvolumeclaims", namespace, names.claim(spec.space_id))
+            self._apply_once(claim, manifests.volume_claim(spec.space_id, namespace, options))
+        secret_path = _path("v1", "secrets", namespace, names.replica(spec.replica_id))
+        self._api.apply(secret_path, secret)
+        made = self._api.apply(_path("apps/v1", "deployments", namespace, names.replica(spec.replica_id)), deployment)
+        self.cache.applied(made)
+        try:
+            self._api.merge(
+                secret_path, {"metadata": {"ownerReferences": manifests.secret(spec, namespace, made)["metadata"]["ownerReferences"]}}
+            )
+        except VitrineError as error:  # the sweep at the next start finds a secret without its replica
+            log.warning("secret.not_owned", extra={"replica_id": spec.replica_id, "error": error.message})
+
+    def _apply_once(self, path: str, manifest: Mapping[str, Any]) -> None:
+        """Objects of the Space outlive its replicas: a wake does not send again what we sent already."""
+        text = repr(manifest)
+        if self._applied.get((path, "")) != text:
+            self._api.apply(path, manifest)
+            self._applied[path, ""] = text
+
+    def _stop(self, item: facts.Item, grace_s: int) -> None:
+        namespace, name = item["metadata"]["namespace"], item["metadata"]["name"]
+        replica_id = ReplicaId(item["metadata"]["labels"][names.REPLICA])
+        self._api.delete(_path("apps/v1", "deployments", namespace, name))
+        pods = self.cache.pods_of(replica_id)
+        self.cache.stopped(replica_id)
+        for pod in pods:
+            if "deletionTimestamp" not in pod["metadata"]:
+                try:
+                    self._api.delete(_path("v1", "pods", namespace, pod["metadata"]["name"]), grace_s=grace_s)
+                except Clash:
+                    pass  # the garbage collector was faster
+        if not pods:
+            self._followers.forget(replica_id)
+
+    def _remove_space(self, space_id: SpaceId, namespace: str) -> None:
+        for item in self.cache.replicas_of(space_id):
+            self._stop(item, 1)
+        name = names.space(space_id)
+        for api_version, plural, which in (
+            ("v1", "services", name),
+            ("networking.k8s.io/v1", "networkpolicies", name),
+            ("v1", "persistentvolumeclaims", names.claim(space_id)),
+        ):
+            path = _path(api_version, plural, namespace, which)
+            self._applied.pop((path, ""), None)
+            if plural != "persistentvolumeclaims" or self._options.storage_gib:
+                self._api.delete(path)
+
+    def _sweep(self) -> None:
+        """Secrets whose replica is not there: a start that died half way."""
+        if self._options.per_owner_namespaces:
+            path = "/api/v1/secrets"
+        else:
+            path = f"/api/v1/namespaces/{self._options.namespace}/secrets"
+        known = {item["metadata"]["name"] for item in self.cache.deployments_now()}
+        for item in self._api.get(path, {"labelSelector": _OURS}).get("items") or []:
+            metadata = item["metadata"]
+            if metadata["name"] not in known and not metadata.get("ownerReferences"):
+                self._api.delete(_path("v1", "secrets", metadata["namespace"], metadata["name"]))
+
+    async def _refresh_usage(self) -> None:
+        now = time.monotonic()
+        if now - self._usage_at < _USAGE_AGE_S or now - self._usage_absent_at < _USAGE_ABSENT_S:
+            return
+        self._usage_at = now
+        scoped = "" if self._options.per_owner_namespaces else f"/namespaces/{self._options.namespace}"
+        path = f"/apis/metrics.k8s.io/v1beta1{scoped}/pods"
+        try:
+            found = await self._do(lambda: self._api.get(path, {"labelSelector": _OURS}))
+        except Absent:
+            self._usage_absent_at = now
+            return
+        except VitrineError:
+            return
+        self._usage = {}
+        for item in found.get("items") or []:
+            amounts = [c.get("usage", {}) for c in item.get("containers") or []]
+            cpu = sum(facts.quantity(a.get("cpu")) for a in amounts)
+            self._usage[item["metadata"]["name"]] = cpu, int(sum(facts.quantity(a.get("memory")) for a in amounts))
+
+    # -- inside: what the cache says
+
+    def _observe(self, item: facts.Item) -> ReplicaObservation:
+        replica_id = ReplicaId(item["metadata"]["labels"][names.REPLICA])
+        pod = facts.newest_pod(self.cache.pods_of(replica_id))
+        lost = pod is not None and self.cache.is_node_lost(pod["spec"].get("nodeName", ""))
+        seen = facts.observation(
+            item,
+            pod,
+            pod_hint=self.cache.hint_for(pod) if pod else None,
+            node_lost=lost,
+            log_tail=self._followers.tail(replica_id),
+        )
+        if seen.state is ReplicaState.READY:
+            self._was_ready.add(replica_id)
+        elif seen.state is ReplicaState.STARTING and replica_id in self._was_ready:
+            # Its probe fails for the moment. The proxy judges each answer itself; a replica never goes back to STARTING.
+            return _with_state(seen, ReplicaState.READY, Reason.APP_UNHEALTHY)
+        return seen
+
+    def _changed(self, space_id: SpaceId) -> None:
+        """In a watch thread."""
+        if self._closing.is_set() or self._loop is None:
+            return
+        self._follow_logs(space_id)
+        try:
+            self._loop.call_soon_threadsafe(self._tell, space_id)
+        except RuntimeError:
+            pass  # the loop is gone: we are being closed
+
+    def _tell(self, space_id: SpaceId) -> None:
+        for queue in self._listeners:
+            queue.put_nowait(space_id)
+
+    def _follow_logs(self, space_id: SpaceId) -> None:
+        if self._logs is None:
+            return
+        for item in self.cache.replicas_of(space_id):
+            replica_id = ReplicaId(item["metadata"]["labels"][names.REPLICA])
+            for pod in self.cache.pods_of(replica_id):
+                metadata = pod["metadata"]
+                states = [c.get("state") or {} for c in pod["status"].get("containerStatuses") or []]
+                if any("running" in s or "terminated" in s for s in states):
+                    self._followers.follow(space_id, replica_id, metadata["namespace"], metadata["name"], metadata["uid"])
+        alive = self.cache.pod_uids()
+        for uid in self._followers.uids():
+            if uid not in alive:
+                self._followers.end(uid)
+
+    def _deliver(self, space_id: SpaceId, lines: list[LogLine]) -> None:
+        """In a follower's thread; waits for the store, which slows a flood down to what the store takes."""
+        if self._logs is None or self._loop is None or self._closing.is_set():
+            return
+        try:
+            future = asyncio.run_coroutine_threadsafe(self._logs.append(f"run/{space_id}", lines), self._loop)
+        except RuntimeError:
+            return
+        while not self._closing.is_set():
+            try:
+                future.result(timeout=0.5)
+                return
+            except TimeoutError:
+                continue
+            except Exception:
+                log.exception("log.not_stored", extra={"space_id": space_id})
+                return
+
+    def _join(self) -> None:
+        self._followers.close()
+        for watcher in self._watchers:
+            watcher.join()
+
+
+def _with_state(seen: ReplicaObservation, state: ReplicaState, reason: Reason) -> ReplicaObservation:
+    return ReplicaObservation(
+        replica_id=seen.replica_id,
+        space_id=seen.space_id,
+        generation=seen.generation,
+        state=state,
+        endpoint=seen.endpoint,
+        reason=reason,
+        message=reason.words,
+        started_at=seen.started_at,
+        node=seen.node,
+    )
+
+
+def _path(api_version: str, plural: str, namespace: str, name: str) -> str:
+    root = f"/api/{api_version}" if "/" not in api_version else f"/apis/{api_version}"
+    return f"{root}/namespaces/{namespace}/{plural}/{name}"
