@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import zlib
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -24,6 +23,7 @@ from control_plane.domain.errors import Forbidden, NotFound, NotSignedIn, Reject
 from control_plane.domain.ids import RepoId
 from control_plane.domain.spaces import RepoType
 from control_plane.git import pktline
+from control_plane.git.bodies import read_body
 from control_plane.git.gitbin import GitBinary, end
 from control_plane.git.policy import RefUpdate
 from control_plane.git.receive import HookCall, Push, ReceiveLimits, write_hooks
@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 
 REALM = 'Basic realm="Vitrine", charset="UTF-8"'
 _NO_CACHE = {"Cache-Control": "no-cache, max-age=0, must-revalidate", "Expires": "Fri, 01 Jan 1980 00:00:00 GMT", "Pragma": "no-cache"}
-_PREFIXES = {RepoType.MODEL: "", RepoType.DATASET: "datasets/", RepoType.SPACE: "spaces/"}
+PREFIXES = {RepoType.MODEL: "", RepoType.DATASET: "datasets/", RepoType.SPACE: "spaces/"}
 _ASK_BYTES = 32 << 20  # wants and haves of one fetch
 
 
@@ -154,7 +154,7 @@ def git_router(deps: GitDeps) -> APIRouter:
     write_hooks(deps.hooks_dir)
     router = APIRouter(include_in_schema=False)
     server = _Server(deps)
-    for repo_type, prefix in _PREFIXES.items():
+    for repo_type, prefix in PREFIXES.items():
         root = f"/{prefix}{{owner}}/{{name}}"
         for tail, method, handler in (
             ("info/refs", "GET", server.info_refs),
@@ -220,7 +220,7 @@ class _Server:
     async def upload_pack(self, request: Request, path: RepoPath) -> Response:
         access = await access_to(self._deps.authorize, request, path, Service.UPLOAD_PACK)
         _check_type(request, Service.UPLOAD_PACK)
-        asked = b"".join([chunk async for chunk in _body(request, _ASK_BYTES, self._deps.limits.idle_s)])
+        asked = b"".join([chunk async for chunk in read_body(request, _ASK_BYTES, self._deps.limits.idle_s)])
         return _UploadPack(self, Path(self._deps.repo_dir(access.repo_id)), asked, _protocol(request))
 
     async def receive_pack(self, request: Request, path: RepoPath) -> Response:
@@ -242,7 +242,7 @@ class _Server:
             lambda call: self._deps.pushed(received(call, {})),
             self._deps.limits,
         )  # fmt: skip
-        body = _body(request, self._deps.limits.body_bytes, self._deps.limits.idle_s)
+        body = read_body(request, self._deps.limits.body_bytes, self._deps.limits.idle_s)
         task = asyncio.create_task(self._run_push(push, body))
         self._pushes.add(task)
         task.add_done_callback(self._pushes.discard)
@@ -374,48 +374,3 @@ def _protocol(request: Request) -> dict[str, str]:
 def _check_type(request: Request, service: Service) -> None:
     if request.headers.get("content-type", "") != f"application/x-{service}-request":
         raise Rejected(f"The content type must be application/x-{service}-request.")
-
-
-async def _body(request: Request, limit: int, idle_s: float) -> AsyncIterator[bytes]:
-    """The request body, unzipped when it is gzip. TooLarge after `limit` bytes, Rejected when nothing comes for `idle_s`."""
-    encoding = request.headers.get("content-encoding", "identity").lower()
-    if encoding not in ("identity", "gzip", "x-gzip", ""):
-        raise Rejected(f"The content encoding '{encoding[:40]}' is not supported.")
-    unzip: Unzip | None = zlib.decompressobj(31) if "gzip" in encoding else None
-    total = 0
-    stream = request.stream()
-    while True:
-        try:
-            async with asyncio.timeout(idle_s):
-                chunk = await anext(stream, None)
-        except TimeoutError:
-            raise ConnectionError(f"nothing came for {idle_s:g} s") from None
-        if chunk is None:
-            return
-        # Unzipped in steps, so that a bomb is seen before it is in memory.
-        left = chunk
-        while left:
-            part, left = (left, b"") if unzip is None else _step(unzip, left)
-            total += len(part)
-            if total > limit:
-                raise TooLarge(f"the request has more than {limit} bytes")
-            if part:
-                yield part
-
-
-def _step(unzip: Unzip, data: bytes) -> tuple[bytes, bytes]:
-    try:
-        part = unzip.decompress(data, 1 << 20)
-    except zlib.error:
-        raise Rejected("The body is not valid gzip.") from None
-    return part, b"" if unzip.eof else unzip.unconsumed_tail
-
-
-class Unzip(Protocol):
-    """The part of zlib's decompressor that is used here."""
-
-    def decompress(self, data: bytes, max_length: int = 0, /) -> bytes: ...
-    @property
-    def unconsumed_tail(self) -> bytes: ...
-    @property
-    def eof(self) -> bool: ...

@@ -7,8 +7,10 @@ import base64
 import socket
 import subprocess
 from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 import uvicorn
@@ -20,11 +22,38 @@ from control_plane.domain.ids import RepoId
 from control_plane.domain.spaces import RepoType
 from control_plane.git import policy
 from control_plane.git.lfs import FileLfsStore
+from control_plane.git.lfs_http import LfsDeps, lfs_router
 from control_plane.git.smart_http import GitDeps, PushReceived, RepoAccess, RepoPath, Service, git_router
 from control_plane.git.store import BareGitStore
 
 SPACE = RepoId("a" * 24)
 PRIVATE = RepoId("c" * 24)
+
+
+class Documents:
+    """The document store in memory, in the shape of a unit of work."""
+
+    def __init__(self) -> None:
+        self.rows: dict[tuple[str, str], tuple[str, dict[str, Any]]] = {}
+        self.documents = self
+
+    @asynccontextmanager
+    async def read(self) -> AsyncIterator[Any]:
+        yield self
+
+    write = read
+
+    async def get(self, kind: str, key: str) -> dict[str, Any] | None:
+        return self.rows.get((kind, key), ("", None))[1]
+
+    async def put(self, kind: str, key: str, owner: str, body: Mapping[str, Any]) -> None:
+        self.rows[kind, key] = (owner, dict(body))
+
+    async def remove(self, kind: str, key: str) -> None:
+        self.rows.pop((kind, key), None)
+
+    async def list(self, kind: str, owner: str | None = None) -> tuple[dict[str, Any], ...]:
+        return tuple(body for (k, _), (o, body) in self.rows.items() if k == kind and owner in (None, o))
 
 
 @dataclass
@@ -40,6 +69,8 @@ class World:
     finished: asyncio.Event = field(default_factory=asyncio.Event)
     gate: asyncio.Event = field(default_factory=asyncio.Event)
     gc: list[str] = field(default_factory=list)
+    now: float = 1_000_000.0
+    documents: Documents = field(default_factory=lambda: Documents())
     limits: policy.PushLimits = field(default_factory=policy.PushLimits)
 
     def remote(self, user: str | None = "alice", path: str = "spaces/alice/demo") -> str:
@@ -86,6 +117,7 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
     app = FastAPI()
     made = World(store, lfs, app)
     app.include_router(git_router(GitDeps(store.git, store.path, tmp_path / "hooks", made.authorize, made.check_push, made.pushed)))
+    app.include_router(lfs_router(LfsDeps(lfs, made.authorize, b"k" * 32, uow=made.documents, part_bytes=1 << 20, now=lambda: made.now)))
     with socket.socket() as door:
         door.bind(("127.0.0.1", 0))
         made.url = f"http://127.0.0.1:{door.getsockname()[1]}"
