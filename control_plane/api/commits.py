@@ -13,7 +13,6 @@ from pydantic import BaseModel, Field
 from starlette.responses import JSONResponse
 
 from control_plane.accounts import policy
-from control_plane.api import discussion_store as discussions
 from control_plane.api.deps import Hub, ok
 from control_plane.api.ndjson import Inline, Line, read_lines
 from control_plane.api.patterns import (
@@ -27,6 +26,7 @@ from control_plane.api.patterns import (
     parse_ignore,
 )
 from control_plane.api.refs import signature
+from control_plane.community import discussions
 from control_plane.domain.accounts import Account, Action, Actor
 from control_plane.domain.errors import EntryNotFound, Forbidden, NotSignedIn, Rejected, RevisionNotFound, TooLarge
 from control_plane.domain.ids import Sha
@@ -78,6 +78,7 @@ def router(hub: Hub) -> APIRouter:
     api = APIRouter(tags=["commits"])
     services = hub.services
     git = services.git
+    desk = discussions.Desk(services.uow, services.clock, git)
 
     @api.post("/api/validate-yaml")
     async def validate_yaml(request: Request, body: ValidateBody) -> JSONResponse:
@@ -164,7 +165,7 @@ def router(hub: Hub) -> APIRouter:
             opens_pr = flag(request, "create_pr")
             if opens_pr:
                 base = repo_url(request, repo)
-                pull = await discussions.open_pull(services, repo, user, draft.summary, draft.description, head)
+                pull = await desk.open_pull(repo, user, draft.summary, draft.description, head)
                 ref, pull_url = f"refs/pr/{pull.num}", f"{base}/discussions/{pull.num}"
             author, email = signature(user)
             message = f"{draft.summary}\n\n{draft.description}".strip() or "Upload files"
@@ -175,13 +176,13 @@ def router(hub: Hub) -> APIRouter:
                 )
             except BaseException:
                 if opens_pr:
-                    await discussions.undo_pull(services, repo, pull.num)
+                    await desk.undo_pull(repo, pull.num)
                 raise
         made = (await git.commits(repo.id, new, limit=1))[0]
         if new != head:
             await services.actions.accept_commit(actor, repo, ref, made.parents[0] if made.parents else None, new)
             if ref.startswith("refs/pr/"):
-                await discussions.note_commit(services, repo, int(ref.rpartition("/")[2]), user, made.title, new)
+                await desk.note_commit(repo, int(ref.rpartition("/")[2]), user, made.title, new)
         answer: dict[str, object] = {
             "success": True,
             "commitOid": new,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fastapi import APIRouter
 
-from control_plane.api import catalogue, commits, files, identity, refs, repos, side_calls, space_runtime, streams
+from control_plane.api import catalogue, commits, discussions, files, identity, internal, refs, repos, side_calls, space_runtime, streams
 from control_plane.api.deps import Hub, Services
 from control_plane.http import raw_path  # registers the path convertors that the routes name
 
@@ -15,6 +15,6 @@ def hub_router(services: Services) -> APIRouter:
     """Every public route of the Hub API. Mount it last but for the web pages: it takes `/{ns}/{name}/resolve/…`."""
     hub = Hub(services)
     api = APIRouter()
-    for room in (side_calls, identity, repos, space_runtime, streams, refs, commits, catalogue, files):
+    for room in (side_calls, internal, identity, repos, space_runtime, streams, refs, commits, discussions, catalogue, files):
         api.include_router(room.router(hub))
     return api

@@ -1,0 +1,258 @@
+"""Discussions and pull requests over the API, including the merge."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter, Request
+from pydantic import BaseModel, Field
+from starlette.responses import JSONResponse, Response
+
+from control_plane.accounts import policy
+from control_plane.api.deps import Hub, ok
+from control_plane.api.refs import MAIN, signature
+from control_plane.community import discussions
+from control_plane.community.discussions import Discussion, Event
+from control_plane.domain.accounts import Account, Action, Actor
+from control_plane.domain.errors import Conflict, EntryNotFound, Forbidden, NotFound, Rejected
+from control_plane.domain.ids import Sha
+from control_plane.domain.spaces import Repo
+from control_plane.http.addresses import base_url
+from control_plane.http.pagination import flag
+from control_plane.ports.git import CommitRequest, FileChange, TreeEntry
+
+_PAGE = 50
+_MAX_DIFF = 1 << 20
+_MAX_MERGE_FILES = 25_000
+
+
+class OpenBody(BaseModel):
+    title: str = Field(max_length=2000)
+    description: str | None = Field(default="", max_length=65_536)
+    pullRequest: bool = False
+
+
+class CommentBody(BaseModel):
+    comment: str = Field(max_length=65_536)
+
+
+class TitleBody(BaseModel):
+    title: str = Field(max_length=2000)
+
+
+class StatusBody(BaseModel):
+    status: str = Field(max_length=40)
+    comment: str | None = Field(default=None, max_length=65_536)
+
+
+class MergeBody(BaseModel):
+    comment: str | None = Field(default=None, max_length=65_536)
+
+
+class EditBody(BaseModel):
+    content: str = Field(max_length=65_536)
+
+
+def summary(repo: Repo, item: Discussion, base: str) -> dict[str, Any]:
+    return {
+        "num": item.num,
+        "title": item.title,
+        "status": item.status,
+        "isPullRequest": item.is_pull,
+        "createdAt": item.created_at,
+        "author": {"name": item.author, "type": "user"},
+        "repo": {"name": repo.full_name, "type": repo.type.value},
+        "numComments": sum(1 for e in item.events if e.type == "comment"),
+        "url": f"{base}/{repo.type.url_prefix}{repo.full_name}/discussions/{item.num}",
+    }
+
+
+def event_json(event: Event) -> dict[str, Any]:
+    return {
+        "id": event.id,
+        "type": event.type,
+        "createdAt": event.created_at,
+        "author": {"name": event.author, "type": "user"},
+        "data": event.data,
+    }
+
+
+def router(hub: Hub) -> APIRouter:
+    api = APIRouter(tags=["discussions"])
+    services = hub.services
+    git = services.git
+    desk = discussions.Desk(services.uow, services.clock, git)
+    base = "/api/{kind:kind}/{ns:seg}/{name:seg}/discussions"
+
+    async def readable(request: Request, kind: str, ns: str, name: str) -> tuple[Actor, Repo]:
+        return await hub.repo(request, kind, ns, name, Action.READ_CODE)
+
+    async def speaker(request: Request, kind: str, ns: str, name: str) -> tuple[Actor, Account, Repo]:
+        actor, repo = await hub.repo(request, kind, ns, name, Action.DISCUSS)
+        if repo.discussions_disabled:
+            raise Forbidden("Discussions are disabled in this repository.")
+        return actor, policy.require_user(actor), repo
+
+    async def item(repo: Repo, num: int) -> Discussion:
+        async with services.uow.read() as uow:
+            return await discussions.need(uow, repo.id, num)
+
+    async def may_change(actor: Actor, repo: Repo, author: str) -> None:
+        if not (actor.user and actor.user.name == author) and not policy.allowed(actor, Action.WRITE, repo):
+            raise Forbidden("only its author and people with write rights may change this")
+
+    @api.head(base)
+    async def enabled(request: Request, kind: str, ns: str, name: str) -> Response:
+        _, repo = await readable(request, kind, ns, name)
+        if repo.discussions_disabled:
+            raise Forbidden("Discussions are disabled in this repository.")
+        return Response(status_code=200)
+
+    @api.get(base)
+    async def listing(request: Request, kind: str, ns: str, name: str) -> JSONResponse:
+        _, repo = await readable(request, kind, ns, name)
+        params = request.query_params
+        kind_of, status, author = params.get("type", "all"), params.get("status", "all"), params.get("author")
+        page = params.get("p", "0")
+        start = int(page) * _PAGE if page.isascii() and page.isdigit() and len(page) < 7 else 0
+        async with services.uow.read() as uow:
+            rows = await discussions.of_repo(uow, repo.id)
+        rows = [
+            r
+            for r in rows
+            if kind_of not in ("discussion", "pull_request") or r.is_pull == (kind_of == "pull_request")
+            if status == "all" or (r.status in ("open", "draft")) == (status == "open")
+            if not author or r.author.lower() == author.lower()
+        ]
+        here = base_url(request)
+        return ok({"discussions": [summary(repo, r, here) for r in rows[start : start + _PAGE]], "count": len(rows), "start": start})
+
+    @api.post(base)
+    async def open_one(request: Request, kind: str, ns: str, name: str, body: OpenBody) -> JSONResponse:
+        _, user, repo = await speaker(request, kind, ns, name)
+        title = discussions.checked_title(body.title)
+        if body.pullRequest:
+            made = await desk.open_pull(repo, user, title, body.description or "", await hub.resolve(repo, "main"))
+        else:
+            async with services.uow.write() as uow:
+                made = await discussions.create(uow, services.clock.now(), repo, user, title, body.description or "", is_pull=False)
+        return ok(summary(repo, made, base_url(request)))
+
+    @api.get(base + "/{num:int}")
+    async def details(request: Request, kind: str, ns: str, name: str, num: int) -> JSONResponse:
+        _, repo = await readable(request, kind, ns, name)
+        found = await item(repo, num)
+        body = summary(repo, found, base_url(request)) | {"events": [event_json(e) for e in found.events]}
+        if found.is_pull:
+            body["changes"] = {"base": MAIN, "mergeCommitId": found.merge_commit or None}
+            if found.status != "merged":
+                body["filesWithConflicts"] = (await _plan(repo, found))[1]
+            if flag(request, "diff"):
+                body["diff"] = await _diff(repo, found)
+        return ok(body)
+
+    async def _diff(repo: Repo, pull: Discussion) -> str:
+        head = await git.resolve(repo.id, pull.ref)
+        start = await _base(repo, pull)
+        return await git.diff(repo.id, head, base=start, max_bytes=_MAX_DIFF) if head != start else ""
+
+    async def _base(repo: Repo, pull: Discussion) -> Sha:
+        """The newest commit that the pull request and main share; where it began when histories were rewritten."""
+        main = {c.sha for c in await git.commits(repo.id, await git.resolve(repo.id, "main"), limit=2000)}
+        head = await git.resolve(repo.id, pull.ref)
+        for commit in await git.commits(repo.id, head, limit=2000):
+            if commit.sha in main:
+                return commit.sha
+        return Sha(pull.base)
+
+    async def _files(repo: Repo, sha: Sha) -> dict[str, TreeEntry]:
+        return {e.path: e for e in await git.tree(repo.id, sha, recursive=True) if not e.is_dir}
+
+    async def _plan(repo: Repo, pull: Discussion) -> tuple[list[tuple[str, TreeEntry | None]], list[str]]:
+        """What a merge changes on main, and the paths that both sides changed in different ways."""
+        head, main, start = await git.resolve(repo.id, pull.ref), await git.resolve(repo.id, "main"), await _base(repo, pull)
+        theirs, ours, before = await _files(repo, head), await _files(repo, main), await _files(repo, start)
+
+        def oid(files: dict[str, TreeEntry], path: str) -> str | None:
+            return files[path].oid if path in files else None
+
+        changed = [p for p in sorted(theirs.keys() | before.keys()) if oid(theirs, p) != oid(before, p)]
+        conflicts = [p for p in changed if oid(ours, p) not in (oid(before, p), oid(theirs, p))]
+        return [(p, theirs.get(p)) for p in changed if oid(ours, p) != oid(theirs, p)], conflicts
+
+    @api.post(base + "/{num:int}/merge")
+    async def merge(request: Request, kind: str, ns: str, name: str, num: int, body: MergeBody | None = None) -> JSONResponse:
+        """Brings the changes of a pull request onto main as one commit."""
+        actor, repo = await hub.repo(request, kind, ns, name, Action.WRITE)
+        user = policy.require_user(actor)
+        pull = await item(repo, num)
+        if not pull.is_pull:
+            raise Rejected(f"#{num} is a discussion, not a pull request")
+        if pull.status in ("merged", "closed"):
+            raise Conflict(f"this pull request is {pull.status}")
+        main = await git.resolve(repo.id, "main")
+        head = await git.resolve(repo.id, pull.ref)
+        plan, conflicts = await _plan(repo, pull)
+        if conflicts:
+            raise Conflict(f"both sides changed {', '.join(conflicts[:5])}; bring main into the pull request first")
+        if len(plan) > _MAX_MERGE_FILES:
+            raise Rejected(f"this pull request changes more than {_MAX_MERGE_FILES} files; merge it with git")
+        new = main
+        if plan:
+            changes = [await _change(repo, head, path, entry) for path, entry in plan]
+            author, email = signature(user)
+            message = f"{pull.title} (#{num})"
+            new = await git.commit(
+                repo.id, CommitRequest(ref=MAIN, message=message, author=author, author_email=email, changes=changes, parent=main)
+            )
+            await services.actions.accept_commit(actor, repo, MAIN, main, new)
+        await desk.mark_merged(repo, num, user, new, (body.comment if body else None) or "")
+        return ok({"mergeCommitId": new})
+
+    async def _change(repo: Repo, head: Sha, path: str, entry: TreeEntry | None) -> FileChange:
+        if entry is None:
+            return FileChange(path)
+        if entry.lfs is not None:
+            return FileChange(path, lfs=entry.lfs)
+        try:
+            return FileChange(path, content=await git.read(repo.id, head, path))
+        except EntryNotFound:
+            raise NotFound(f"'{path}' went away while merging; try again") from None
+
+    @api.post(base + "/{num:int}/comment")
+    async def comment(request: Request, kind: str, ns: str, name: str, num: int, body: CommentBody) -> JSONResponse:
+        _, user, repo = await speaker(request, kind, ns, name)
+        _, event = await desk.comment(repo, num, user, body.comment)
+        return ok({"newMessage": event_json(event)})
+
+    @api.post(base + "/{num:int}/title")
+    async def title(request: Request, kind: str, ns: str, name: str, num: int, body: TitleBody) -> JSONResponse:
+        actor, user, repo = await speaker(request, kind, ns, name)
+        await may_change(actor, repo, (await item(repo, num)).author)
+        _, event = await desk.rename(repo, num, user, body.title)
+        return ok({"newTitle": event_json(event)})
+
+    @api.post(base + "/{num:int}/status")
+    async def status(request: Request, kind: str, ns: str, name: str, num: int, body: StatusBody) -> JSONResponse:
+        actor, user, repo = await speaker(request, kind, ns, name)
+        await may_change(actor, repo, (await item(repo, num)).author)
+        _, event = await desk.set_status(repo, num, user, body.status, body.comment or "")
+        return ok({"newStatus": event_json(event)})
+
+    @api.post(base + "/{num:int}/comment/{event_id:seg}/edit")
+    async def edit(request: Request, kind: str, ns: str, name: str, num: int, event_id: str, body: EditBody) -> JSONResponse:
+        actor, user, repo = await speaker(request, kind, ns, name)
+        written = next((e for e in (await item(repo, num)).events if e.id == event_id), None)
+        if written is not None and (actor.user is None or actor.user.name != written.author):
+            raise Forbidden("only its author may edit a comment")
+        return ok({"updatedComment": event_json(await desk.change_comment(repo, num, user, event_id, body.content))})
+
+    @api.post(base + "/{num:int}/comment/{event_id:seg}/hide")
+    async def hide(request: Request, kind: str, ns: str, name: str, num: int, event_id: str) -> JSONResponse:
+        actor, user, repo = await speaker(request, kind, ns, name)
+        written = next((e for e in (await item(repo, num)).events if e.id == event_id), None)
+        if written is not None:
+            await may_change(actor, repo, written.author)
+        return ok({"updatedComment": event_json(await desk.change_comment(repo, num, user, event_id, None))})
+
+    return api
