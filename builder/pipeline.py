@@ -156,7 +156,11 @@ def _publish(
     runner.cancel.check()
     if final.exists():  # an earlier attempt got this far and was not heard
         final.rename(building / "replaced")
-    root.rename(final)
+    # `<id>/tree`, published by one rename: beside the tree there is room for what belongs to the bundle but not to the app.
+    bundle = building / "bundle"
+    bundle.mkdir(mode=0o755)
+    root.rename(bundle / "tree")
+    bundle.rename(final)
     artifact = Artifact(kind=plan.kind, ref=f"{request.space_id}/{request.build_id}", env_key=env_key, size_bytes=size)
     return BuildResult(artifact=artifact, launch=plan.launch, warnings=tuple(warnings))
 

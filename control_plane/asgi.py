@@ -182,7 +182,7 @@ def _site_server(services: Services) -> ASGIApp:
             settings = await uow.spaces.settings(SpaceId(space_id)) if space else ()
         return (space.config.app_file if space else "index.html", {s.key: s.value for s in settings if not s.is_secret})
 
-    return SiteServer(services.settings.data_dir / "bundles", page_of)
+    return SiteServer(services.settings.data_dir / "sites", page_of)
 
 
 class _Server(uvicorn.Server):

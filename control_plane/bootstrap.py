@@ -231,7 +231,8 @@ async def run_scheduler(settings: Settings, ready: Callable[[dict[str, Any]], No
 
     async def discard(space: Space) -> None:
         await services.logs.remove(f"run/{space.id}")
-        await asyncio.to_thread(shutil.rmtree, settings.data_dir / "bundles" / space.id, True)
+        for folder in ("bundles", "sites"):
+            await asyncio.to_thread(shutil.rmtree, settings.data_dir / folder / space.id, True)
 
     def open_setting(setting: Setting) -> Any:
         return open_secret(services.spaces, setting)

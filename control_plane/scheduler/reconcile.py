@@ -447,9 +447,10 @@ class Reconciler:
         except Rejected as error:
             reason = Reason(error.code) if error.code in set(Reason) else Reason.UNSUPPORTED_HERE
             await self._finish(replica, ReplicaState.FAILED, reason, error.message)
-        except VitrineError as error:
-            log.warning("replica.apply", extra={"space_id": replica.space_id, "error": error.message})
-            await self._finish(replica, ReplicaState.FAILED, Reason.PLATFORM_ERROR, error.message)
+        except Exception as error:
+            # Ours, not the app's: recorded with a reason and tried again after a pause.
+            log.exception("replica.apply", extra={"space_id": replica.space_id})
+            await self._finish(replica, ReplicaState.FAILED, Reason.PLATFORM_ERROR, str(error))
         return True
 
     async def _waits(self, replica: Replica, reason: Reason, message: str) -> None:
