@@ -39,13 +39,10 @@ class AccessLog:
             path = path.replace("\\", "\\\\").replace('"', '\\"')
         host = head.host.decode("latin-1") if head is not None else ""
         self._lines.append(
-            '{"event":"request","at":%.3f,"id":"%s","client":"%s","host":"%s",%s"method":"%s","path":"%s","status":%d,"code":"%s",'
-            '"connect_ms":%.1f,"service_ms":%.1f,"bytes":%d}\n'
-            % (
-                ended, request_id.decode(), client, host, space, method.decode("latin-1"), path[:512], status, code,
-                connect_s * 1000, service_s * 1000, sent,
-            )
-        )  # fmt: skip
+            f'{{"event":"request","at":{ended:.3f},"id":"{request_id.decode()}","client":"{client}","host":"{host}",{space}'
+            f'"method":"{method.decode("latin-1")}","path":"{path[:512]}","status":{status},"code":"{code}",'
+            f'"connect_ms":{connect_s * 1000:.1f},"service_ms":{service_s * 1000:.1f},"bytes":{sent}}}\n'
+        )
         if len(self._lines) >= _BATCH:
             self.flush()
 

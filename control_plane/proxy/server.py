@@ -149,6 +149,7 @@ class Proxy:
             core.log.flush()
             if turn % 10 == 0:
                 core.clients.sweep(now)
+                core.known_heads.clear()  # they hold credentials: seconds, not hours
                 core.activator.tick(core.table.get)
 
     async def _report(self) -> None:

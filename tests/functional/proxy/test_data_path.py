@@ -217,7 +217,9 @@ async def test_an_idle_connection_closed_by_the_app_costs_no_request(world: Worl
     assert len(world.app.seen) == 3
 
 
-@pytest.mark.parametrize("path", ["/internal/x", "/%69nternal/x", "//internal/x", "/a/../internal", "/%2e/internal", "/%2569nternal", "/INTERNAL"])
+@pytest.mark.parametrize(
+    "path", ["/internal/x", "/%69nternal/x", "//internal/x", "/a/../internal", "/%2e/internal", "/%2569nternal", "/INTERNAL"]
+)
 async def test_the_platform_host_reaches_the_api_but_never_its_internal_door(world: World, path: str) -> None:
     answer = await world.get("/api/spaces?x=/internal/", host="localhost", X_Vitrine_User="root", Authorization="Bearer hf_x")
     assert answer.status == 200

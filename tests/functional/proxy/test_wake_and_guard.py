@@ -129,7 +129,12 @@ async def test_browsers_get_a_progress_page_at_once(world: World) -> None:
 
 @pytest.mark.parametrize(
     ("state", "code"),
-    [(RouteState.PAUSED, "SPACE_PAUSED"), (RouteState.FAILED, "SPACE_FAILED"), (RouteState.EMPTY, "SPACE_EMPTY"), (RouteState.READY, "NO_REPLICA")],
+    [
+        (RouteState.PAUSED, "SPACE_PAUSED"),
+        (RouteState.FAILED, "SPACE_FAILED"),
+        (RouteState.EMPTY, "SPACE_EMPTY"),
+        (RouteState.READY, "NO_REPLICA"),
+    ],
 )
 async def test_states_without_an_app_are_coded(world: World, state: RouteState, code: str) -> None:
     await world.put(state=state, endpoints=(), message="Out of memory.")
