@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
 from control_plane.domain.hardware import FlavorCatalog
-from control_plane.domain.ids import SpaceId
+from control_plane.domain.ids import AccountId, RepoId, SpaceId
 from control_plane.domain.quotas import QuotaKey
 from control_plane.domain.spaces import Build, Replica, Repo
 from control_plane.ports.stores import UnitOfWork
@@ -29,9 +29,18 @@ def by_day(start: datetime, end: datetime) -> Iterator[tuple[str, float]]:
         start = stop
 
 
-async def meter_replica(uow: UnitOfWork, repo: Repo, replica: Replica, catalog: FlavorCatalog, now: datetime) -> None:
+async def _owner(uow: UnitOfWork, repo: Repo | None, space_id: SpaceId) -> AccountId | None:
+    """Also of a Space whose repository is deleted already: its last minutes are its owner's."""
+    if repo is not None:
+        return repo.owner_id
+    removed = await uow.repos.removed(RepoId(space_id))
+    return removed[0] if removed else None
+
+
+async def meter_replica(uow: UnitOfWork, repo: Repo | None, replica: Replica, catalog: FlavorCatalog, now: datetime) -> None:
     """Meter a replica that just ended, from its process start. One that never started used nothing."""
-    if replica.started_at is None:
+    owner_id = await _owner(uow, repo, replica.space_id)
+    if replica.started_at is None or owner_id is None:
         return
     flavor = catalog.find(replica.hardware)
     gpus = flavor.gpu_count if flavor else 0
@@ -39,7 +48,7 @@ async def meter_replica(uow: UnitOfWork, repo: Repo, replica: Replica, catalog: 
         for key, factor in ((HOURS, 1), (QuotaKey.GPU_HOURS.value, gpus)):
             if factor:
                 await uow.quotas.add_usage(
-                    account_id=repo.owner_id,
+                    account_id=owner_id,
                     space_id=replica.space_id,
                     key=key,
                     flavor=replica.hardware,
@@ -48,14 +57,15 @@ async def meter_replica(uow: UnitOfWork, repo: Repo, replica: Replica, catalog: 
                 )
 
 
-async def meter_build(uow: UnitOfWork, repo: Repo, build: Build, now: datetime) -> None:
+async def meter_build(uow: UnitOfWork, repo: Repo | None, build: Build, now: datetime) -> None:
     """Meter a build attempt that just ended (succeeded, failed, cancelled, superseded or lost)."""
-    if build.started_at is None:
+    owner_id = await _owner(uow, repo, build.space_id)
+    if build.started_at is None or owner_id is None:
         return
     for day, seconds in by_day(build.started_at, build.finished_at or now):
         await uow.quotas.add_usage(
-            account_id=repo.owner_id,
-            space_id=SpaceId(repo.id),
+            account_id=owner_id,
+            space_id=build.space_id,
             key=QuotaKey.BUILD_MINUTES.value,
             flavor="",
             day=day,

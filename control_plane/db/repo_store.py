@@ -18,8 +18,7 @@ from sqlalchemy import BigInteger, ColumnElement, Table, delete, false, func, li
 
 from control_plane.db import mapping
 from control_plane.db.rows import Rows
-from control_plane.db.space_stores import free_subdomain
-from control_plane.db.tables import accounts, likes, old_names, repo_tags, repos, spaces
+from control_plane.db.tables import accounts, likes, old_names, removed_repos, repo_tags, repos, spaces
 from control_plane.domain.accounts import Account
 from control_plane.domain.errors import NameTaken, Rejected
 from control_plane.domain.ids import AccountId, RepoId
@@ -77,10 +76,16 @@ class SqlRepoStore:
         await self._tag(repo)
 
     async def remove(self, repo_id: RepoId) -> None:
-        subdomain = await self._rows.value(select(spaces.c.subdomain).where(spaces.c.id == repo_id))
-        if subdomain:
-            await free_subdomain(self._rows, subdomain, self._clock.now())
-        await self._rows.run(delete(repos).where(repos.c.id == repo_id))
+        """The Space of the same id stays: it is removed when nothing of it runs any more."""
+        found = await self.get(repo_id)
+        if found is not None:
+            row = {"repo_id": repo_id, "owner_id": found.owner_id, "full_name": found.full_name, "removed_at": self._clock.now()}
+            await self._rows.put(removed_repos, row, key=("repo_id",))
+            await self._rows.run(delete(repos).where(repos.c.id == repo_id))
+
+    async def removed(self, repo_id: RepoId) -> tuple[AccountId, str] | None:
+        row = await self._rows.one(select(removed_repos).where(removed_repos.c.repo_id == repo_id))
+        return (AccountId(row["owner_id"]), row["full_name"]) if row else None
 
     async def remember_old_name(self, repo: Repo) -> None:
         row = {"type": repo.type.value, "owner_lower": repo.owner_name.lower(), "name_lower": repo.name.lower(), "repo_id": repo.id}

@@ -184,10 +184,21 @@ likes = Table(
     Column("at", UtcTime, nullable=False),
 )
 
+# What is left of a repository: whose it was, for what is metered or listed after it went.
+removed_repos = Table(
+    "removed_repos",
+    metadata,
+    _id("repo_id", primary_key=True),
+    _id("owner_id", nullable=False),
+    Column("full_name", Text, nullable=False),
+    Column("removed_at", UtcTime, nullable=False),
+)
+
+# No foreign key to `repos`: a deleted Space gives its name back at once and lives on until nothing of it runs.
 spaces = Table(
     "spaces",
     metadata,
-    _id("id", ForeignKey("repos.id", ondelete="CASCADE"), primary_key=True),
+    _id("id", primary_key=True),
     Column("subdomain", String(64), nullable=False, unique=True),
     Column("sdk", Text, nullable=False),
     Column("config", JSON, nullable=False),

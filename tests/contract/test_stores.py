@@ -447,6 +447,9 @@ async def test_a_subdomain_rests_for_thirty_days(db: Database, clock: FixedClock
             await work.spaces.save(space(second, subdomain=demo.subdomain))
         await work.spaces.save(replace(demo, subdomain="renamed"))
         await work.repos.remove(second.id)
+        assert await work.spaces.get(SpaceId(second.id)) is not None
+        assert await work.repos.removed(second.id) == (ann.id, "Ann/second")
+        await work.spaces.remove(SpaceId(second.id))
     for name in ("ann-demo", "renamed", "ann-second"):
         async with db.read() as work:
             assert await work.spaces.subdomain_taken(name), name

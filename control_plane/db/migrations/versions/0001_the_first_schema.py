@@ -105,125 +105,13 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("subject", "key", name=op.f("pk_quota_limits")),
     )
     op.create_table(
-        "usage",
-        sa.Column("account_id", sa.String(length=64), nullable=False),
-        sa.Column("day", sa.String(length=10), nullable=False),
-        sa.Column("space_id", sa.String(length=64), nullable=False),
-        sa.Column("key", sa.Text(), nullable=False),
-        sa.Column("flavor", sa.Text(), nullable=False),
-        sa.Column("amount", sa.Float(precision=53), nullable=False),
-        sa.PrimaryKeyConstraint("account_id", "day", "space_id", "key", "flavor", name=op.f("pk_usage")),
-    )
-    op.create_index("ix_usage_day", "usage", ["day"], unique=False)
-    op.create_table(
-        "memberships",
-        sa.Column("org_id", sa.String(length=64), nullable=False),
-        sa.Column("user_id", sa.String(length=64), nullable=False),
-        sa.Column("role", sa.Text(), nullable=False),
-        sa.ForeignKeyConstraint(["org_id"], ["accounts.id"], name=op.f("fk_memberships_org_id"), ondelete="CASCADE"),
-        sa.ForeignKeyConstraint(["user_id"], ["accounts.id"], name=op.f("fk_memberships_user_id"), ondelete="CASCADE"),
-        sa.PrimaryKeyConstraint("org_id", "user_id", name=op.f("pk_memberships")),
-    )
-    op.create_index(op.f("ix_memberships_user_id"), "memberships", ["user_id"], unique=False)
-    op.create_table(
-        "repos",
-        sa.Column("seq", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), autoincrement=True, nullable=False),
-        sa.Column("id", sa.String(length=64), nullable=False),
-        sa.Column("type", sa.Text(), nullable=False),
+        "removed_repos",
+        sa.Column("repo_id", sa.String(length=64), nullable=False),
         sa.Column("owner_id", sa.String(length=64), nullable=False),
-        sa.Column("owner_name", sa.Text(), nullable=False),
-        sa.Column("name", sa.Text(), nullable=False),
-        sa.Column("visibility", sa.Text(), nullable=False),
-        sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
-        sa.Column("updated_at", sa.DateTime(timezone=True), nullable=False),
-        sa.Column("created_by", sa.String(length=64), nullable=False),
-        sa.Column("head", sa.String(length=64), nullable=True),
-        sa.Column("likes", sa.Integer(), nullable=False),
-        sa.Column("tags", sa.JSON(), nullable=False),
-        sa.Column("card", sa.JSON(), nullable=False),
-        sa.Column("storage_bytes", sa.BigInteger(), nullable=False),
-        sa.Column("discussions_disabled", sa.Boolean(), nullable=False),
-        sa.Column("origin", sa.Text(), nullable=False),
-        sa.Column("owner_lower", sa.Text(), nullable=False),
-        sa.Column("name_lower", sa.Text(), nullable=False),
-        sa.Column("is_private", sa.Boolean(), nullable=False),
-        sa.Column("trending", sa.Float(precision=53), nullable=False),
-        sa.Column("search_text", sa.Text(), nullable=False),
-        sa.ForeignKeyConstraint(["owner_id"], ["accounts.id"], name=op.f("fk_repos_owner_id")),
-        sa.PrimaryKeyConstraint("seq", name=op.f("pk_repos")),
-        sa.UniqueConstraint("id", name=op.f("uq_repos_id")),
-        sa.UniqueConstraint("type", "owner_lower", "name_lower", name=op.f("uq_repos_type_owner_lower_name_lower")),
+        sa.Column("full_name", sa.Text(), nullable=False),
+        sa.Column("removed_at", sa.DateTime(timezone=True), nullable=False),
+        sa.PrimaryKeyConstraint("repo_id", name=op.f("pk_removed_repos")),
     )
-    op.create_index("ix_repos_all_created", "repos", ["type", "created_at", "seq"], unique=False)
-    op.create_index("ix_repos_all_trending", "repos", ["type", "trending", "seq"], unique=False)
-    op.create_index("ix_repos_listed_created", "repos", ["type", "is_private", "created_at", "seq"], unique=False)
-    op.create_index("ix_repos_listed_likes", "repos", ["type", "is_private", "likes", "seq"], unique=False)
-    op.create_index("ix_repos_listed_trending", "repos", ["type", "is_private", "trending", "seq"], unique=False)
-    op.create_index("ix_repos_listed_updated", "repos", ["type", "is_private", "updated_at", "seq"], unique=False)
-    op.create_index("ix_repos_owned_created", "repos", ["owner_id", "type", "created_at", "seq"], unique=False)
-    op.create_index("ix_repos_owned_likes", "repos", ["owner_id", "type", "likes", "seq"], unique=False)
-    op.create_index("ix_repos_owned_trending", "repos", ["owner_id", "type", "trending", "seq"], unique=False)
-    op.create_index("ix_repos_owned_updated", "repos", ["owner_id", "type", "updated_at", "seq"], unique=False)
-    op.create_table(
-        "sessions",
-        sa.Column("id", sa.String(length=64), nullable=False),
-        sa.Column("user_id", sa.String(length=64), nullable=False),
-        sa.Column("secret_sha256", sa.String(length=64), nullable=False),
-        sa.Column("csrf", sa.Text(), nullable=False),
-        sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
-        sa.Column("expires_at", sa.DateTime(timezone=True), nullable=False),
-        sa.Column("user_agent", sa.Text(), nullable=False),
-        sa.Column("address", sa.Text(), nullable=False),
-        sa.ForeignKeyConstraint(["user_id"], ["accounts.id"], name=op.f("fk_sessions_user_id"), ondelete="CASCADE"),
-        sa.PrimaryKeyConstraint("id", name=op.f("pk_sessions")),
-        sa.UniqueConstraint("secret_sha256", name=op.f("uq_sessions_secret_sha256")),
-    )
-    op.create_index(op.f("ix_sessions_user_id"), "sessions", ["user_id"], unique=False)
-    op.create_table(
-        "tokens",
-        sa.Column("id", sa.String(length=64), nullable=False),
-        sa.Column("user_id", sa.String(length=64), nullable=False),
-        sa.Column("name", sa.Text(), nullable=False),
-        sa.Column("role", sa.Text(), nullable=False),
-        sa.Column("sha256", sa.String(length=64), nullable=False),
-        sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
-        sa.Column("expires_at", sa.DateTime(timezone=True), nullable=True),
-        sa.Column("revoked_at", sa.DateTime(timezone=True), nullable=True),
-        sa.Column("last_used_at", sa.DateTime(timezone=True), nullable=True),
-        sa.Column("scopes", sa.JSON(), nullable=False),
-        sa.ForeignKeyConstraint(["user_id"], ["accounts.id"], name=op.f("fk_tokens_user_id"), ondelete="CASCADE"),
-        sa.PrimaryKeyConstraint("id", name=op.f("pk_tokens")),
-        sa.UniqueConstraint("sha256", name=op.f("uq_tokens_sha256")),
-    )
-    op.create_index(op.f("ix_tokens_user_id"), "tokens", ["user_id"], unique=False)
-    op.create_table(
-        "likes",
-        sa.Column("user_id", sa.String(length=64), nullable=False),
-        sa.Column("repo_id", sa.String(length=64), nullable=False),
-        sa.Column("at", sa.DateTime(timezone=True), nullable=False),
-        sa.ForeignKeyConstraint(["repo_id"], ["repos.id"], name=op.f("fk_likes_repo_id"), ondelete="CASCADE"),
-        sa.ForeignKeyConstraint(["user_id"], ["accounts.id"], name=op.f("fk_likes_user_id"), ondelete="CASCADE"),
-        sa.PrimaryKeyConstraint("user_id", "repo_id", name=op.f("pk_likes")),
-    )
-    op.create_index(op.f("ix_likes_repo_id"), "likes", ["repo_id"], unique=False)
-    op.create_table(
-        "old_names",
-        sa.Column("type", sa.Text(), nullable=False),
-        sa.Column("owner_lower", sa.Text(), nullable=False),
-        sa.Column("name_lower", sa.Text(), nullable=False),
-        sa.Column("repo_id", sa.String(length=64), nullable=False),
-        sa.ForeignKeyConstraint(["repo_id"], ["repos.id"], name=op.f("fk_old_names_repo_id"), ondelete="CASCADE"),
-        sa.PrimaryKeyConstraint("type", "owner_lower", "name_lower", name=op.f("pk_old_names")),
-    )
-    op.create_index(op.f("ix_old_names_repo_id"), "old_names", ["repo_id"], unique=False)
-    op.create_table(
-        "repo_tags",
-        sa.Column("tag", sa.Text(), nullable=False),
-        sa.Column("repo_id", sa.String(length=64), nullable=False),
-        sa.ForeignKeyConstraint(["repo_id"], ["repos.id"], name=op.f("fk_repo_tags_repo_id"), ondelete="CASCADE"),
-        sa.PrimaryKeyConstraint("tag", "repo_id", name=op.f("pk_repo_tags")),
-    )
-    op.create_index(op.f("ix_repo_tags_repo_id"), "repo_tags", ["repo_id"], unique=False)
     op.create_table(
         "spaces",
         sa.Column("id", sa.String(length=64), nullable=False),
@@ -244,10 +132,20 @@ def upgrade() -> None:
         sa.Column("last_used_at", sa.DateTime(timezone=True), nullable=True),
         sa.Column("suspended", sa.Boolean(), nullable=False),
         sa.Column("updated_at", sa.DateTime(timezone=True), nullable=True),
-        sa.ForeignKeyConstraint(["id"], ["repos.id"], name=op.f("fk_spaces_id"), ondelete="CASCADE"),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_spaces")),
         sa.UniqueConstraint("subdomain", name=op.f("uq_spaces_subdomain")),
     )
+    op.create_table(
+        "usage",
+        sa.Column("account_id", sa.String(length=64), nullable=False),
+        sa.Column("day", sa.String(length=10), nullable=False),
+        sa.Column("space_id", sa.String(length=64), nullable=False),
+        sa.Column("key", sa.Text(), nullable=False),
+        sa.Column("flavor", sa.Text(), nullable=False),
+        sa.Column("amount", sa.Float(precision=53), nullable=False),
+        sa.PrimaryKeyConstraint("account_id", "day", "space_id", "key", "flavor", name=op.f("pk_usage")),
+    )
+    op.create_index("ix_usage_day", "usage", ["day"], unique=False)
     op.create_table(
         "builds",
         sa.Column("seq", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), autoincrement=True, nullable=False),
@@ -303,6 +201,16 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("space_id", "generation", name=op.f("pk_deployments")),
     )
     op.create_table(
+        "memberships",
+        sa.Column("org_id", sa.String(length=64), nullable=False),
+        sa.Column("user_id", sa.String(length=64), nullable=False),
+        sa.Column("role", sa.Text(), nullable=False),
+        sa.ForeignKeyConstraint(["org_id"], ["accounts.id"], name=op.f("fk_memberships_org_id"), ondelete="CASCADE"),
+        sa.ForeignKeyConstraint(["user_id"], ["accounts.id"], name=op.f("fk_memberships_user_id"), ondelete="CASCADE"),
+        sa.PrimaryKeyConstraint("org_id", "user_id", name=op.f("pk_memberships")),
+    )
+    op.create_index(op.f("ix_memberships_user_id"), "memberships", ["user_id"], unique=False)
+    op.create_table(
         "replicas",
         sa.Column("seq", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), autoincrement=True, nullable=False),
         sa.Column("id", sa.String(length=64), nullable=False),
@@ -334,6 +242,60 @@ def upgrade() -> None:
     )
     op.create_index("ix_replicas_space", "replicas", ["space_id", "generation", "state", "seq"], unique=False)
     op.create_table(
+        "repos",
+        sa.Column("seq", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), autoincrement=True, nullable=False),
+        sa.Column("id", sa.String(length=64), nullable=False),
+        sa.Column("type", sa.Text(), nullable=False),
+        sa.Column("owner_id", sa.String(length=64), nullable=False),
+        sa.Column("owner_name", sa.Text(), nullable=False),
+        sa.Column("name", sa.Text(), nullable=False),
+        sa.Column("visibility", sa.Text(), nullable=False),
+        sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("updated_at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("created_by", sa.String(length=64), nullable=False),
+        sa.Column("head", sa.String(length=64), nullable=True),
+        sa.Column("likes", sa.Integer(), nullable=False),
+        sa.Column("tags", sa.JSON(), nullable=False),
+        sa.Column("card", sa.JSON(), nullable=False),
+        sa.Column("storage_bytes", sa.BigInteger(), nullable=False),
+        sa.Column("discussions_disabled", sa.Boolean(), nullable=False),
+        sa.Column("origin", sa.Text(), nullable=False),
+        sa.Column("owner_lower", sa.Text(), nullable=False),
+        sa.Column("name_lower", sa.Text(), nullable=False),
+        sa.Column("is_private", sa.Boolean(), nullable=False),
+        sa.Column("trending", sa.Float(precision=53), nullable=False),
+        sa.Column("search_text", sa.Text(), nullable=False),
+        sa.ForeignKeyConstraint(["owner_id"], ["accounts.id"], name=op.f("fk_repos_owner_id")),
+        sa.PrimaryKeyConstraint("seq", name=op.f("pk_repos")),
+        sa.UniqueConstraint("id", name=op.f("uq_repos_id")),
+        sa.UniqueConstraint("type", "owner_lower", "name_lower", name=op.f("uq_repos_type_owner_lower_name_lower")),
+    )
+    op.create_index("ix_repos_all_created", "repos", ["type", "created_at", "seq"], unique=False)
+    op.create_index("ix_repos_all_trending", "repos", ["type", "trending", "seq"], unique=False)
+    op.create_index("ix_repos_listed_created", "repos", ["type", "is_private", "created_at", "seq"], unique=False)
+    op.create_index("ix_repos_listed_likes", "repos", ["type", "is_private", "likes", "seq"], unique=False)
+    op.create_index("ix_repos_listed_trending", "repos", ["type", "is_private", "trending", "seq"], unique=False)
+    op.create_index("ix_repos_listed_updated", "repos", ["type", "is_private", "updated_at", "seq"], unique=False)
+    op.create_index("ix_repos_owned_created", "repos", ["owner_id", "type", "created_at", "seq"], unique=False)
+    op.create_index("ix_repos_owned_likes", "repos", ["owner_id", "type", "likes", "seq"], unique=False)
+    op.create_index("ix_repos_owned_trending", "repos", ["owner_id", "type", "trending", "seq"], unique=False)
+    op.create_index("ix_repos_owned_updated", "repos", ["owner_id", "type", "updated_at", "seq"], unique=False)
+    op.create_table(
+        "sessions",
+        sa.Column("id", sa.String(length=64), nullable=False),
+        sa.Column("user_id", sa.String(length=64), nullable=False),
+        sa.Column("secret_sha256", sa.String(length=64), nullable=False),
+        sa.Column("csrf", sa.Text(), nullable=False),
+        sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("expires_at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("user_agent", sa.Text(), nullable=False),
+        sa.Column("address", sa.Text(), nullable=False),
+        sa.ForeignKeyConstraint(["user_id"], ["accounts.id"], name=op.f("fk_sessions_user_id"), ondelete="CASCADE"),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_sessions")),
+        sa.UniqueConstraint("secret_sha256", name=op.f("uq_sessions_secret_sha256")),
+    )
+    op.create_index(op.f("ix_sessions_user_id"), "sessions", ["user_id"], unique=False)
+    op.create_table(
         "settings",
         sa.Column("space_id", sa.String(length=64), nullable=False),
         sa.Column("key", sa.Text(), nullable=False),
@@ -345,6 +307,51 @@ def upgrade() -> None:
         sa.ForeignKeyConstraint(["space_id"], ["spaces.id"], name=op.f("fk_settings_space_id"), ondelete="CASCADE"),
         sa.PrimaryKeyConstraint("space_id", "key", "is_secret", name=op.f("pk_settings")),
     )
+    op.create_table(
+        "tokens",
+        sa.Column("id", sa.String(length=64), nullable=False),
+        sa.Column("user_id", sa.String(length=64), nullable=False),
+        sa.Column("name", sa.Text(), nullable=False),
+        sa.Column("role", sa.Text(), nullable=False),
+        sa.Column("sha256", sa.String(length=64), nullable=False),
+        sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("expires_at", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("revoked_at", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("last_used_at", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("scopes", sa.JSON(), nullable=False),
+        sa.ForeignKeyConstraint(["user_id"], ["accounts.id"], name=op.f("fk_tokens_user_id"), ondelete="CASCADE"),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_tokens")),
+        sa.UniqueConstraint("sha256", name=op.f("uq_tokens_sha256")),
+    )
+    op.create_index(op.f("ix_tokens_user_id"), "tokens", ["user_id"], unique=False)
+    op.create_table(
+        "likes",
+        sa.Column("user_id", sa.String(length=64), nullable=False),
+        sa.Column("repo_id", sa.String(length=64), nullable=False),
+        sa.Column("at", sa.DateTime(timezone=True), nullable=False),
+        sa.ForeignKeyConstraint(["repo_id"], ["repos.id"], name=op.f("fk_likes_repo_id"), ondelete="CASCADE"),
+        sa.ForeignKeyConstraint(["user_id"], ["accounts.id"], name=op.f("fk_likes_user_id"), ondelete="CASCADE"),
+        sa.PrimaryKeyConstraint("user_id", "repo_id", name=op.f("pk_likes")),
+    )
+    op.create_index(op.f("ix_likes_repo_id"), "likes", ["repo_id"], unique=False)
+    op.create_table(
+        "old_names",
+        sa.Column("type", sa.Text(), nullable=False),
+        sa.Column("owner_lower", sa.Text(), nullable=False),
+        sa.Column("name_lower", sa.Text(), nullable=False),
+        sa.Column("repo_id", sa.String(length=64), nullable=False),
+        sa.ForeignKeyConstraint(["repo_id"], ["repos.id"], name=op.f("fk_old_names_repo_id"), ondelete="CASCADE"),
+        sa.PrimaryKeyConstraint("type", "owner_lower", "name_lower", name=op.f("pk_old_names")),
+    )
+    op.create_index(op.f("ix_old_names_repo_id"), "old_names", ["repo_id"], unique=False)
+    op.create_table(
+        "repo_tags",
+        sa.Column("tag", sa.Text(), nullable=False),
+        sa.Column("repo_id", sa.String(length=64), nullable=False),
+        sa.ForeignKeyConstraint(["repo_id"], ["repos.id"], name=op.f("fk_repo_tags_repo_id"), ondelete="CASCADE"),
+        sa.PrimaryKeyConstraint("tag", "repo_id", name=op.f("pk_repo_tags")),
+    )
+    op.create_index(op.f("ix_repo_tags_repo_id"), "repo_tags", ["repo_id"], unique=False)
     connection = op.get_bind()
     if connection.dialect.name == "sqlite" and _has_trigrams(connection):
         for statement in _SEARCH_INDEX:
