@@ -145,8 +145,7 @@ def router(hub: Hub) -> APIRouter:
         body = summary(repo, found, base_url(request)) | {"events": [event_json(e) for e in found.events]}
         if found.is_pull:
             body["changes"] = {"base": MAIN, "mergeCommitId": found.merge_commit or None}
-            if found.status != "merged":
-                body["filesWithConflicts"] = (await _plan(repo, found))[1]
+            body["filesWithConflicts"] = (await _plan(repo, found))[1] if found.status != "merged" else []
             if flag(request, "diff"):
                 body["diff"] = await _diff(repo, found)
         return ok(body)

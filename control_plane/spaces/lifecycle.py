@@ -56,7 +56,8 @@ async def create_repo(
     async with deps.uow.read() as uow:
         if await uow.repos.by_name(type, owner.name, name):
             raise NameTaken(f"You already created this {type.value} repo")
-    await deps.git.create(repo.id)
+    if template is None:  # a copy makes its own directory
+        await deps.git.create(repo.id)
     try:
         head = await _first_commit(deps, repo, actor, sdk, template, files, title)
         async with deps.uow.write() as uow:
