@@ -12,11 +12,35 @@ from typing import Protocol
 
 from control_plane.domain.accounts import Actor
 from control_plane.domain.spaces import RepoType
-
 from web.views import (
-    AdminOverview, AnalyticsView, AuditRow, BlobView, BuildRow, CommitsView, CommitView, DiscussionPage, DiscussionRow, Gallery,
-    GalleryQuery, LiveEvent, LogEntry, LogPage, PlatformFacts, Profile, QuotaRow, RepoPage, RepoRow, SessionRow, SettingsView,
-    SignedIn, SpacePage, TokenRow, TreeView, UsageRow, UserRow, Viewer,
+    AdminOverview,
+    AnalyticsView,
+    AuditRow,
+    BlobView,
+    BuildRow,
+    CommitsView,
+    CommitView,
+    DiscussionPage,
+    DiscussionRow,
+    Gallery,
+    GalleryQuery,
+    LiveEvent,
+    LogEntry,
+    LogPage,
+    PlatformFacts,
+    Profile,
+    QuotaRow,
+    RepoPage,
+    RepoRow,
+    SessionRow,
+    SettingsView,
+    SignedIn,
+    SpacePage,
+    TokenRow,
+    TreeView,
+    UsageRow,
+    UserRow,
+    Viewer,
 )  # fmt: skip
 
 

@@ -14,11 +14,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlencode
 
-from control_plane.domain.accounts import Actor
-from control_plane.domain.errors import Conflict, Forbidden, NotFound, NotSignedIn, QuotaExceeded, Rejected, Unavailable, VitrineError
-from control_plane.http.addresses import base_url, caller_address
-from control_plane.http.error_map import status_of
-from control_plane.ports.clock import Clock
 from fastapi import Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, RedirectResponse
@@ -28,6 +23,11 @@ from jinja2.runtime import Context
 from markupsafe import Markup
 from starlette.datastructures import FormData, UploadFile
 
+from control_plane.domain.accounts import Actor
+from control_plane.domain.errors import Conflict, Forbidden, NotFound, NotSignedIn, QuotaExceeded, Rejected, Unavailable, VitrineError
+from control_plane.http.addresses import base_url, caller_address
+from control_plane.http.error_map import status_of
+from control_plane.ports.clock import Clock
 from web import ansi, markup, security, words
 from web.backend import MovedTo, WebBackend
 from web.catalog import LANGUAGES, Catalog, choose, load
@@ -220,7 +220,7 @@ def moved_path(path: str, moved: MovedTo) -> str:
     """The same page of the repository under its new name."""
     kind, owner, name = moved.old
     head = f"{kind.url_prefix}{owner}/{name}".lower()
-    before, found, rest = path.lower().partition(head)
+    before, found, _ = path.lower().partition(head)
     if not found:
         return "/"
     tail = path[len(before) + len(head) :]

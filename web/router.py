@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 
+from fastapi import APIRouter, FastAPI, Request, Response
+
 from control_plane.domain.errors import Broken, Forbidden, NotFound, NotSignedIn, Rejected, Unavailable, VitrineError
 from control_plane.domain.spaces import RepoType
 from control_plane.ports.clock import Clock
-from fastapi import APIRouter, FastAPI, Request, Response
-
 from web import security
 from web.backend import WebBackend
 from web.page import Pages, page_route

@@ -15,8 +15,13 @@ from urllib.parse import urlsplit
 CSRF_FIELD = "csrf"
 _TOKEN = re.compile(r"[A-Za-z0-9_-]{20,128}")
 
-FRAME_SANDBOX = "allow-scripts allow-same-origin allow-forms allow-modals allow-popups allow-popups-to-escape-sandbox allow-downloads allow-pointer-lock"
-FRAME_ALLOW = "camera; microphone; clipboard-read; clipboard-write; fullscreen; autoplay; gamepad; midi; web-share; xr-spatial-tracking"
+FRAME_SANDBOX = " ".join(
+    f"allow-{what}"
+    for what in ("scripts", "same-origin", "forms", "modals", "popups", "popups-to-escape-sandbox", "downloads", "pointer-lock")
+)
+FRAME_ALLOW = "; ".join(
+    ("camera", "microphone", "clipboard-read", "clipboard-write", "fullscreen", "autoplay", "gamepad", "midi", "web-share")
+)
 
 
 def session_cookie(secure: bool) -> str:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import MutableMapping
-from typing import Any
-
 from starlette.responses import Response
 from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
@@ -18,7 +15,7 @@ class VersionedFiles(StaticFiles):
     async def get_response(self, path: str, scope: Scope) -> Response:
         _, _, rest = path.partition("/")
         response = await super().get_response(rest, scope)
-        headers: MutableMapping[str, Any] = response.headers
+        headers = response.headers
         headers["Cache-Control"] = "public, max-age=31536000, immutable"
         headers["X-Content-Type-Options"] = "nosniff"
         headers["Cross-Origin-Resource-Policy"] = "same-origin"

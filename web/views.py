@@ -155,7 +155,7 @@ class SpacePage:
     license: str = ""
     asleep: bool = False
     serves: bool = False
-    may_frame: bool = True
+    may_embed: bool = True
     discussions: int = 0
 
 

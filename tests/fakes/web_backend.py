@@ -12,10 +12,46 @@ from control_plane.domain.hardware import DEFAULT_FLAVORS
 from control_plane.domain.ids import AccountId, SessionId
 from control_plane.domain.spaces import RepoType
 from web.views import (
-    AdminBuildRow, AdminOverview, AnalyticsView, AuditRow, BlobView, BuildRow, CommitRow, CommitsView, CommitView, DiscussionEntry,
-    DiscussionPage, DiscussionRow, FileRow, Gallery, GalleryQuery, HardwareOption, LiveEvent, LogEntry, LogPage, Measure, PlatformFacts,
-    PoolRow, Profile, QuotaRow, RepoPage, RepoRow, SessionRow, SettingRow, SettingsView, SignedIn, SpaceCard, SpacePage, StageBadge,
-    Timeline, TimelineStep, TokenRow, TreeView, UsageRow, UserRow, Viewer,
+    AdminBuildRow,
+    AdminOverview,
+    AnalyticsView,
+    AuditRow,
+    BlobView,
+    BuildRow,
+    CommitRow,
+    CommitsView,
+    CommitView,
+    DiscussionEntry,
+    DiscussionPage,
+    DiscussionRow,
+    FileRow,
+    Gallery,
+    GalleryQuery,
+    HardwareOption,
+    LiveEvent,
+    LogEntry,
+    LogPage,
+    Measure,
+    PlatformFacts,
+    PoolRow,
+    Profile,
+    QuotaRow,
+    RepoPage,
+    RepoRow,
+    SessionRow,
+    SettingRow,
+    SettingsView,
+    SignedIn,
+    SpaceCard,
+    SpacePage,
+    StageBadge,
+    Timeline,
+    TimelineStep,
+    TokenRow,
+    TreeView,
+    UsageRow,
+    UserRow,
+    Viewer,
 )  # fmt: skip
 
 NOW = datetime(2026, 8, 1, 12, 0, tzinfo=UTC)
@@ -68,6 +104,7 @@ index 1111111..2222222 100644
 +    return f"{hit.text!r}, page {hit.page}"
 """
 RUN = StageBadge("RUNNING", "run", "Running")
+# ruff: noqa: E501
 _SHOW = (
     ("mira", "whisper-notes", "Whisper Notes", "🎙️", "red", "red", "Turn a meeting into minutes, with speakers.", "gradio", "t4-small", RUN, 212),
     ("lab-oslo", "stitch-stable", "Stitch Stable", "🪡", "green", "green", "Pattern repair for knitted textiles from one photo.", "gradio", "a10g-small", StageBadge("SLEEPING", "sleep", "Asleep", "wakes when you knock"), 148),
@@ -333,7 +370,7 @@ class MemoryWebBackend:
                 "not in your quota; ask an operator" if f.name == "a100-large" else "",
                 f.name == card.hardware,
                 f.name == card.hardware,
-            )  # fmt: skip
+            )
             for f in DEFAULT_FLAVORS
             if f.name in free
         )

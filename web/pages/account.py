@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from control_plane.domain.errors import NotSignedIn, Rejected, VitrineError
-from control_plane.http.error_map import status_of
 from fastapi import APIRouter, Request, Response
 
+from control_plane.domain.errors import NotSignedIn, Rejected, VitrineError
+from control_plane.http.error_map import status_of
 from web.page import Pages, Visit, error_view, page_route
 
 

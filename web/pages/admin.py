@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from control_plane.domain.errors import NotFound, Rejected, VitrineError
-from control_plane.http.error_map import status_of
 from fastapi import APIRouter, Request, Response
 
+from control_plane.domain.errors import NotFound, Rejected, VitrineError
+from control_plane.http.error_map import status_of
 from web.page import Pages, Visit, error_view, page_route
 from web.pages.account import signed_in
 

@@ -5,19 +5,21 @@ from __future__ import annotations
 import mimetypes
 import posixpath
 from collections.abc import AsyncIterator
+from typing import Any
 from urllib.parse import quote
+
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import StreamingResponse
+from markupsafe import Markup
 
 from control_plane.domain.errors import Conflict, NotFound, Rejected, TooLarge, VitrineError
 from control_plane.domain.spaces import RepoType
 from control_plane.http.error_map import status_of
-from fastapi import APIRouter, Request, Response
-from fastapi.responses import StreamingResponse
-
 from web import diffs, markup, security
 from web.page import Pages, Visit, error_view, page_route
 from web.pages.account import signed_in
 from web.pages.gallery import page_number
-from web.views import RepoPage, SpacePage
+from web.views import RepoPage
 
 MAX_UPLOAD = 8 << 20
 # Types that browsers show and that cannot run anything of ours; everything else is plain text or a download.
@@ -60,7 +62,7 @@ def files_router(pages: Pages, kind: RepoType) -> APIRouter:
     backend = pages.backend
     base = f"/{kind.url_prefix}{{owner:seg}}/{{name:seg}}"
 
-    async def head(visit: Visit, owner: str, name: str) -> dict[str, RepoPage | SpacePage | None]:
+    async def head(visit: Visit, owner: str, name: str) -> dict[str, Any]:
         repo = await backend.repo(visit.actor, kind, owner, name)
         space = await backend.space(visit.actor, owner, name) if kind is RepoType.SPACE else None
         return {"repo": repo, "space": space}
@@ -79,7 +81,7 @@ def files_router(pages: Pages, kind: RepoType) -> APIRouter:
         context = await head(visit, owner, name)
         view = await backend.blob(visit.actor, kind, owner, name, rev, path)
         rendered = None
-        lines: list[markup.Markup] = []
+        lines: list[Markup] = []
         if view.text is not None:
             if path.lower().endswith((".md", ".markdown")) and "source" not in request.query_params:
                 where = f"/{kind.url_prefix}{owner}/{name}"

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from control_plane.domain.spaces import RepoType
 from fastapi import APIRouter, Request, Response
 from starlette.datastructures import QueryParams
 
+from control_plane.domain.spaces import RepoType
 from web.page import Pages, page_route
 from web.views import GalleryQuery
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 
+from fastapi import APIRouter, Request, Response
+
 from control_plane.domain.errors import Rejected, VitrineError
 from control_plane.domain.spaces import RepoType
 from control_plane.http.error_map import status_of
-from fastapi import APIRouter, Request, Response
-
 from web.page import Pages, Visit, error_view, page_route
 from web.pages.account import signed_in
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from fastapi import APIRouter, Request, Response
+
 from control_plane.domain.errors import Forbidden, NotSignedIn, Unavailable, VitrineError
 from control_plane.http.addresses import caller_address
 from control_plane.http.error_map import status_of
-from fastapi import APIRouter, Request, Response
-
 from web import security
 from web.catalog import LANGUAGES
 from web.page import LANGUAGE_COOKIE, Pages, Visit, error_view, page_route

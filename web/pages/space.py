@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 
-from control_plane.domain.errors import Forbidden, Rejected, VitrineError
-from control_plane.domain.spaces import RepoType
-from control_plane.http.error_map import status_of
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import HTMLResponse, StreamingResponse
 
+from control_plane.domain.errors import Forbidden, Rejected, VitrineError
+from control_plane.domain.spaces import RepoType
+from control_plane.http.error_map import status_of
 from web import ansi
 from web.page import Pages, Visit, error_view, page_route
 from web.pages.account import signed_in

@@ -1,0 +1,1 @@
+"""The real `WebBackend`: pages over use cases and stores. One file per family of pages."""

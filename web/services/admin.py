@@ -1,0 +1,133 @@
+"""The operator's pages: figures, people, quotas, usage, audit."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from control_plane.accounts import people
+from control_plane.domain.accounts import Account, AccountKind, Actor
+from control_plane.domain.errors import NotFound, Rejected
+from control_plane.domain.ids import RepoId
+from control_plane.domain.quotas import QuotaKey, parse_key, parse_value
+from control_plane.domain.spaces import RepoType
+from web.services.gallery import GalleryFamily
+from web.services.people import PeopleFamily
+from web.services.spaces import build_row
+from web.views import AdminBuildRow, AdminOverview, AuditRow, Measure, PoolRow, QuotaRow, UsageRow, UserRow
+
+AUDIT_ROWS = 300
+USAGE_DAYS = 30
+
+
+class AdminFamily(PeopleFamily, GalleryFamily):
+    def _admin(self, actor: Actor) -> Account:
+        if actor.user is None or not actor.is_admin:
+            raise NotFound("There is no page at this address.")
+        return actor.user
+
+    async def admin_overview(self, actor: Actor) -> AdminOverview:
+        self._admin(actor)
+        async with self.d.uow.read() as uow:
+            running = await uow.repos.list(RepoType.SPACE, see_all=True, running_only=True, sort="updated", limit=100)
+            builds = await uow.builds.open()
+            names = {b.space_id: await uow.repos.get(RepoId(b.space_id)) for b in builds[:50]}
+            counts = {kind: await uow.repos.count(kind) for kind in RepoType}
+            accounts = await uow.accounts.list(AccountKind.USER)
+        rows = tuple(AdminBuildRow(repo.full_name, build_row(b)) for b in builds[:50] if (repo := names.get(b.space_id)) is not None)
+        figures = (
+            Measure("Spaces", f"{counts[RepoType.SPACE]:,}"), Measure("Running now", f"{len(running):,}"),
+            Measure("Builds in line", f"{len(builds):,}"), Measure("People", f"{len(accounts):,}"),
+            Measure("Models", f"{counts[RepoType.MODEL]:,}"), Measure("Datasets", f"{counts[RepoType.DATASET]:,}"),
+        )  # fmt: skip
+        pools = tuple(PoolRow(**dict(row)) for row in await self.d.pool_rows(actor))
+        return AdminOverview(figures, await self.cards(running), rows, pools)
+
+    async def admin_users(self, actor: Actor) -> tuple[UserRow, ...]:
+        self._admin(actor)
+        async with self.d.uow.read() as uow:
+            accounts = await uow.accounts.list()
+            return tuple(
+                [
+                    UserRow(
+                        a.name,
+                        a.fullname,
+                        a.kind.value,
+                        a.is_admin,
+                        a.is_suspended,
+                        a.created_at,
+                        await uow.repos.count(RepoType.SPACE, owner_id=a.id),
+                    )
+                    for a in accounts[:1000]
+                ]
+            )
+
+    async def admin_quotas(self, actor: Actor, subject: str) -> tuple[QuotaRow, ...]:
+        """Of one account with what it uses; the defaults for everyone when `subject` is empty."""
+        self._admin(actor)
+        if subject:
+            return await self.quotas_of(await self.account_named(subject))
+        async with self.d.uow.read() as uow:
+            limits = await uow.quotas.limits("")
+        return tuple(QuotaRow(key, limits.get(key), 0.0, "default") for key in (*QuotaKey, *(k for k in limits if k not in set(QuotaKey))))
+
+    async def admin_set_quota(self, actor: Actor, subject: str, key: str, value: str) -> None:
+        admin = self._admin(actor)
+        key, limit = parse_key(key, self.d.catalog().names), parse_value(value)
+        async with self.d.uow.write() as uow:
+            name = (await people.find_account(uow, subject)).name if subject else ""
+            await uow.quotas.set_limit(name, key, limit)
+            await uow.audit.append(
+                at=self.d.clock.now(), actor=admin.name, action="quota.set", subject=f"quota:{name or 'defaults'}", address=actor.address,
+                facts={"key": key, "limit": limit},
+            )  # fmt: skip
+
+    async def admin_usage(self, actor: Actor) -> tuple[UsageRow, ...]:
+        self._admin(actor)
+        since = (self.d.clock.now() - timedelta(days=USAGE_DAYS)).strftime("%Y-%m-%d")
+        sums: dict[tuple[str, str, str], float] = {}
+        async with self.d.uow.read() as uow:
+            for row in await uow.quotas.usage(since_day=since):
+                index = str(row["account_id"]), str(row["key"]), str(row["flavor"])
+                sums[index] = sums.get(index, 0.0) + float(row["amount"])
+            names = {a.id: a.name for a in await uow.accounts.list()}
+        found = (UsageRow(names.get(account, account), key, flavor, amount) for (account, key, flavor), amount in sums.items())  # type: ignore[call-overload]
+        return tuple(sorted(found, key=lambda u: (u.account, u.key, u.flavor)))
+
+    async def admin_audit(self, actor: Actor) -> tuple[tuple[AuditRow, ...], bool]:
+        self._admin(actor)
+        async with self.d.uow.read() as uow:
+            found = await uow.audit.list(limit=AUDIT_ROWS)
+            whole = await uow.audit.verify() is None
+        rows = (
+            AuditRow(
+                r["at"],
+                str(r["actor"]),
+                str(r["action"]),
+                str(r["subject"]),
+                str(r["address"]),
+                ", ".join(f"{k} {v}" for k, v in dict(r["facts"]).items() if v not in (None, "", {})),
+            )
+            for r in found
+        )
+        return tuple(rows), whole
+
+    async def admin_suspend(self, actor: Actor, name: str, suspended: bool) -> None:
+        admin = self._admin(actor)
+        async with self.d.uow.write() as uow:
+            user = await people.find_account(uow, name, AccountKind.USER)
+            if user.id == admin.id:
+                raise Rejected("You cannot suspend yourself.")
+            await people.set_suspended(uow, self.d.signals, user, suspended)
+            await uow.audit.append(
+                at=self.d.clock.now(), actor=admin.name, action="user.suspend" if suspended else "user.resume", subject=f"user:{name}",
+                address=actor.address, facts={},
+            )  # fmt: skip
+
+    async def admin_add_user(self, actor: Actor, name: str, email: str, password: str, *, admin: bool) -> None:
+        operator = self._admin(actor)
+        async with self.d.uow.write() as uow:
+            await people.add_user(uow, self.d.clock, name, email=email or None, password=password, is_admin=admin)
+            await uow.audit.append(
+                at=self.d.clock.now(), actor=operator.name, action="user.add", subject=f"user:{name}", address=actor.address,
+                facts={"admin": admin},
+            )  # fmt: skip

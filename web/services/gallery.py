@@ -1,0 +1,110 @@
+"""Cards, lists, profiles, likes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from control_plane.accounts import people, policy
+from control_plane.domain.accounts import AccountKind, Action, Actor
+from control_plane.domain.ids import AccountId
+from control_plane.domain.spaces import Repo, RepoType
+from control_plane.ports.stores import UnitOfWork
+from web.services.deps import Base, WebDeps
+from web.services.stages import cards
+from web.views import Gallery, GalleryQuery, Profile, RepoRow, SpaceCard
+
+LIST_PAGE = 30
+COUNT_LIFE_S = 5.0  # how old the figures under the heading may be
+COUNTED = 1000
+
+
+@dataclass(slots=True)
+class _Counts:
+    at: float = -1e9
+    total: int = 0
+    running: int = 0
+
+
+class GalleryFamily(Base):
+    def __init__(self, deps: WebDeps) -> None:
+        super().__init__(deps)
+        self._counts = _Counts()
+
+    async def _orgs(self, uow: UnitOfWork, actor: Actor) -> tuple[AccountId, ...]:
+        if actor.user is None or not actor.roles:
+            return ()
+        return tuple(org.id for org, _ in await uow.accounts.memberships(actor.user.id))
+
+    async def gallery(self, actor: Actor, query: GalleryQuery) -> Gallery:
+        async with self.d.uow.read() as uow:
+            found = await uow.repos.list(
+                RepoType.SPACE, viewer=actor.user.id if actor.user else None, viewer_orgs=await self._orgs(uow, actor),
+                see_all=actor.is_admin, owner=query.owner or None, search=query.q or None, sdk=query.sdk, tags=query.tag,
+                hardware=query.hardware, running_only=query.running, sort=query.sort, limit=query.page_size + 1,
+                offset=(query.page - 1) * query.page_size,
+            )  # fmt: skip
+            counts = await self._figures(uow)
+        shown = await self.cards(found[: query.page_size])
+        is_filtered = query.q or query.sdk or query.hardware or query.tag or query.owner or query.running
+        has_next = len(found) > query.page_size
+        total = counts.total
+        if is_filtered:
+            total = (query.page - 1) * query.page_size + len(found)
+        return Gallery(shown, has_next, total, counts.running, self.d.catalog().names)
+
+    async def cards(self, repos: Sequence[Repo]) -> tuple[SpaceCard, ...]:
+        async with self.d.uow.read() as uow:
+            spaces = await uow.spaces.get_many([r.id for r in repos])
+        return cards(repos, spaces, await self.d.actions.runtime_views(spaces))
+
+    async def _figures(self, uow: UnitOfWork) -> _Counts:
+        now = self.d.clock.monotonic()
+        if now - self._counts.at > COUNT_LIFE_S:
+            running = await uow.repos.list(RepoType.SPACE, running_only=True, limit=COUNTED)
+            self._counts = _Counts(now, await uow.repos.count(RepoType.SPACE), len(running))
+        return self._counts
+
+    async def repo_list(self, actor: Actor, kind: RepoType, q: str, sort: str, page: int) -> tuple[tuple[RepoRow, ...], bool]:
+        async with self.d.uow.read() as uow:
+            found = await uow.repos.list(
+                kind, viewer=actor.user.id if actor.user else None, viewer_orgs=await self._orgs(uow, actor), see_all=actor.is_admin,
+                search=q or None, sort=sort, limit=LIST_PAGE + 1, offset=(page - 1) * LIST_PAGE,
+            )  # fmt: skip
+        return tuple(self.repo_row(r) for r in found[:LIST_PAGE]), len(found) > LIST_PAGE
+
+    def repo_row(self, repo: Repo) -> RepoRow:
+        return RepoRow(
+            repo.type.value, repo.owner_name, repo.name, self.base(repo), repo.likes, repo.updated_at, repo.visibility.value, repo.tags
+        )
+
+    async def profile(self, actor: Actor, name: str) -> Profile:
+        async with self.d.uow.read() as uow:
+            account = await people.find_account(uow, name)
+            is_org = account.kind is AccountKind.ORG
+            lists = {
+                kind: await uow.repos.list(
+                    kind,
+                    viewer=actor.user.id if actor.user else None,
+                    viewer_orgs=await self._orgs(uow, actor),
+                    see_all=actor.is_admin,
+                    owner=account.name,
+                    sort="updated",
+                    limit=60,
+                )
+                for kind in RepoType
+            }
+            groups = await (uow.accounts.members(account.id) if is_org else uow.accounts.memberships(account.id))
+            liked = [r for r, _ in await uow.repos.liked_by(account.id)] if not is_org else []
+        liked = [r for r in liked if r.type is RepoType.SPACE and policy.allowed(actor, Action.VIEW, r)][:12]
+        return Profile(
+            account.name, account.fullname, account.kind.value, account.created_at, await self.cards(lists[RepoType.SPACE]),
+            tuple(self.repo_row(r) for r in (*lists[RepoType.MODEL], *lists[RepoType.DATASET])),
+            tuple((who.name, role.value) for who, role in groups), await self.cards(liked),
+        )  # fmt: skip
+
+    async def like(self, actor: Actor, kind: RepoType, owner: str, name: str, liked: bool) -> None:
+        user = policy.require_user(actor, write=True)
+        async with self.d.uow.write() as uow:
+            repo = await self.find(uow, actor, kind, owner, name)
+            await uow.repos.like(user.id, repo.id, liked, self.d.clock.now())
