@@ -32,7 +32,7 @@ def test_a_gradio_space_becomes_a_bundle_with_a_shared_environment(workplace: Wo
     assert event.result is not None
     artifact = event.result.artifact
     assert artifact.kind is ArtifactKind.BUNDLE
-    assert (workplace.data_dir / "bundles" / artifact.ref / "data/x.txt").read_text() == "x"
+    assert (workplace.data_dir / "bundles" / artifact.ref / "tree/data/x.txt").read_text() == "x"
     environment = workplace.data_dir / "envs" / artifact.env_key
     workplace.worker.environments.settle()
     site = next((environment / "lib").glob("python3.*/site-packages"))
@@ -93,7 +93,7 @@ def test_a_static_space_becomes_a_site_without_an_environment(workplace: Workpla
     assert event.result is not None
     assert event.result.artifact.kind is ArtifactKind.SITE
     assert event.result.artifact.env_key == ""
-    assert (workplace.data_dir / "sites" / event.result.artifact.ref / "index.html").exists()
+    assert (workplace.data_dir / "sites" / event.result.artifact.ref / "tree/index.html").exists()
 
 
 def test_links_that_leave_the_tree_are_refused(workplace: Workplace, door: FakeDoor) -> None:
@@ -170,7 +170,7 @@ def test_what_a_dead_worker_left_is_built_over(workplace: Workplace, door: FakeD
     """The second attempt finds a half-fetched tree, a bundle nobody heard of and a half-made environment."""
     first = build(workplace)
     assert first.result
-    bundle = workplace.data_dir / "bundles" / first.result.artifact.ref
+    bundle = workplace.data_dir / "bundles" / first.result.artifact.ref / "tree"
     (bundle / "stale.txt").write_text("from the first attempt")
     environment = workplace.data_dir / "envs" / first.result.artifact.env_key
     workplace.worker.environments.settle()
