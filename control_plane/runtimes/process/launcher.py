@@ -200,23 +200,27 @@ class Launch:
             else:
                 status.update(event)
 
-        def stop(*_: object) -> None:
+        def stop(grace_s: float) -> None:
             try:
                 inner.send(b"T")
             except OSError:
                 pass  # it has ended already
-            signal.setitimer(signal.ITIMER_REAL, max(0.01, float(str(self.spec.get("grace_s", 5)))))
+            signal.setitimer(signal.ITIMER_REAL, max(0.01, grace_s))
+
+        def on_term(*_: object) -> None:
+            stop(float(str(self.spec.get("grace_s", 5))))
 
         def on_control() -> None:
             assert self.control is not None
-            if not self.control.recv(64):
+            packet = self.control.recv(64)
+            if not packet:
                 selector.unregister(self.control)
                 self._kill()
             else:
-                stop()
+                stop(float(packet[1:] or b"5"))
 
-        signal.signal(signal.SIGTERM, stop)
-        signal.signal(signal.SIGINT, stop)
+        signal.signal(signal.SIGTERM, on_term)
+        signal.signal(signal.SIGINT, on_term)
         signal.signal(signal.SIGALRM, lambda *_: self._kill())
         wake_read, wake_write = socket.socketpair()
         wake_read.setblocking(False)
