@@ -155,13 +155,14 @@ class KubeApi:
         headers = {"Accept": "application/json"}
         if kind:
             headers["Content-Type"] = kind
-        text = None if body is None else json.dumps(body)
+        # The client turns bodies of JSON types into text itself, and passes text of other types on as it is.
+        content = json.dumps(body) if kind == _APPLY else body
         self.calls += 1
         try:
             call = self._client.param_serialize(
                 method, path, query_params=list((query or {}).items()), header_params=headers, auth_settings=["BearerToken"]
             )
-            answer = self._client.call_api(call[0], call[1], call[2], text, _request_timeout=timeout)
+            answer = self._client.call_api(call[0], call[1], call[2], content, _request_timeout=timeout)
         except ApiException as error:
             raise Unavailable(f"the API server does not answer: {error.reason}") from error
         except (urllib3.exceptions.HTTPError, OSError) as error:

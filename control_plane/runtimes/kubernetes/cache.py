@@ -18,10 +18,12 @@ _MAX_HINTS = 5000
 
 
 class ClusterCache:
-    """`changed(space_id)` is called, outside the lock, after a replica of that Space changed."""
+    """`changed(space_id)` is called, outside the lock, after a replica of that Space changed; `pod_gone(uid)` likewise."""
 
-    def __init__(self, changed: Callable[[SpaceId], None]) -> None:
+    def __init__(self, changed: Callable[[SpaceId], None], pod_gone: Callable[[str], None] = lambda uid: None) -> None:
         self._changed = changed
+        self._pod_gone = pod_gone
+        self._gone_pods: list[str] = []
         self._lock = threading.RLock()
         self._deployments: dict[ReplicaId, Item] = {}
         self._of_space: dict[SpaceId, set[ReplicaId]] = {}
@@ -32,7 +34,7 @@ class ClusterCache:
         self._nodes: dict[str, Item] = {}
         self._ours_on: dict[str, set[SpaceId]] = {}
         self._hints: dict[str, Hint] = {}
-        self.deployments = _Sink(self, self._replace_deployments, self.put_deployment, self._drop_deployment)
+        self.deployments = _Sink(self, self._replace_deployments, self.put_deployment, self._deleted_deployment)
         self.pods = _Sink(self, self._replace_pods, self._put_pod, self._drop_pod)
         self.nodes = _Sink(self, self._replace_nodes, self._put_node, self._drop_node)
         self.events = _Sink(self, self._replace_events, self._put_event, lambda item: None)
@@ -54,11 +56,6 @@ class ClusterCache:
     def pods_of(self, replica_id: ReplicaId) -> tuple[Item, ...]:
         with self._lock:
             return tuple(self._pods.get(replica_id, {}).values())
-
-    def pod_uids(self) -> frozenset[str]:
-        """Our pods that the cluster still has."""
-        with self._lock:
-            return frozenset(uid for pods in self._pods.values() for uid in pods)
 
     def hint_for(self, pod: Item) -> Hint | None:
         with self._lock:
@@ -131,6 +128,10 @@ class ClusterCache:
         self._gone = {r: uid for r, uid in self._gone.items() if r in present}
         return changed + [self.put_deployment(item) for item in items]
 
+    def _deleted_deployment(self, item: Item) -> SpaceId | None:
+        self._gone.pop(ReplicaId((item["metadata"].get("labels") or {}).get(names.REPLICA, "")), None)
+        return self._drop_deployment(item)
+
     def _drop_deployment(self, item: Item) -> SpaceId | None:
         labels = item["metadata"].get("labels") or {}
         if not names.is_ours(labels):
@@ -146,6 +147,8 @@ class ClusterCache:
 
     def _replace_pods(self, items: list[Item]) -> Iterable[SpaceId | None]:
         changed = {SpaceId(p["metadata"]["labels"][names.SPACE]) for pods in self._pods.values() for p in pods.values()}
+        present = {item["metadata"]["uid"] for item in items}
+        self._gone_pods += [uid for pods in self._pods.values() for uid in pods if uid not in present]
         self._pods.clear()
         self._uses.clear()
         self._node_of_pod.clear()
@@ -176,7 +179,8 @@ class ClusterCache:
             return None
         replica_id = ReplicaId(labels[names.REPLICA])
         pods = self._pods.get(replica_id, {})
-        pods.pop(uid, None)
+        if pods.pop(uid, None) is not None:
+            self._gone_pods.append(uid)
         if not pods:
             self._pods.pop(replica_id, None)
         self._hints.pop(item["metadata"]["name"], None)
@@ -250,6 +254,8 @@ class _Sink:
         self._tell(changed)
 
     def _tell(self, changed: Any) -> None:
+        while self._cache._gone_pods:
+            self._cache._pod_gone(self._cache._gone_pods.pop())
         found: Iterable[SpaceId | None] = (SpaceId(changed),) if isinstance(changed, str) else changed or ()
         for space_id in dict.fromkeys(found):
             if space_id:

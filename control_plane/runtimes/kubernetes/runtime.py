@@ -65,8 +65,8 @@ class KubernetesRuntime:
         self._usage_at = -1e9
         self._usage_absent_at = -1e9
         self._locks: dict[SpaceId, asyncio.Lock] = {}
-        self.cache = ClusterCache(self._changed)
         self._followers = LogFollowers(api, self._deliver)
+        self.cache = ClusterCache(self._changed, self._followers.end)
         self._closing = threading.Event()
         scoped = "" if options.per_owner_namespaces else f"/namespaces/{options.namespace}"
         self._watchers = (
@@ -337,10 +337,6 @@ class KubernetesRuntime:
                 states = [c.get("state") or {} for c in pod["status"].get("containerStatuses") or []]
                 if any("running" in s or "terminated" in s for s in states):
                     self._followers.follow(space_id, replica_id, metadata["namespace"], metadata["name"], metadata["uid"])
-        alive = self.cache.pod_uids()
-        for uid in self._followers.uids():
-            if uid not in alive:
-                self._followers.end(uid)
 
     def _deliver(self, space_id: SpaceId, lines: list[LogLine]) -> None:
         """In a follower's thread; waits for the store, which slows a flood down to what the store takes."""

@@ -1,0 +1,100 @@
+"""Leadership: of two schedulers one leads, a dead one is replaced after its duration, clocks that disagree do no harm."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from control_plane.runtimes.kubernetes.lease import LeaderLease
+from tests.fakes.api_server import ApiServer, api_server
+
+
+class Time:
+    def __init__(self) -> None:
+        self.seconds = 1000.0
+
+    def __call__(self) -> float:
+        return self.seconds
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[ApiServer]:
+    async with api_server() as made:
+        yield made
+
+
+def lease(server: ApiServer, name: str, time: Time, *, off: timedelta = timedelta()) -> LeaderLease:
+    start = datetime(2026, 1, 1, tzinfo=UTC) + off
+    return LeaderLease(server.api(), namespace="v", identity=name, monotonic=time, now=lambda: start)
+
+
+async def test_one_of_two_leads_and_the_other_takes_over_when_it_dies(server: ApiServer) -> None:
+    time = Time()
+    a, b = lease(server, "a", time), lease(server, "b", time, off=timedelta(days=-400))
+    assert await asyncio.to_thread(a.attempt)
+    assert not await asyncio.to_thread(b.attempt)
+    assert b.holder == "a"
+    for _ in range(5):
+        time.seconds += 5
+        assert await asyncio.to_thread(a.attempt)
+        assert not await asyncio.to_thread(b.attempt)
+    time.seconds += 10.1  # a is silent
+    assert not a.is_leading(), "it stops before anybody else may start"
+    assert not await asyncio.to_thread(b.attempt)
+    time.seconds += 5
+    assert await asyncio.to_thread(b.attempt)
+    assert not await asyncio.to_thread(a.attempt), "the returning one follows"
+    assert not (a.is_leading() and b.is_leading())
+
+
+async def test_both_at_once(server: ApiServer) -> None:
+    time = Time()
+    leases = [lease(server, f"s{n}", time) for n in range(6)]
+    got = await asyncio.gather(*(asyncio.to_thread(one.attempt) for one in leases))
+    assert sum(got) == 1
+    time.seconds += 16
+    await asyncio.gather(*(asyncio.to_thread(one.attempt) for one in leases))
+    assert sum(one.is_leading() for one in leases) <= 1
+
+
+async def test_a_conflict_ends_leadership_at_once(server: ApiServer) -> None:
+    time = Time()
+    a = lease(server, "a", time)
+    assert await asyncio.to_thread(a.attempt)
+    server.deny("PUT", "/leases/", 409)
+    assert not await asyncio.to_thread(a.attempt)
+    assert not a.is_leading()
+
+
+async def test_a_silent_server_keeps_leadership_only_for_a_while(server: ApiServer) -> None:
+    time = Time()
+    a = lease(server, "a", time)
+    assert await asyncio.to_thread(a.attempt)
+    server.deny("*", "/leases", 503, times=100)
+    time.seconds += 9
+    assert await asyncio.to_thread(a.attempt)
+    time.seconds += 1.1
+    assert not await asyncio.to_thread(a.attempt)
+
+
+async def test_run_releases_at_the_end(server: ApiServer) -> None:
+    time = Time()
+    a, b = lease(server, "a", time), lease(server, "b", time)
+    heard: list[bool] = []
+    leads = asyncio.Event()
+
+    def on_change(leading: bool) -> None:
+        heard.append(leading)
+        leads.set()
+
+    task = asyncio.create_task(a.run(on_change))
+    await asyncio.wait_for(leads.wait(), 5)
+    task.cancel()
+    with suppress(asyncio.CancelledError):
+        await task
+    assert heard == [True, False]
+    assert await asyncio.to_thread(b.attempt), "no need to wait for the duration"
