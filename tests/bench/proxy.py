@@ -1,3 +1,4 @@
+# ruff: noqa: E501  (raw requests and config lines read best unbroken)
 """Proxy rows of `make bench`: our proxy beside nginx with one worker, same core, same upstream, rounds in turn, median.
 
 Core 0 runs the proxy under test; core 1 runs the upstream (nginx, a fixed 24-byte answer) and the load (wrk). Everything is
@@ -263,7 +264,9 @@ class _Echo(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if not self.open:
             self.open = True
-            self.transport.write(b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Accept: x\r\n\r\n")
+            self.transport.write(
+                b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Accept: x\r\n\r\n"
+            )
             return
         self.have += len(data)
         frames, self.have = divmod(self.have, len(_MASKED))
@@ -337,7 +340,10 @@ def ws_rows(rounds: int = 3, seconds: float = 2.0, connections: int = 100) -> li
         for _ in range(rounds):
             for where, rates in ((port, through), (upstream, direct)):
                 out = subprocess.run(
-                    ["taskset", "-c", "1", *me, "ask", str(where), str(connections), str(seconds)], capture_output=True, text=True, check=True
+                    ["taskset", "-c", "1", *me, "ask", str(where), str(connections), str(seconds)],
+                    capture_output=True,
+                    text=True,
+                    check=True,
                 )
                 rates.append(float(out.stdout))
     row = _row("proxy.ws", "msg/s", through, direct, less_is_better=False)

@@ -1,3 +1,4 @@
+# ruff: noqa: E501  (raw requests and config lines read best unbroken)
 """Malformed and smuggling requests by RFC section: (section, bytes, allowed statuses). None of them may reach an upstream.
 
 An empty set of statuses means that the proxy may also close without an answer. Host is the public Space's.

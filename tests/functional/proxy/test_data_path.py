@@ -1,3 +1,4 @@
+# ruff: noqa: E501  (raw requests and config lines read best unbroken)
 from __future__ import annotations
 
 import asyncio
