@@ -16,7 +16,7 @@ from control_plane.domain.accounts import Account
 from control_plane.domain.capacity import Capacity, NodePool
 from control_plane.domain.hardware import Flavor
 from control_plane.domain.ids import RepoId
-from control_plane.domain.quotas import parse_key, parse_value
+from control_plane.domain.quotas import DEFAULT_QUOTAS, parse_key, parse_value
 from control_plane.domain.replicas import ReplicaState
 from control_plane.domain.spaces import Replica
 from control_plane.ports.stores import UnitOfWork
@@ -86,7 +86,7 @@ def routes(api: APIRouter, door: Door) -> None:
         await door.admin(request)
         async with uow.read() as work:
             stored = await work.quotas.limits(quotas.PLATFORM)
-        rows = [{"key": key, "limit": limit, "source": "built-in"} for key, limit in quotas.DEFAULT_QUOTAS.items() if key not in stored]
+        rows = [{"key": key, "limit": limit, "source": "built-in"} for key, limit in DEFAULT_QUOTAS.items() if key not in stored]
         return {
             "items": sorted([*rows, *({"key": k, "limit": v, "source": "default"} for k, v in stored.items())], key=lambda r: str(r["key"]))
         }
