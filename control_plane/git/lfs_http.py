@@ -30,14 +30,14 @@ from control_plane.git.lfs import FileLfsStore
 from control_plane.git.lfs_locks import Locks
 from control_plane.git.names import OID, check_oid, check_repo_id
 from control_plane.git.signing import Signer
-from control_plane.git.smart_http import PREFIXES, REALM, Authorize, RepoAccess, Service, access_to, base_url, repo_path
+from control_plane.git.smart_http import PREFIXES, REALM, Authorize, Service, access_to, base_url, repo_path
 from control_plane.ports.stores import UnitOfWorkFactory
 
 MEDIA_TYPE = "application/vnd.git-lfs+json"
 _UPLOAD_ID = re.compile(r"[0-9a-f]{32}", re.ASCII)
 
 # May this repository take so many more bytes? Raises QuotaExceeded. Asked once per batch with the sum of what is new.
-RoomFor = Callable[[RepoAccess, int], Awaitable[None]]
+RoomFor = Callable[[RepoId, int], Awaitable[None]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +146,7 @@ class _Server:
             answers.append(answer)
             new_bytes += fresh
         if new_bytes and self._deps.room_for is not None:
-            await self._deps.room_for(access, new_bytes)
+            await self._deps.room_for(access.repo_id, new_bytes)
         return JSONResponse(
             {"transfer": "multipart" if multipart else "basic", "objects": answers, "hash_algo": "sha256"}, media_type=MEDIA_TYPE
         )

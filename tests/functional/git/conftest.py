@@ -25,6 +25,7 @@ from control_plane.git.lfs import FileLfsStore
 from control_plane.git.lfs_http import LfsDeps, lfs_router
 from control_plane.git.smart_http import GitDeps, PushReceived, RepoAccess, RepoPath, Service, git_router
 from control_plane.git.store import BareGitStore
+from control_plane.git.xet import XetDeps, XetStore, xet_router
 
 SPACE = RepoId("a" * 24)
 PRIVATE = RepoId("c" * 24)
@@ -70,6 +71,7 @@ class World:
     gate: asyncio.Event = field(default_factory=asyncio.Event)
     gc: list[str] = field(default_factory=list)
     now: float = 1_000_000.0
+    xet: XetDeps | None = None
     documents: Documents = field(default_factory=lambda: Documents())
     limits: policy.PushLimits = field(default_factory=policy.PushLimits)
 
@@ -118,6 +120,8 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
     made = World(store, lfs, app)
     app.include_router(git_router(GitDeps(store.git, store.path, tmp_path / "hooks", made.authorize, made.check_push, made.pushed)))
     app.include_router(lfs_router(LfsDeps(lfs, made.authorize, b"k" * 32, uow=made.documents, part_bytes=1 << 20, now=lambda: made.now)))
+    made.xet = XetDeps(XetStore(tmp_path / "xet", lfs), lfs, b"x" * 32)
+    app.include_router(xet_router(made.xet))
     with socket.socket() as door:
         door.bind(("127.0.0.1", 0))
         made.url = f"http://127.0.0.1:{door.getsockname()[1]}"
