@@ -122,6 +122,6 @@ def _is_envelope(message: object) -> bool:
 class SpoolTransport(filesystem.Transport):
     Channel = SpoolChannel
 
-    def drain_events(self, connection: Any, timeout: float | None = None) -> Any:
+    def drain_events(self, connection: Any, timeout: float | None = None, **_: Any) -> Any:
         # Celery waits 2 s here before it looks whether it was told to stop.
-        return super().drain_events(connection, timeout=STOP_LOOK_S if timeout is None else min(timeout, STOP_LOOK_S))
+        return super().drain_events(connection, timeout=STOP_LOOK_S if timeout is None else min(timeout, STOP_LOOK_S))  # type: ignore[no-untyped-call]

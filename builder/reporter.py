@@ -15,7 +15,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any, Protocol
@@ -174,6 +174,7 @@ class BuildReporter:
         self._cancel = cancel
         self._heartbeat_s = heartbeat_s
         self._pending: deque[tuple[str, str]] = deque()
+        self._hidden: tuple[str, ...] = ()
         self._dropped = 0
         self._log_bytes = 0
         self._drain_lock = threading.Lock()
@@ -210,8 +211,18 @@ class BuildReporter:
         self._drain()
         self._door.emit(self._event(BuildEventKind.FAILED, reason=reason.value, message=message), retry_s=retry_s)
 
+    def secrets(self) -> dict[str, str]:
+        """Values of this build's secrets; asked for only by builds that mount them."""
+        return self._door.secrets(self._request.build_id)
+
+    def hide(self, values: Iterable[str]) -> None:
+        """From now on these values appear in no line of the log (short ones could be anything and are left)."""
+        self._hidden = tuple(sorted((value for value in values if len(value) >= 4), key=len, reverse=True))
+
     def line(self, text: str) -> None:
         """One line of the build log, stamped now. Cut at `LINE_CHARS`."""
+        for value in self._hidden:
+            text = text.replace(value, "[secret]")
         limit = self._request.limits.log_bytes
         self._log_bytes += len(text.encode("utf-8", "replace")) + 1
         if self._log_bytes > limit:

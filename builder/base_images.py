@@ -1,0 +1,125 @@
+"""Builds the base images of the catalog: from an upstream image, or from Debian packages where no registry can be reached."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from builder.catalog import DEFAULT_FOLDER, BaseImage, load_catalog
+from builder.engines.docker_engine import DockerEngine
+from builder.engines.engine import BuiltImage, ImageBuild
+from builder.errors import BuildFailed
+from builder.reporter import CancelToken
+from builder.steps import StepRunner
+from control_plane.domain.builds import BuildLimits
+from control_plane.domain.reasons import Reason
+
+# What apps expect to be there (features.md of the public service lists these as pre-installed)
+PACKAGES = ("ca-certificates", "curl", "ffmpeg", "git", "libgl1", "libglib2.0-0", "libsm6", "libxext6")
+SLIM_PACKAGES = ("ca-certificates",)
+DEBIAN_PYTHON = ("python3", "python3-venv")
+
+
+@dataclass(frozen=True, slots=True)
+class BaseStatus:
+    """One image of the catalog; `size_bytes` is None when it is not built here."""
+
+    image: BaseImage
+    size_bytes: int | None
+
+
+class BaseImages:
+    """`say` receives progress lines. `mirror`: a Debian mirror's URL, "" = the release's own."""
+
+    def __init__(
+        self,
+        engine: DockerEngine,
+        uv: str,
+        say: Callable[[str], None],
+        *,
+        folder: Path = DEFAULT_FOLDER,
+        mirror: str = "",
+        network: str = "bridge",
+    ) -> None:
+        self._engine = engine
+        self._uv = uv
+        self._folder = folder
+        self._mirror = mirror
+        self._network = network
+        self._catalog = load_catalog(folder)
+        self._runner = StepRunner(_Lines(say), BuildLimits(time_s=3600, log_bytes=1 << 30), CancelToken())
+
+    def list(self) -> tuple[BaseStatus, ...]:
+        return tuple(BaseStatus(one, self._engine.size(one.name, self._runner)) for one in self._catalog.images)
+
+    def build(self, image: BaseImage, *, bootstrap: str = "", slim: bool = False) -> BuiltImage:
+        """`bootstrap`: "" = from the upstream image, "debian" = from Debian packages. Raises BuildFailed."""
+        if bootstrap not in ("", "debian"):
+            raise BuildFailed(Reason.CONFIG_ERROR, f"bootstrap {bootstrap!r} is not known; allowed: debian.")
+        packages: tuple[str, ...] = SLIM_PACKAGES if slim else PACKAGES
+        with tempfile.TemporaryDirectory(prefix="vitrine-base-") as scratch:
+            context = Path(scratch, "context")
+            context.mkdir()
+            source = self._folder / image.dockerfile
+            shutil.copy(source, context / "Dockerfile")
+            shutil.copy(source.parent / "setup.sh", context / "setup.sh")
+            shutil.copy(self._uv, context / "uv")
+            (context / "uv").chmod(0o755)
+            base, to_install = image.upstream, packages
+            if bootstrap:
+                base, to_install = self._bootstrap(image, packages, Path(scratch)), ()
+            args = {"BASE": base, "PACKAGES": " ".join(to_install)}
+            build = ImageBuild(context=context, dockerfile="Dockerfile", tag=image.name, network=self._network, args=args)
+            return self._engine.build(build, self._runner)
+
+    def prune(self) -> tuple[str, ...]:
+        """Forgets what the catalog does not name any more. Returns the tags."""
+        names = {one.name for one in self._catalog.images}
+        gone = tuple(tag for tag in self._engine.tags("vitrine/python", self._runner) if tag not in names)
+        for tag in gone:
+            self._engine.untag(tag, self._runner)
+        return gone
+
+    def _bootstrap(self, image: BaseImage, packages: Sequence[str], scratch: Path) -> str:
+        if not image.suite:
+            raise BuildFailed(
+                Reason.PYTHON_MISSING, f"Debian has no release with Python {image.python}; build {image.name} from its upstream image."
+            )
+        root = scratch / "root.tar"
+        done = self._runner.run(debian_argv(image.suite, (*DEBIAN_PYTHON, *packages), root, self._mirror), env=_tool_environment(scratch))
+        if not done.ok:
+            raise BuildFailed(
+                Reason.BUILD_FAILED, f"mmdebstrap ended with status {done.exit_code}: {done.tail[-1][:300] if done.tail else ''}"
+            )
+        tag = f"vitrine/debian:{image.suite}"
+        self._engine.load_root(root, tag, self._runner)
+        return tag
+
+
+def debian_argv(suite: str, packages: Sequence[str], output: Path, mirror: str) -> tuple[str, ...]:
+    """mmdebstrap's command. Pure. Needs root, or user namespaces with a range of ids."""
+    return (
+        "mmdebstrap", "--variant=minbase", f"--include={','.join(packages)}", "--aptopt=Apt::Install-Recommends false",
+        "--dpkgopt=path-exclude=/usr/share/doc/*", "--dpkgopt=path-exclude=/usr/share/man/*",
+        suite, str(output), *((mirror,) if mirror else ()),
+    )  # fmt: skip
+
+
+def _tool_environment(scratch: Path) -> dict[str, str]:
+    return {
+        "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+        "HOME": os.fspath(scratch),
+        "TMPDIR": os.fspath(scratch),
+    }
+
+
+class _Lines:
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self._say = say
+
+    def line(self, text: str) -> None:
+        self._say(text)

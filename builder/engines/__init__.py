@@ -1,0 +1,1 @@
+"""Container engines behind one Protocol; see `engine.ImageEngine`."""

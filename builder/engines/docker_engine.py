@@ -1,0 +1,134 @@
+"""The Docker Engine API as an `ImageEngine`. Each call is a step of its own: see `docker_step` for what runs in it.
+
+Why a process per call: the engine's build stream cannot be interrupted from another thread, but a killed client makes the
+engine stop the build at once. So time, log and cancel work exactly as for every other step, and a hanging engine cannot hang
+a worker.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import builder
+from builder.engines.engine import BuiltImage, ImageBuild
+from builder.errors import BuildFailed
+from builder.steps import StepRunner
+from control_plane.domain.reasons import Reason
+
+
+@dataclass(frozen=True, slots=True)
+class RegistryLogin:
+    username: str
+    password: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class DockerConfig:
+    """`host`: the engine's address ("" = its usual socket). `buildkit_cli`: the docker client's argument tuple where it can drive
+    BuildKit (a client of 20.10, or one with its buildx plug-in); empty where it cannot."""
+
+    host: str = ""
+    login: RegistryLogin | None = None
+    buildkit_cli: tuple[str, ...] = ()
+
+
+class DockerEngine:
+    def __init__(self, config: DockerConfig) -> None:
+        self._config = config
+
+    @property
+    def has_buildkit(self) -> bool:
+        return bool(self._config.buildkit_cli)
+
+    def build(self, build: ImageBuild, runner: StepRunner) -> BuiltImage:
+        if build.secrets and not self.has_buildkit:
+            raise BuildFailed(Reason.UNSUPPORTED_HERE, "Secrets in a build need BuildKit; this platform's engine client has none.")
+        if self.has_buildkit and build.secrets:
+            done = runner.run(buildkit_argv(self._config, build, runner.limits.memory_bytes), env=self._environment(buildkit=True))
+            if not done.ok:
+                raise BuildFailed(Reason.DOCKERFILE_FAILED, f"A step of the Dockerfile failed: {done.tail[-1][:300] if done.tail else ''}")
+            answer = self._step({"do": "inspect", "tag": build.tag}, runner, quiet=True)
+        else:
+            answer = self._step(
+                {
+                    "do": "build", "context": str(build.context), "dockerfile": build.dockerfile, "tag": build.tag,
+                    "network": build.network,
+                    "args": dict(build.args), "labels": dict(build.labels), "no_cache": build.no_cache,
+                    "memory_bytes": runner.limits.memory_bytes, "cpu": runner.limits.cpu,
+                },
+                runner,
+            )  # fmt: skip
+        image = BuiltImage(str(answer["id"]), int(answer["size"]))
+        if image.size_bytes > runner.limits.disk_bytes:
+            self.untag(build.tag, runner)
+            raise BuildFailed(
+                Reason.BUILD_DISK,
+                f"The image has {image.size_bytes >> 20} MiB, more than the limit of {runner.limits.disk_bytes >> 20} MiB.",
+            )
+        return image
+
+    def push(self, tag: str, runner: StepRunner) -> str:
+        login = self._config.login
+        auth = {"username": login.username, "password": login.password} if login else {}
+        return str(self._step({"do": "push", "tag": tag, "auth": auth}, runner)["ref"])
+
+    def untag(self, tag: str, runner: StepRunner) -> None:
+        self._step({"do": "untag", "tag": tag}, runner, quiet=True)
+
+    def size(self, tag: str, runner: StepRunner) -> int | None:
+        """Bytes of an image here, None when it is not."""
+        answer = self._step({"do": "size", "tag": tag}, runner, quiet=True)
+        return None if answer["size"] is None else int(answer["size"])
+
+    def tags(self, prefix: str, runner: StepRunner) -> tuple[str, ...]:
+        """Tags here that start with `prefix`."""
+        return tuple(self._step({"do": "tags", "prefix": prefix}, runner, quiet=True)["tags"])
+
+    def load_root(self, archive: Path, tag: str, runner: StepRunner) -> None:
+        """Makes an image of one layer from a root file system's tar."""
+        self._step({"do": "load", "archive": str(archive), "tag": tag}, runner, quiet=True)
+
+    def _step(self, order: Mapping[str, Any], runner: StepRunner, *, quiet: bool = False) -> dict[str, Any]:
+        with tempfile.TemporaryDirectory(prefix="vitrine-engine-") as folder:
+            answer = Path(folder, "answer.json")
+            runner.run(
+                (sys.executable, "-m", "builder.engines.docker_step", str(answer)),
+                env=self._environment(),
+                stdin=json.dumps({**order, "host": self._config.host}),  # not in argv: credentials may be in it
+                quiet=quiet,
+            )
+            body: dict[str, Any] = json.loads(answer.read_text()) if answer.exists() else {}
+        if "reason" in body:
+            raise BuildFailed(Reason(body["reason"]), str(body["message"]))
+        if not body:
+            raise BuildFailed(Reason.BUILD_LOST, "The container engine's client ended without an answer.")
+        return body
+
+    def _environment(self, *, buildkit: bool = False) -> dict[str, str]:
+        root = str(Path(builder.__file__).parent.parent)
+        variables = {"PATH": os.defpath, "HOME": "/nonexistent", "PYTHONPATH": root, "PYTHONDONTWRITEBYTECODE": "1"}
+        if buildkit:
+            variables |= {"DOCKER_BUILDKIT": "1", "BUILDKIT_PROGRESS": "plain"}
+            if self._config.host:
+                variables["DOCKER_HOST"] = self._config.host
+        return variables
+
+
+def buildkit_argv(config: DockerConfig, build: ImageBuild, memory_bytes: int) -> tuple[str, ...]:
+    """The docker client's command for a build with secrets. Pure; values of secrets are in files, so none is in the list."""
+    return (
+        *config.buildkit_cli, "build", "--file", str(build.context / build.dockerfile), "--tag", build.tag,
+        "--network", build.network, "--memory", str(memory_bytes),
+        *(("--no-cache",) if build.no_cache else ()),
+        *(part for name, value in sorted(build.args.items()) for part in ("--build-arg", f"{name}={value}")),
+        *(part for name, value in sorted(build.labels.items()) for part in ("--label", f"{name}={value}")),
+        *(part for name, path in sorted(build.secrets.items()) for part in ("--secret", f"id={name},src={path}")),
+        str(build.context),
+    )  # fmt: skip

@@ -1,0 +1,54 @@
+"""What the image path asks of a container engine and a registry. Frozen values in, ids and digests out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from builder.steps import StepRunner
+
+
+@dataclass(frozen=True, slots=True)
+class ImageBuild:
+    """One build. `context` is a folder; `dockerfile` is a path inside it; `secrets` are files, name → path, never in a layer.
+
+    `network` names the engine's network for RUN steps. `args` are build arguments.
+    """
+
+    context: Path
+    dockerfile: str
+    tag: str
+    network: str
+    args: Mapping[str, str] = field(default_factory=dict)
+    secrets: Mapping[str, Path] = field(default_factory=dict, repr=False)
+    labels: Mapping[str, str] = field(default_factory=dict)
+    no_cache: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class BuiltImage:
+    """`id` is the engine's own digest of the configuration; `size_bytes` counts all layers."""
+
+    id: str
+    size_bytes: int
+
+
+class ImageEngine(Protocol):
+    """Raises BuildFailed with DOCKERFILE_FAILED, REGISTRY_UNAVAILABLE, BUILD_DISK, UNSUPPORTED_HERE or a limit's reason."""
+
+    @property
+    def has_buildkit(self) -> bool:
+        """Whether Dockerfiles that need BuildKit (secret mounts among them) can be built."""
+        ...
+
+    def build(self, build: ImageBuild, runner: StepRunner) -> BuiltImage: ...
+
+    def push(self, tag: str, runner: StepRunner) -> str:
+        """Pushes to the registry that the tag names; gives `name@sha256:…`."""
+        ...
+
+    def untag(self, tag: str, runner: StepRunner) -> None:
+        """Forgets a tag here; absent is fine. Layers stay as cache until the engine prunes."""
+        ...
