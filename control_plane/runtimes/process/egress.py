@@ -16,6 +16,7 @@ import struct
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable, Coroutine
 
 from control_plane.runtimes.process.egress_policy import (
     FORMAT_ERROR,
@@ -45,7 +46,7 @@ Listener = tuple[str, int, socket.socket]
 class Egress:
     """What one replica (or build step) may call. `denied` and `allowed` count by "address:port"; bytes are since start."""
 
-    def __init__(self, policy: EgressPolicy, *, on_denied: object = None) -> None:
+    def __init__(self, policy: EgressPolicy, *, on_denied: Callable[[str, str], None] | None = None) -> None:
         self.policy = policy
         self.allowed: Counter[str] = Counter()
         self.denied: Counter[str] = Counter()
@@ -82,8 +83,8 @@ class Egress:
         self._listeners.clear()
         await asyncio.sleep(0)
 
-    def _spawn(self, work: object) -> None:
-        task = asyncio.get_running_loop().create_task(work)  # type: ignore[arg-type]
+    def _spawn(self, work: Coroutine[object, object, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -169,7 +170,7 @@ class Egress:
     def _deny(self, target: str, why: str) -> None:
         if target in self.denied or len(self.denied) < 1000:
             self.denied[target] += 1
-        if callable(self._on_denied):
+        if self._on_denied is not None:
             self._on_denied(target, why)
 
     # ── names ────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -376,16 +377,14 @@ def serve_inline(channel: socket.socket, options: object) -> None:
     def on_denied(target: str, why: str) -> None:
         if target not in said and len(said) < 50:
             said.add(target)
-            print(f"network: {target} refused: {why}", file=sys.stderr, flush=True)
+            sys.stderr.write(f"network: {target} refused: {why}\n")
 
     async def serve() -> None:
         egress = Egress(EgressPolicy.from_spec(options), on_denied=on_denied)
         egress.attach(receive_listeners(raw, ancillary))
-        closed = asyncio.get_running_loop().create_future()
-        asyncio.get_running_loop().add_reader(channel.fileno(), lambda: closed.done() or closed.set_result(None))
-        await closed
+        closed = asyncio.Event()
+        asyncio.get_running_loop().add_reader(channel.fileno(), closed.set)
+        await closed.wait()
         await egress.close()
 
     asyncio.run(serve())
-
-

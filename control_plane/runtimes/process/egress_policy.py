@@ -23,7 +23,12 @@ _FORBIDDEN_6 = [
     ipaddress.IPv6Network(text)
     for text in ("::/96", "64:ff9b:1::/48", "100::/64", "2001::/32", "fc00::/7", "fe80::/10", "fec0::/10", "ff00::/8")
 ]
-_NAT64, _SIX_TO_FOUR, _MAPPED = ipaddress.IPv6Network("64:ff9b::/96"), ipaddress.IPv6Network("2002::/16"), ipaddress.IPv6Network("::ffff:0:0/96")
+_NAT64, _MAPPED = ipaddress.IPv6Network("64:ff9b::/96"), ipaddress.IPv6Network("::ffff:0:0/96")
+_SIX_TO_FOUR = ipaddress.IPv6Network("2002::/16")
+    ipaddress.IPv6Network("64:ff9b::/96"),
+    ipaddress.IPv6Network("2002::/16"),
+    ipaddress.IPv6Network("::ffff:0:0/96"),
+)
 
 
 def is_forbidden(address: str) -> bool:

@@ -64,7 +64,9 @@ def _try_sandbox() -> FloorItem:
         return FloorItem(name, False, str(error), "Run `vitrine doctor` again; when it stays, this is a fault of the platform.")
     if done.returncode == 0:
         return FloorItem(name, True, "the launcher's own trial passed")
-    detail = next((line.partition(": ")[2] for line in done.stderr.splitlines() if line.startswith("vitrine-sandbox:")), done.stderr[-300:].strip())
+    detail = next(
+        (line.partition(": ")[2] for line in done.stderr.splitlines() if line.startswith("vitrine-sandbox:")), done.stderr[-300:].strip()
+    )
     return FloorItem(name, False, detail or f"the trial ended with status {done.returncode}", namespace_fix(detail))
 
 

@@ -18,12 +18,13 @@ import selectors
 import signal
 import socket
 import sys
+from collections.abc import Callable
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))))
 
-from control_plane.runtimes.process import kernel as k  # noqa: E402
-from control_plane.runtimes.process import netlink, rootfs, seccomp  # noqa: E402
-from control_plane.runtimes.process.door import Door  # noqa: E402
+from control_plane.runtimes.process import kernel as k
+from control_plane.runtimes.process import netlink, rootfs, seccomp
+from control_plane.runtimes.process.door import Door
 
 HUB_ADDRESS = "198.18.0.1"  # of the range reserved for benchmarks (RFC 2544): never a real destination
 NAME_SERVER = "198.18.0.53"
@@ -64,7 +65,7 @@ class Launch:
         isolated = "mount" not in self.missing
         if isolated:
             owner = rootfs.Owner(rootful=self.rootful, uid=self.outer_uid if self.rootful else rootfs.INSIDE_ID)
-            self._step("filesystem", lambda: (rootfs.stage(), rootfs.build(self.spec, owner, _prefixes(), self._etc_files())))
+            self._step("filesystem", lambda: rootfs.make(self.spec, owner, _prefixes(), self._etc_files()))
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         if isolated:
             # As late as this: the first child after it is pid 1, and the file system needed helpers of its own.
@@ -76,9 +77,9 @@ class Launch:
         theirs.close()
         return self._supervise(ours)
 
-    def _step(self, name: str, do: object) -> None:
+    def _step(self, name: str, do: Callable[[], object]) -> None:
         try:
-            do()  # type: ignore[operator]
+            do()
         except (OSError, ValueError) as error:
             raise Failed(name, error) from error
 
@@ -170,7 +171,7 @@ class Launch:
             hosts[str(name)] = HUB_ADDRESS
         lines = ["127.0.0.1 localhost", "::1 localhost ip6-localhost", "127.0.1.1 space", *(f"{a} {n}" for n, a in hosts.items())]
         return {
-            "passwd": f"root:x:0:0:root:/:/usr/sbin/nologin\nuser:x:{uid}:{uid}::{home}:/bin/sh\nnobody:x:65534:65534::/:/usr/sbin/nologin\n",
+            "passwd": f"root:x:0:0::/:/usr/sbin/nologin\nuser:x:{uid}:{uid}::{home}:/bin/sh\nnobody:x:65534:65534::/:/usr/sbin/nologin\n",
             "group": f"root:x:0:\nuser:x:{uid}:\nnogroup:x:65534:\n",
             "hosts": "\n".join(lines) + "\n",
             "hostname": "space\n",
@@ -245,7 +246,7 @@ class Launch:
     def _finish(self, status: Json) -> int:
         self._tell(status)
         if status["event"] == "failed":
-            print(f"vitrine-sandbox: {status['message']}", file=sys.stderr)
+            sys.stderr.write(f"vitrine-sandbox: {status['message']}\n")
             return CANNOT
         ended = int(str(status.get("signal") or 0))
         return 128 + ended if ended else int(str(status.get("code") or 0))
@@ -324,9 +325,9 @@ class Inner:
         else:
             raise Failed("seccomp", f"no table of system calls for {k.machine()}")
 
-    def _try(self, item: str, do: object) -> None:
+    def _try(self, item: str, do: Callable[[], object]) -> None:
         try:
-            do()  # type: ignore[operator]
+            do()
         except OSError as error:
             if not self.launch.lenient:
                 raise Failed(item, error) from error
@@ -352,7 +353,8 @@ class Inner:
         limits = _object(self.launch.spec, "limits")
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         for name, which in (
-            ("nofile", resource.RLIMIT_NOFILE), ("fsize", resource.RLIMIT_FSIZE), ("cpu_s", resource.RLIMIT_CPU), ("nproc", resource.RLIMIT_NPROC)
+            ("nofile", resource.RLIMIT_NOFILE), ("fsize", resource.RLIMIT_FSIZE), ("cpu_s", resource.RLIMIT_CPU),
+            ("nproc", resource.RLIMIT_NPROC)
         ):  # fmt: skip
             if limits.get(name):
                 wanted = int(str(limits[name]))
@@ -379,7 +381,7 @@ class Inner:
             else:
                 _private_copy(spec, argv, env)
             os.closerange(3, 1 << 20)
-            os.execvpe(argv[0], argv, env)
+            os.execvpe(argv[0], argv, env)  # noqa: S606  (no shell is the point)
         except (OSError, IndexError, ValueError) as error:
             os.write(2, f"cannot start {argv[0] if argv else 'nothing'}: {error}\n".encode())
         finally:
@@ -506,7 +508,7 @@ def main(arguments: list[str]) -> int:
     except (Failed, ValueError) as error:
         if control is not None:
             control.send(json.dumps({"event": "failed", "message": str(error)}).encode())
-        print(f"vitrine-sandbox: {error}", file=sys.stderr)
+        sys.stderr.write(f"vitrine-sandbox: {error}\n")
         return CANNOT
 
 

@@ -25,7 +25,18 @@ _ETC = (
     "magic", "os-release", "debian_version", "python3", "python3.11", "python3.12", "python3.13", "ImageMagick-6", "java-17-openjdk",
 )  # fmt: skip
 _DEVICES = ("null", "zero", "full", "random", "urandom", "tty")
-_PROC_EMPTY_FILES = ("kcore", "keys", "key-users", "timer_list", "sched_debug", "latency_stats", "kallsyms", "kmsg", "kpagecount", "kpageflags")
+_PROC_EMPTY_FILES = (
+    "kcore",
+    "keys",
+    "key-users",
+    "timer_list",
+    "sched_debug",
+    "latency_stats",
+    "kallsyms",
+    "kmsg",
+    "kpagecount",
+    "kpageflags",
+)
 _PROC_EMPTY_DIRS = ("acpi", "scsi", "driver", "asound")
 _PROC_READ_ONLY = ("sys", "bus", "fs", "irq", "sysrq-trigger")
 
@@ -41,6 +52,12 @@ class Owner:
         os.chown(path, self.uid, self.uid, follow_symlinks=False)
 
 
+def make(spec: dict[str, object], owner: Owner, prefixes: list[str], etc: dict[str, str]) -> None:
+    """Everything up to the fork of pid 1."""
+    stage()
+    build(spec, owner, prefixes, etc)
+
+
 def stage() -> None:
     """Make mounts private and move the host's tree to /oldroot. The sources of binds may lie anywhere, also under /tmp."""
     k.mount("none", "/", flags=k.MS_REC | k.MS_PRIVATE)
@@ -51,8 +68,8 @@ def stage() -> None:
     os.chdir("/")
 
 
-def build(spec: dict[str, object], owner: Owner, prefixes: list[str], etc: dict[str, str]) -> list[str]:
-    """Assemble /newroot. Returns the names of floor items that could not be had (only when `lenient`)."""
+def build(spec: dict[str, object], owner: Owner, prefixes: list[str], etc: dict[str, str]) -> None:
+    """Assemble /newroot."""
     k.mount("tmpfs", NEW, "tmpfs", k.MS_NOSUID | k.MS_NODEV, "mode=0755,size=16m")
     for name in _SYSTEM:
         host = f"{OLD}/{name}"
@@ -74,7 +91,6 @@ def build(spec: dict[str, object], owner: Owner, prefixes: list[str], etc: dict[
     for source, target in sorted(_pairs(spec, "binds_rw"), key=lambda pair: pair[1].count("/")):
         _bind_writable(OLD + source, NEW + target, owner)
     k.mount_setattr(k.AT_FDCWD, NEW, k.MOUNT_ATTR_RDONLY, recursive=False)
-    return []
 
 
 def enter(*, lenient: bool) -> list[str]:
@@ -169,7 +185,12 @@ def _dev() -> None:
     for name in _DEVICES:
         if os.path.exists(f"{OLD}/dev/{name}"):
             _bind(f"{OLD}/dev/{name}", f"{NEW}/dev/{name}", read_only=False, devices=True)
-    for name, target in (("fd", "/proc/self/fd"), ("stdin", "/proc/self/fd/0"), ("stdout", "/proc/self/fd/1"), ("stderr", "/proc/self/fd/2")):
+    for name, target in (
+        ("fd", "/proc/self/fd"),
+        ("stdin", "/proc/self/fd/0"),
+        ("stdout", "/proc/self/fd/1"),
+        ("stderr", "/proc/self/fd/2"),
+    ):
         os.symlink(target, f"{NEW}/dev/{name}")
     os.mkdir(f"{NEW}/dev/pts", 0o755)
     try:

@@ -47,8 +47,10 @@ class ProcessRuntime:
         pool_name: str = "local",
         overcommit: float = 16.0,
         report: FloorReport | None = None,
+        run_dir: Path | None = None,
     ) -> None:
         self._data_dir = data_dir.resolve()
+        self._run_dir = run_dir or self._data_dir / "run"  # sockets: short paths
         self._log = log
         self._flavors = flavors
         self._egress_ports = egress_ports
@@ -76,7 +78,7 @@ class ProcessRuntime:
         return self._report
 
     async def start(self) -> None:
-        (self._data_dir / "run" / "r").mkdir(parents=True, exist_ok=True, mode=0o700)
+        (self._run_dir / "r").mkdir(parents=True, exist_ok=True, mode=0o700)
         if self._report is None:
             self._report = await asyncio.to_thread(sandbox_report, f"{self._tag}-floor")
         self._groups, _ = await asyncio.to_thread(open_groups, self._tag)
@@ -176,7 +178,9 @@ class ProcessRuntime:
     def _place(self, spec: ReplicaSpec) -> Place:
         """Where the artifact lies. Raises Rejected for a kind this runtime does not run, Broken when it is gone."""
         if spec.artifact.kind is not ArtifactKind.BUNDLE:
-            raise Rejected(f"The process runtime runs bundles, not a {spec.artifact.kind.value}.", facts={"reason": Reason.UNSUPPORTED_HERE.value})
+            raise Rejected(
+                f"The process runtime runs bundles, not a {spec.artifact.kind.value}.", facts={"reason": Reason.UNSUPPORTED_HERE.value}
+            )
         tree = self._data_dir / "bundles" / spec.artifact.ref / "tree"
         if ".." in Path(spec.artifact.ref).parts or not tree.is_dir():
             raise Broken(f"the bundle {spec.artifact.ref} is not on this machine")
@@ -195,7 +199,7 @@ class ProcessRuntime:
         replica = ReplicaProcess(
             spec,
             group=group,
-            door_path=self._data_dir / "run" / "r" / f"{spec.replica_id[:12]}.sock",
+            door_path=self._run_dir / "r" / f"{spec.replica_id[:12]}.sock",
             outer_uid=uid,
             egress=Egress(policy),
             log=self._log,
@@ -272,7 +276,7 @@ class ProcessRuntime:
 
     @property
     def _register(self) -> Path:
-        return self._data_dir / "run" / "replicas.json"
+        return self._run_dir / "replicas.json"
 
     def _write_register(self) -> None:
         rows = [{"pid": r.pid, "start": start_ticks(r.pid)} for r in self._replicas.values() if r.pid and not r.state.is_terminal]
@@ -293,7 +297,7 @@ class ProcessRuntime:
                 left = self._groups.open(name)
                 left.kill()
                 left.remove()
-        for stale in (self._data_dir / "run" / "r").glob("*.sock"):
+        for stale in (self._run_dir / "r").glob("*.sock"):
             stale.unlink(missing_ok=True)
 
 
