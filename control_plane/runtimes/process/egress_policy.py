@@ -25,10 +25,6 @@ _FORBIDDEN_6 = [
 ]
 _NAT64, _MAPPED = ipaddress.IPv6Network("64:ff9b::/96"), ipaddress.IPv6Network("::ffff:0:0/96")
 _SIX_TO_FOUR = ipaddress.IPv6Network("2002::/16")
-    ipaddress.IPv6Network("64:ff9b::/96"),
-    ipaddress.IPv6Network("2002::/16"),
-    ipaddress.IPv6Network("::ffff:0:0/96"),
-)
 
 
 def is_forbidden(address: str) -> bool:
