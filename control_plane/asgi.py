@@ -15,6 +15,7 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import uvicorn
 from fastapi import FastAPI
@@ -48,12 +49,14 @@ ADMIN = "admin"
 
 def build_app(services: Services) -> FastAPI:
     """The whole HTTP surface of the API process."""
+
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         repair = asyncio.create_task(_repair_heads(services))
         yield
         repair.cancel()
         await asyncio.gather(repair, return_exceptions=True)
+        await app.state.web_backend.close()
 
     app = FastAPI(
         title="Vitrine", version="0.1.0", lifespan=lifespan, redoc_url=None, description="The Hub API of a self-hosted home for demos."
@@ -63,7 +66,7 @@ def build_app(services: Services) -> FastAPI:
         builds_door(
             BuildsDoor(
                 uow=services.uow, clock=services.clock, signals=services.signals, git=services.git, logs=services.logs,
-                open_secret=lambda setting: open_secret(services.spaces, setting), worker_secret=services.internal_secret,
+                open_secret=lambda setting: open_secret(services.spaces, setting), worker_secret=services.internal_secret, meter=services.spaces.meter_build,
             )
         )
     )  # fmt: skip
@@ -83,10 +86,31 @@ def _hub(app: FastAPI, services: Services) -> None:
 
 
 def _web(app: FastAPI, services: Services) -> Any:
+    from control_plane.api import discussion_store
     from web.router import error_page, mount_static, web_pages, web_router
+    from web.services.deps import WebDeps
     from web.services_backend import ServicesBackend
 
-    pages = web_pages(ServicesBackend(services), services.clock, secure=services.settings.is_https)
+    settings = services.settings
+    public = urlsplit(services.public_url)
+    port = f":{public.port}" if public.port else ""
+    deps = WebDeps(
+        uow=services.uow,
+        clock=services.clock,
+        git=services.git,
+        lfs=services.lfs,
+        logs=services.logs,
+        signals=services.signals,
+        actions=services.actions,
+        throttle=services.throttle,
+        catalog=lambda: services.catalog,
+        app_url=settings.app_url,
+        public_url=services.public_url,
+        frame_source=f"{public.scheme}://*.{settings.apps_domain}{port}",
+        discussions=discussion_store,
+        sign_up_open=settings.registration,
+    )
+    pages = web_pages(ServicesBackend(deps), services.clock, secure=settings.is_https)
     mount_static(app)
     app.include_router(web_router(pages))
     return error_page(pages)

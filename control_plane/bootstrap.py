@@ -10,7 +10,7 @@ import asyncio
 import logging
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,15 +20,13 @@ from control_plane.domain.accounts import Account
 from control_plane.domain.builds import BuildLimits, SourceKind
 from control_plane.domain.errors import Rejected
 from control_plane.domain.hardware import FlavorCatalog
-from control_plane.domain.ids import SpaceId
+from control_plane.domain.ids import ReplicaId, RepoId, SpaceId
 from control_plane.domain.replicas import ReplicaUsage
-from control_plane.domain.spaces import Repo, RepoType, Setting, Space
+from control_plane.domain.spaces import Build, Repo, RepoType, Setting, Space
 from control_plane.ports.clock import Clock
-from control_plane.ports.git import GitStore, LfsStore
 from control_plane.ports.log_store import LogStore
 from control_plane.ports.secret_box import SecretBox
 from control_plane.ports.signals import Signals
-from control_plane.ports.space_actions import SpaceActions
 from control_plane.ports.stores import UnitOfWork, UnitOfWorkFactory
 from control_plane.settings import Settings
 
@@ -37,8 +35,11 @@ if TYPE_CHECKING:
     from control_plane.accounts.sign_in import Throttle
     from control_plane.bus.local import BusClient
     from control_plane.db.engine import Database
+    from control_plane.git.lfs import FileLfsStore
+    from control_plane.git.store import BareGitStore
     from control_plane.proxy.server import ProxyConfig
     from control_plane.scheduler.pools import Hardware
+    from control_plane.spaces.actions import Actions
     from control_plane.spaces.deps import SpaceDeps
 
 API_SOCKET, STATIC_SOCKET, BUS_SOCKET, USAGE_SOCKET = "api.sock", "static.sock", "bus.sock", "usage.sock"
@@ -69,13 +70,13 @@ class Services:
     database: Database
     uow: UnitOfWorkFactory
     clock: Clock
-    git: GitStore
-    lfs: LfsStore
+    git: BareGitStore
+    lfs: FileLfsStore
     logs: LogStore
     secret_box: SecretBox
     signals: Signals
     bus: BusClient
-    actions: SpaceActions
+    actions: Actions
     spaces: SpaceDeps
     throttle: Throttle
     keys: Keys
@@ -149,6 +150,7 @@ def load_pools(settings: Settings) -> Callable[[], Hardware]:
 
 
 def build_services(settings: Settings) -> Services:
+    from control_plane.accounts.metering import meter_build as meter_build_of
     from control_plane.accounts.quotas import check as check_quota_of
     from control_plane.accounts.sign_in import Throttle
     from control_plane.bus.local import BusClient
@@ -173,9 +175,12 @@ def build_services(settings: Settings) -> Services:
     async def check_quota(uow: UnitOfWork, account: Account, key: str, asked: float) -> None:
         await check_quota_of(uow, account, key, asked, catalog=pools().catalog, now=clock.now())
 
+    async def meter_build(uow: UnitOfWork, build: Build) -> None:
+        await meter_build_of(uow, await uow.repos.get(RepoId(build.space_id)), build, clock.now())
+
     deps = SpaceDeps(
         uow=database, clock=clock, git=git, logs=logs, signals=bus, secret_box=keys.box, catalog=lambda: pools().catalog,
-        check_quota=check_quota, parse_card=lambda readme: space_card.parse(readme, flavors=pools().catalog.names),
+        check_quota=check_quota, meter_build=meter_build, parse_card=lambda readme: space_card.parse(readme, flavors=pools().catalog.names),
         card_of=lambda readme: dict(space_card.validate(readme, RepoType.MODEL).card), initial_files=starter.initial_files,
         build_target=target_of(settings), build_limits=build_limits(settings), apps_domain=settings.apps_domain,
         app_url=settings.app_url, public_url=settings.resolved_public_url,
@@ -226,8 +231,7 @@ async def run_scheduler(settings: Settings, ready: Callable[[dict[str, Any]], No
         await services.spaces.check_quota(uow, owner, f"running.{space.hardware}", space.replicas)
 
     async def meter(uow: UnitOfWork, repo: Repo | None, replica: Any, now: Any) -> None:
-        if repo is not None:
-            await meter_replica(uow, repo, replica, services.catalog, now)
+        await meter_replica(uow, repo, replica, services.catalog, now)
 
     async def discard(space: Space) -> None:
         await services.logs.remove(f"run/{space.id}")
@@ -283,8 +287,9 @@ def build_runtime(settings: Settings, services: Services) -> Any:
     """`auto` is the process runtime: it needs no daemon. Docker and Kubernetes are chosen by name."""
     from control_plane.ports.log_store import LogLine
 
-    async def sink(space_id: str, replica_id: str, lines: Any) -> None:
-        await services.logs.append(f"run/{space_id}", [line if isinstance(line, LogLine) else LogLine(*line) for line in lines])
+    async def sink(space_id: SpaceId, replica_id: ReplicaId, lines: Sequence[str]) -> None:
+        now = services.clock.now()
+        await services.logs.append(f"run/{space_id}", [LogLine(now, line) for line in lines])
 
     if settings.runtime == "docker":
         from control_plane.runtimes.docker.runtime import DockerRuntime
@@ -296,7 +301,7 @@ def build_runtime(settings: Settings, services: Services) -> Any:
         return kubernetes_runtime(namespace=settings.kube_namespace, pools=services.pools, log=sink)
     from control_plane.runtimes.process.runtime import ProcessRuntime
 
-    return ProcessRuntime(data_dir=settings.data_dir, run_dir=settings.run_dir, log=sink, max_replicas=settings.max_running or None)
+    return ProcessRuntime(settings.data_dir, sink, run_dir=settings.run_dir)
 
 
 # --- the proxy -----------------------------------------------------------------------------------------------------

@@ -50,7 +50,6 @@ class Settings:
     drain_s: int = field(default=60, metadata={"doc": "How long a replaced version finishes what it began, seconds"})
     sleep_after_s: int = field(default=0, metadata={"doc": "Idle seconds before sleep, for Spaces whose owner set none; 0 = by flavor"})
     registration: bool = field(default=False, metadata={"doc": "Whether people may create their own account"})
-    max_running: int = field(default=0, metadata={"doc": "Most replicas at once on this machine (process runtime); 0 = by memory"})
     hub_fallback_url: str = field(default="", metadata={"doc": "Another Hub that apps may load models from; default: none"})
     otlp_endpoint: str = field(default="", metadata={"doc": "OpenTelemetry collector (OTLP over HTTP)"})
     log_level: str = field(default="info", metadata={"doc": "Platform log level"})

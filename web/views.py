@@ -129,7 +129,7 @@ class SpacePage:
     card: SpaceCard
     subdomain: str
     app_url: str
-    embed_path: str
+    frame_url: str  # what the page frames; for a private app it carries a short proof
     revision: str  # commit being served, "" = none
     head: str  # newest commit of main, "" = empty repository
     requested_hardware: str

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fastapi import APIRouter, Request
+from starlette.convertors import Convertor, register_url_convertor
 from starlette.responses import JSONResponse, Response
 
 from control_plane.api import app_access
@@ -11,6 +12,21 @@ from control_plane.domain.accounts import Action
 from control_plane.http.error_map import plain
 
 _ABSENT = ("jobs", "scheduled-jobs", "buckets", "papers", "daily_papers", "sandboxes", "kernels", "docs")
+
+
+class _AbsentWord(Convertor[str]):
+    """Rooms of the public service that this one does not have."""
+
+    regex = f"(?:{'|'.join(_ABSENT)})"
+
+    def convert(self, value: str) -> str:
+        return value
+
+    def to_string(self, value: str) -> str:
+        return value
+
+
+register_url_convertor("absent", _AbsentWord())
 
 
 def router(hub: Hub) -> APIRouter:
@@ -32,14 +48,9 @@ def router(hub: Hub) -> APIRouter:
         actor, _, space = await hub.space(request, ns, name, Action.USE_APP)
         return ok({"token": app_access.issue(services.signing_key, services.clock, actor.user, space.id)})
 
-    def refuse(word: str) -> None:
-        async def absent() -> Response:
-            return plain(404, f"This platform offers no {word.replace('-', ' ').replace('_', ' ')}.")
+    async def absent(word: str) -> Response:
+        return plain(404, f"This platform offers no {word.replace('-', ' ').replace('_', ' ')}.")
 
-        for path in (f"/api/{word}", f"/api/{word}/{{rest:tail}}"):
-            for method in ("GET", "POST", "PUT", "DELETE"):
-                api.add_api_route(path, absent, methods=[method], include_in_schema=False, response_class=Response)
-
-    for word in _ABSENT:
-        refuse(word)
+    for path in ("/api/{word:absent}", "/api/{word:absent}/{rest:tail}"):
+        api.add_api_route(path, absent, methods=["GET", "POST", "PUT", "DELETE"], include_in_schema=False, response_class=Response)
     return api

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from datetime import datetime
 
@@ -26,6 +26,8 @@ from control_plane.domain.spaces import Build, Deployment, DesiredState, Repo, S
 from control_plane.ports.clock import Clock
 from control_plane.ports.signals import Signals
 from control_plane.ports.stores import UnitOfWork, UnitOfWorkFactory
+
+BuildMeter = Callable[[UnitOfWork, Build], Awaitable[None]]
 
 _LOST_AFTER_S = 12.0  # workers beat every 2 s; a crashed one is noticed within 15 s
 
@@ -54,8 +56,10 @@ def build_request(
     )  # fmt: skip
 
 
-async def record_event(uow_factory: UnitOfWorkFactory, clock: Clock, signals: Signals, event: BuildEvent) -> BuildVerdict:
-    """Apply one report. STOP tells the worker that this attempt is over for it. NotFound for an unknown build."""
+async def record_event(
+    uow_factory: UnitOfWorkFactory, clock: Clock, signals: Signals, event: BuildEvent, *, meter: BuildMeter
+) -> BuildVerdict:
+    """Apply one report; `meter` counts what an ended build used. STOP tells the worker that this attempt is over for it. NotFound for an unknown build."""
     now = clock.now()
     async with uow_factory.write() as uow:
         build = await uow.builds.get(event.build_id)
@@ -88,10 +92,10 @@ async def record_event(uow_factory: UnitOfWorkFactory, clock: Clock, signals: Si
                 await uow.events.add(build.space_id, now, "build.phase", facts)
             await uow.builds.save(replace(build, phase=event.phase, message=event.message, progress=event.progress, heartbeat_at=now))
         elif event.kind is BuildEventKind.SUCCEEDED:
-            await _succeed(uow, clock, build, event)
+            await meter(uow, await _succeed(uow, clock, build, event))
         elif event.kind is BuildEventKind.FAILED:
             reason = Reason(event.reason) if event.reason in set(Reason) else Reason.BUILD_FAILED
-            await _fail(uow, clock, build, reason, event.message)
+            await meter(uow, await _fail(uow, clock, build, reason, event.message))
 
         async def told() -> None:
             await signals.notify("events", build.space_id)
@@ -102,18 +106,17 @@ async def record_event(uow_factory: UnitOfWorkFactory, clock: Clock, signals: Si
     return BuildVerdict.GO_ON
 
 
-async def _succeed(uow: UnitOfWork, clock: Clock, build: Build, event: BuildEvent) -> None:
+async def _succeed(uow: UnitOfWork, clock: Clock, build: Build, event: BuildEvent) -> Build:
     now = clock.now()
     assert event.result is not None
-    await uow.builds.save(
-        replace(
-            build, status=advance_build(build.status, BuildChange.SUCCEED), finished_at=now, result=event.result, message="", progress=1.0
-        )
+    ended = replace(
+        build, status=advance_build(build.status, BuildChange.SUCCEED), finished_at=now, result=event.result, message="", progress=1.0
     )
+    await uow.builds.save(ended)
     await uow.events.add(build.space_id, now, "build.succeeded", {"build_id": build.id, "seconds": _seconds(build, now)})
     space = await uow.spaces.get(build.space_id)
     if space is None or space.desired is DesiredState.DELETED:
-        return
+        return ended
     generation = space.generation + 1
     await uow.deployments.add(
         Deployment(
@@ -123,18 +126,19 @@ async def _succeed(uow: UnitOfWork, clock: Clock, build: Build, event: BuildEven
     )  # fmt: skip
     await uow.spaces.save(replace(space, generation=generation, asleep=False, last_used_at=now, updated_at=now))
     await uow.events.add(space.id, now, "deploy.created", {"generation": generation, "cause": "push", "revision": build.revision})
+    return ended
 
 
 def _seconds(build: Build, now: datetime) -> float | None:
     return round((now - build.started_at).total_seconds(), 3) if build.started_at else None
 
 
-async def _fail(uow: UnitOfWork, clock: Clock, build: Build, reason: Reason, message: str) -> None:
+async def _fail(uow: UnitOfWork, clock: Clock, build: Build, reason: Reason, message: str) -> Build:
     now = clock.now()
-    await uow.builds.save(
-        replace(build, status=advance_build(build.status, BuildChange.FAIL), reason=reason, message=message[:2000], finished_at=now)
-    )
+    ended = replace(build, status=advance_build(build.status, BuildChange.FAIL), reason=reason, message=message[:2000], finished_at=now)
+    await uow.builds.save(ended)
     await uow.events.add(build.space_id, now, "build.failed", {"build_id": build.id, "reason": reason.value, "message": message[:2000]})
+    return ended
 
 
 async def repair_lost(uow_factory: UnitOfWorkFactory, clock: Clock, *, limit_s: float) -> tuple[SpaceId, ...]:

@@ -81,7 +81,8 @@ def _header(entry: TreeEntry, target: str | None) -> bytes:
 
 
 async def _blob(process: asyncio.subprocess.Process, entry: TreeEntry) -> AsyncIterator[bytes]:
-    assert process.stdin is not None and process.stdout is not None
+    assert process.stdin is not None
+    assert process.stdout is not None
     process.stdin.write(f"{entry.oid}\n".encode())
     await process.stdin.drain()
     facts = (await process.stdout.readline()).split()

@@ -33,7 +33,8 @@ def main() -> int:
             body = json.loads(reply)
             if "exit" in body:
                 return int(body["exit"])
-            print(body["line"], flush=True)
+            sys.stdout.write(body["line"] + "\n")
+            sys.stdout.flush()
     return 1
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import hashlib
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -34,7 +35,8 @@ class Locks:
 
     async def verify(self, request: Request, repo_type: RepoType) -> Response:
         access = await self._access(request, repo_type, Service.LFS_UPLOAD)
-        ours, theirs = [], []
+        ours: builtins.list[dict[str, Any]] = []
+        theirs: builtins.list[dict[str, Any]] = []
         for lock in await self._all(access):
             (ours if lock["owner"] == access.actor.name else theirs).append(_public(lock))
         return JSONResponse({"ours": ours, "theirs": theirs}, media_type=_MEDIA_TYPE)

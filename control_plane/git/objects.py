@@ -62,6 +62,11 @@ def _commit_of(path: Path, prefix: str) -> Sha | None:
         repo.free()
 
 
+def commit_at(repo: pygit2.Repository, sha: str) -> pygit2.Commit:
+    """The commit object of a known commit."""
+    return repo[sha].peel(pygit2.Commit)
+
+
 def _lookup(repo: pygit2.Repository, sha: str, path: str) -> pygit2.Object | None:
     try:
         node: pygit2.Object = repo[sha].peel(pygit2.Tree)
@@ -125,7 +130,7 @@ def parse_listing(path: Path, listing: bytes, prefix: str) -> tuple[TreeEntry, .
                 found.append(TreeEntry(name, is_dir=False, oid=oid, is_submodule=True))
             else:
                 length, link = int(size), mode == "120000"
-                lfs = pointers.parse(repo[oid].data) if not link and 120 <= length < pointers.MAX_POINTER_BYTES else None  # type: ignore[union-attr]
+                lfs = pointers.parse(repo[oid].read_raw()) if not link and 120 <= length < pointers.MAX_POINTER_BYTES else None
                 found.append(
                     TreeEntry(
                         name,

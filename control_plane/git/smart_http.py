@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -92,7 +92,10 @@ class CheckPush(Protocol):
 
 
 class Pushed(Protocol):
-    """Called after the refs moved, exactly once; yields lines, with `-o wait` until the Space is live. Always run to its end, also when nobody listens."""
+    """Called after the refs moved, once; yields lines, with `-o wait` until the Space is live.
+
+    Always run to its end, also when nobody listens any more.
+    """
 
     def __call__(self, push: PushReceived) -> AsyncIterator[str]: ...
 
@@ -179,7 +182,7 @@ class _Handler(Protocol):
     async def __call__(self, request: Request, path: RepoPath) -> Response: ...
 
 
-def _bound(handler: _Handler, repo_type: RepoType) -> object:
+def _bound(handler: _Handler, repo_type: RepoType) -> Callable[[Request], Awaitable[Response]]:
     async def route(request: Request) -> Response:
         try:
             return await handler(request, repo_path(request, repo_type))

@@ -231,8 +231,8 @@ class BareGitStore:
             def write() -> str:
                 git = pygit2.Repository(str(repo))
                 return str(
-                    git.create_commit(None, _signature(author, author_email), _signature(*_COMMITTER), message, git[head].tree_id, [])
-                )  # type: ignore[attr-defined]
+                    git.create_commit(None, _signature(author, author_email), _signature(*_COMMITTER), message, objects.commit_at(git, head).tree_id, [])
+                )
 
             new = Sha(await asyncio.to_thread(write))
             if not await self._swap(repo, ref, new, head):
@@ -273,7 +273,7 @@ class BareGitStore:
 
 
 def _init(path: Path) -> None:
-    repo = pygit2.init_repository(str(path), bare=True, initial_head="main", mode=0o700)  # type: ignore[arg-type]
+    repo = pygit2.init_repository(str(path), bare=True, initial_head="main", mode=0o700)
     shutil.rmtree(path / "hooks", ignore_errors=True)
     config = repo.config
     for key, value in PINNED:
@@ -305,10 +305,10 @@ def _signature(name: str, email: str) -> pygit2.Signature:
 def _write_commit(path: Path, head: Sha | None, request: CommitRequest, changes: Sequence[FileChange]) -> str:
     repo = pygit2.Repository(str(path))
     try:
-        base = repo[head].tree_id if head else None  # type: ignore[union-attr]
+        base = objects.commit_at(repo, head).tree_id if head else None
         index = pygit2.Index()
-        if base:
-            index.read_tree(repo[base])  # type: ignore[arg-type]
+        if head:
+            index.read_tree(objects.commit_at(repo, head).tree)
         present = {entry.path: entry.mode for entry in index}
         for change in changes:
             if change.content is None and change.lfs is None:

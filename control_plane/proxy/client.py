@@ -48,6 +48,7 @@ class ClientConnection(asyncio.Protocol):
     # Defaults live on the class: a short connection sets only what it uses.
     core: Core
     transport: asyncio.Transport
+    _tunnel: asyncio.Transport
     client: Client | None = None
     address = ""
     proto = b"http"
@@ -80,6 +81,7 @@ class ClientConnection(asyncio.Protocol):
     _connect_s = 0.0
     _status = 0
     _code = ""
+    _log_part = ""
     _close_after = False
     _retried = False
     _live = False
@@ -113,14 +115,15 @@ class ClientConnection(asyncio.Protocol):
                 self._buffer = b""
             self._read_head(data)
         elif phase == TUNNEL:
+            core = self.core
             entry = self.entry
             if entry is not None:
-                entry.activity.bytes_in += len(data)
-                if entry.route.idle_rule != "requests" and data[0] & 15 < 8:
-                    entry.activity.last_used = time.time()
-            self.deadline = self.core.now + self.core.config.stream_idle_s
-            assert self._up is not None
-            self._up.transport.write(data)
+                activity = entry.activity
+                activity.bytes_in += len(data)
+                if entry.messages_are_use and data[0] & 15 < 8:  # a data frame; pings and pongs are nobody's use
+                    activity.last_used = core.wall
+            self.deadline = core.stream_deadline
+            self._tunnel.write(data)
         elif phase in (LENGTH, CHUNKS):
             self._read_body(data)
         elif phase in (WAIT, HOLD):
@@ -230,6 +233,7 @@ class ClientConnection(asyncio.Protocol):
                 raise HeadError(Code.BODY_TOO_LARGE)
         except HeadError as refused:
             self.head = self.entry = None
+            self._log_part = ""
             self.method = self.target = self.request_id = b""
             self._started = time.perf_counter()
             self.refuse(refused.code, close=True)
@@ -253,6 +257,7 @@ class ClientConnection(asyncio.Protocol):
         if fresh or self.entry is not entry:
             self.head = head
             self.entry = entry
+            self._log_part = ""
             self.app_host = None if is_platform else entry.host if entry is not None else b""
             self._forward = routing.forwarded(self, head, is_platform)
         routing.decide(self, head, is_platform, entry, ours)
@@ -422,7 +427,7 @@ class ClientConnection(asyncio.Protocol):
             body,
         )
         self.sent = len(data)
-        self.deadline = core.now + core.config.stream_idle_s
+        self.deadline = core.stream_deadline
         self.transport.write(data)
 
     def interim(self, head: ResponseHead) -> None:
@@ -432,18 +437,23 @@ class ClientConnection(asyncio.Protocol):
 
     def send(self, data: bytes) -> None:
         self.sent += len(data)
-        self.deadline = self.core.now + self.core.config.stream_idle_s
+        self.deadline = self.core.stream_deadline
         self.transport.write(data)
 
     def send_frames(self, data: bytes) -> None:
+        core = self.core
         entry = self.entry
-        if entry is not None and entry.route.idle_rule != "requests" and data[0] & 15 < 8:
-            entry.activity.last_used = time.time()
-        self.send(data)
+        if entry is not None and entry.messages_are_use and data[0] & 15 < 8:
+            entry.activity.last_used = core.wall
+        self.sent += len(data)
+        self.deadline = core.stream_deadline
+        self.transport.write(data)
 
     def switch(self, head: ResponseHead, rest: bytes) -> None:
         """The app answered 101: both sides are spliced from here on."""
+        assert self._up is not None
         self.phase = TUNNEL
+        self._tunnel = self._up.transport
         self.answered = True
         self._status = 101
         entry = self.entry
@@ -621,6 +631,7 @@ class ClientConnection(asyncio.Protocol):
             return
         is_platform, entry, ours = self.core.resolve(self.head.host)
         self.entry = entry
+        self._log_part = ""
         self.deadline = self.core.now + self.core.config.app_timeout_s
         routing.decide(self, self.head, is_platform, entry, ours)
 
@@ -638,7 +649,6 @@ class ClientConnection(asyncio.Protocol):
         if live and not self._live:
             self._live = True
             activity.live += 1
-            activity.last_used = time.time()
 
     def _open_stream(self) -> None:
         if self.entry is not None and not self.is_stream:
@@ -658,16 +668,24 @@ class ClientConnection(asyncio.Protocol):
         if self.is_stream:
             self.is_stream = False
             activity.tabs -= 1
+        now = time.time()
         if self._live:
             self._live = False
             activity.live -= 1
-            activity.last_used = time.time()
+            activity.last_used = now
         log = core.log
         if log.enabled:
             log.add(
-                time.time(), self.request_id, self.address, entry.log_part if entry is not None else "", self.head,
-                self.method, self.target, self._status, self._code, self._connect_s, seconds, self.sent,
+                now, self.request_id, self._log_part or self._named(), self.method, self.target, self._status, self._code,
+                self._connect_s, seconds, self.sent,
             )  # fmt: skip
+
+    def _named(self) -> str:
+        """The part of an access log line that says who asked whom; the same for all requests with the same head."""
+        space = self.entry.log_part if self.entry is not None else ""
+        host = self.head.host.decode("latin-1") if self.head is not None else ""
+        self._log_part = f'","client":"{self.address}","host":"{host}",{space}"method":"'
+        return self._log_part
 
     def check(self, now: float) -> None:
         """The tick: end what waited too long. `now` is the loop's clock."""

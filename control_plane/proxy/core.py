@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import secrets
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -88,6 +89,8 @@ class Core:
         self.connections: set[ClientConnection] = set()
         self.clock = clock
         self.now = clock()
+        self.wall = 0.0  # Unix seconds, as of the last tick
+        self.stream_deadline = 0.0  # when a stream that moves now has been silent for too long
         self.known_heads: dict[bytes, RequestHead] = {}  # recent HTTP/1.1 blocks, found valid
         self.draining = False
         self.id_prefix = secrets.token_hex(5).encode()
@@ -97,8 +100,16 @@ class Core:
         self.hub = f"{parts.scheme}://{parts.netloc}"
         self._platform_hosts = {(parts.hostname or "localhost").lower(), "localhost"}
         self._apps_suffix = "." + config.apps_domain.lower().strip(".")
+        self.tick()
         self._trusted = tuple(ipaddress.ip_network(net) for net in config.trusted_proxies)
         self.resolved: dict[bytes, tuple[bool, Entry | None, bool]] = {}
+
+    def tick(self) -> float:
+        """Refresh the coarse clocks; called twice a second, and once at start."""
+        self.now = self.clock()
+        self.wall = time.time()
+        self.stream_deadline = self.now + self.config.stream_idle_s
+        return self.now
 
     def resolve(self, host: bytes) -> tuple[bool, Entry | None, bool]:
         """(is the platform's, entry of a Space, belongs to us at all) for a valid lower-case Host value."""

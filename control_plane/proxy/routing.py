@@ -67,7 +67,11 @@ def decide(client: ClientConnection, head: RequestHead, is_platform: bool, entry
 
 def admit(client: ClientConnection, head: RequestHead, entry: Entry) -> None:
     """The request may see this Space."""
-    if client.target.startswith(STATUS_PATH) and client.target[len(STATUS_PATH) : len(STATUS_PATH) + 1] in (b"", b"?"):
+    if (
+        client.target[1:2] == b"."
+        and client.target.startswith(STATUS_PATH)
+        and client.target[len(STATUS_PATH) : len(STATUS_PATH) + 1] in (b"", b"?")
+    ):
         if entry.route.state is RouteState.ASLEEP:
             client.core.activator.ask(entry)
         client.reply(200, "application/json", answers.status_body(entry.route))

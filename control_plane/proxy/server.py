@@ -136,12 +136,11 @@ class Proxy:
 
     async def _tick(self) -> None:
         core = self.core
-        loop = asyncio.get_running_loop()
         turn = 0
         while True:
             await asyncio.sleep(_TICK_S)
             turn += 1
-            now = core.now = loop.time()
+            now = core.tick()
             for connection in tuple(core.connections):
                 if now >= connection.deadline or core.draining:
                     connection.check(now)

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from control_plane.domain.errors import Rejected
-from control_plane.domain.routes import Route, RouteAccess, RouteChange, RouteState, RouteTable
+from control_plane.domain.routes import IdleRule, Route, RouteAccess, RouteChange, RouteState, RouteTable
 from control_plane.proxy.activity import Activity, SpaceActivity
 from control_plane.proxy.limits import Bucket
 from control_plane.proxy.pool import Pool, Pools
@@ -27,7 +27,18 @@ _SAFE_HOST = re.compile(r"[a-z0-9](?:[a-z0-9.\-]*[a-z0-9])?")
 class Entry:
     """One route compiled: what the data path reads per request."""
 
-    __slots__ = ("activity", "bucket", "host", "is_private", "is_ready", "log_part", "pools", "response_suffix", "route")
+    __slots__ = (
+        "activity",
+        "bucket",
+        "host",
+        "is_private",
+        "is_ready",
+        "log_part",
+        "messages_are_use",
+        "pools",
+        "response_suffix",
+        "route",
+    )
 
     def __init__(self, route: Route, pools: tuple[Pool, ...], activity: SpaceActivity, bucket: Bucket, embed_origin: str) -> None:
         if not _SAFE_HOST.fullmatch(route.host) or (route.redirect_to and not _SAFE_HOST.fullmatch(route.redirect_to)):
@@ -39,6 +50,7 @@ class Entry:
         self.activity = activity
         self.bucket = bucket
         self.is_private = route.access is not RouteAccess.PUBLIC
+        self.messages_are_use = route.idle_rule is not IdleRule.REQUESTS
         self.is_ready = route.state is RouteState.READY and bool(pools) and not route.redirect_to
         lines = [("X-Vitrine-Revision", route.revision), *route.headers.items()]
         if not route.allow_embedding:

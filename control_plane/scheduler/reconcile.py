@@ -445,7 +445,8 @@ class Reconciler:
         except StaleGeneration as error:
             await self._finish(replica, ReplicaState.STOPPED, Reason.REPLACED, error.message)
         except Rejected as error:
-            reason = Reason(error.code) if error.code in set(Reason) else Reason.UNSUPPORTED_HERE
+            named = str(error.facts.get("reason", ""))
+            reason = Reason(named) if named in set(Reason) else Reason.UNSUPPORTED_HERE
             await self._finish(replica, ReplicaState.FAILED, reason, error.message)
         except Exception as error:
             # Ours, not the app's: recorded with a reason and tried again after a pause.

@@ -249,7 +249,9 @@ async def cancel_open_builds(deps: SpaceDeps, uow: UnitOfWork, space_id: SpaceId
     now = deps.clock.now()
     for build in await uow.builds.open():
         if build.space_id == space_id:
-            await uow.builds.save(replace(build, status=advance_build(build.status, how), finished_at=now))
+            ended = replace(build, status=advance_build(build.status, how), finished_at=now)
+            await uow.builds.save(ended)
+            await deps.meter_build(uow, ended)
             await uow.events.add(space_id, now, "build.cancelled", {"build_id": build.id, "how": how.value})
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from control_plane.domain.accounts import Account
 from control_plane.domain.builds import BuildLimits, SourceKind
 from control_plane.domain.hardware import FlavorCatalog
-from control_plane.domain.spaces import SpaceConfig
+from control_plane.domain.spaces import Build, SpaceConfig
 from control_plane.ports.clock import Clock
 from control_plane.ports.git import GitStore
 from control_plane.ports.log_store import LogStore
@@ -18,6 +18,8 @@ from control_plane.ports.stores import UnitOfWork, UnitOfWorkFactory
 
 # Raises QuotaExceeded when `asked` more of `key` does not fit; runs inside the caller's write transaction.
 QuotaCheck = Callable[[UnitOfWork, Account, str, float], Awaitable[None]]
+# Adds what an ended build used to its owner's month; inside the caller's write transaction.
+BuildMeter = Callable[[UnitOfWork, Build], Awaitable[None]]
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,7 @@ class SpaceDeps:
     secret_box: SecretBox
     catalog: Callable[[], FlavorCatalog]
     check_quota: QuotaCheck
+    meter_build: BuildMeter
     parse_card: Callable[[bytes], SpaceConfig]  # SpaceConfigError on a mistake
     card_of: Callable[[bytes], dict[str, object]]  # front matter as JSON-safe values, {} when unreadable
     initial_files: Callable[..., dict[str, bytes]]

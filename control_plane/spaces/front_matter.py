@@ -68,8 +68,10 @@ def split(readme: bytes) -> tuple[str, int] | None:
     closing = re.compile(rb"^---[ \t]*\r?$", re.MULTILINE).search(body, head.end(), head.end() + MAX_BLOCK_BYTES)
     if closing is None:
         if len(body) - head.end() > MAX_BLOCK_BYTES:
-            raise SpaceConfigError(f"the front matter of README.md is larger than {MAX_BLOCK_BYTES >> 10} KiB or has no closing line of three dashes", line=first)
-        raise SpaceConfigError("the front matter of README.md has no closing line of three dashes", line=first)
+            raise SpaceConfigError(
+                f"the front matter of README.md is larger than {MAX_BLOCK_BYTES >> 10} KiB or has no closing line (---)", line=first
+            )
+        raise SpaceConfigError("the front matter of README.md has no closing line (---)", line=first)
     raw = body[head.end() : closing.start()]
     try:
         text = raw.decode()
@@ -93,7 +95,9 @@ def read(readme: bytes) -> Node | None:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
         problem = getattr(error, "problem", None) or "it cannot be read"
-        raise SpaceConfigError(f"the front matter of README.md is not valid YAML: {problem}", line=first + (mark.line if mark else 0)) from None
+        raise SpaceConfigError(
+            f"the front matter of README.md is not valid YAML: {problem}", line=first + (mark.line if mark else 0)
+        ) from None
     finally:
         loader.dispose()
     if root is None:

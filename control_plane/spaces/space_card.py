@@ -20,9 +20,25 @@ from control_plane.spaces.front_matter import Node
 
 COLORS = ("red", "yellow", "green", "blue", "indigo", "purple", "pink", "gray")
 OAUTH_SCOPES = (
-    "openid", "profile", "email", "read-billing", "read-memberships", "read-repos", "gated-repos", "contribute-repos", "write-repos", "manage-repos",
-    "read-collections", "write-collections", "inference-api", "read-endpoints", "write-endpoints", "jobs", "webhooks", "write-discussions",
-)  # fmt: skip
+    "openid",
+    "profile",
+    "email",
+    "read-billing",
+    "read-memberships",
+    "read-repos",
+    "gated-repos",
+    "contribute-repos",
+    "write-repos",
+    "manage-repos",
+    "read-collections",
+    "write-collections",
+    "inference-api",
+    "read-endpoints",
+    "write-endpoints",
+    "jobs",
+    "webhooks",
+    "write-discussions",
+)
 CUSTOM_HEADERS: Mapping[str, tuple[str, ...]] = {
     "cross-origin-embedder-policy": ("unsafe-none", "require-corp", "credentialless"),
     "cross-origin-opener-policy": ("unsafe-none", "same-origin-allow-popups", "same-origin", "noopener-allow-popups"),
@@ -36,7 +52,9 @@ MAX_LIST = 500
 _VERSION = re.compile(r"\d{1,4}(\.\d{1,6}){0,3}((a|b|rc|\.post|\.dev)\d{1,4})?", re.ASCII)
 _PYTHON = re.compile(r"3\.\d{1,2}(\.\d{1,2})?", re.ASCII)
 _REPO_NAME = re.compile(r"(?:[\w-][\w.-]{0,95}/)?[\w-][\w.-]{0,95}", re.ASCII)
-_DURATION = re.compile(r"(?:(\d{1,3}) ?(?:h|hours?))? ?(?:(\d{1,4}) ?(?:m|min|minutes?))? ?(?:(\d{1,5}) ?(?:s|sec|seconds?))?", re.ASCII | re.IGNORECASE)
+_DURATION = re.compile(
+    r"(?:(\d{1,3}) ?(?:h|hours?))? ?(?:(\d{1,4}) ?(?:m|min|minutes?))? ?(?:(\d{1,5}) ?(?:s|sec|seconds?))?", re.ASCII | re.IGNORECASE
+)
 _PRELOAD_FILES = re.compile(r"[^\s\x00-\x1f]{1,2000}")
 _REVISION = re.compile(r"[\w][\w./-]{0,199}", re.ASCII)
 
@@ -132,12 +150,14 @@ def _space(reader: _Reader, flavors: tuple[str, ...]) -> SpaceConfig | None:
         hf_oauth=reader.flag("hf_oauth", False),
         hf_oauth_scopes=reader.strings("hf_oauth_scopes", allowed=OAUTH_SCOPES),
         hf_oauth_expiration_minutes=reader.number("hf_oauth_expiration_minutes", 1, 43200, 480),
-        hf_oauth_authorized_org=reader.strings("hf_oauth_authorized_org", lambda s: _REPO_NAME.fullmatch(s) and "/" not in s, "an organisation's name is needed"),
+        hf_oauth_authorized_org=reader.strings(
+            "hf_oauth_authorized_org", lambda s: _REPO_NAME.fullmatch(s) and "/" not in s, "an organisation's name is needed"
+        ),
         disable_embedding=reader.flag("disable_embedding", False),
         startup_timeout_s=reader.duration("startup_duration_timeout", 1800),
         custom_headers=reader.headers("custom_headers"),
         preload_from_hub=reader.strings("preload_from_hub", _is_preload, "'repo', 'repo file1,file2' or 'repo files revision' is needed"),
-    )  # fmt: skip
+    )
     if reader.choice("suggested_storage", ("small", "medium", "large")):
         reader.warn("suggested_storage", "suggested_storage has no effect")
     return _fitting_sdk(reader, config) if word else None
@@ -167,7 +187,9 @@ def _fitting_sdk(reader: _Reader, config: SpaceConfig) -> SpaceConfig:
 
 def _is_emoji(text: str) -> bool:
     keycap = "\u20e3" in text
-    return 0 < len(text) <= 12 and all(ord(c) > 0xA8 or (keycap and c in "0123456789#*") for c in text) and not any(c.isalpha() or c.isspace() for c in text)
+    if not 0 < len(text) <= 12 or any(c.isalpha() or c.isspace() for c in text):
+        return False
+    return all(ord(c) > 0xA8 or (keycap and c in "0123456789#*") for c in text)
 
 
 def _is_inner_path(text: str) -> bool:
@@ -196,9 +218,38 @@ def _is_preload(text: str) -> bool:
 
 
 _KNOWN = frozenset(
-    "title emoji colorFrom colorTo sdk sdk_version python_version app_file app_build_command app_port base_path suggested_hardware "
-    "suggested_storage fullWidth header short_description models datasets tags thumbnail pinned license hf_oauth hf_oauth_scopes "
-    "hf_oauth_expiration_minutes hf_oauth_authorized_org disable_embedding startup_duration_timeout custom_headers preload_from_hub".split()
+    [
+        "title",
+        "emoji",
+        "colorFrom",
+        "colorTo",
+        "sdk",
+        "sdk_version",
+        "python_version",
+        "app_file",
+        "app_build_command",
+        "app_port",
+        "base_path",
+        "suggested_hardware",
+        "suggested_storage",
+        "fullWidth",
+        "header",
+        "short_description",
+        "models",
+        "datasets",
+        "tags",
+        "thumbnail",
+        "pinned",
+        "license",
+        "hf_oauth",
+        "hf_oauth_scopes",
+        "hf_oauth_expiration_minutes",
+        "hf_oauth_authorized_org",
+        "disable_embedding",
+        "startup_duration_timeout",
+        "custom_headers",
+        "preload_from_hub",
+    ]
 )
 
 
@@ -237,7 +288,7 @@ class _Reader:
         return node
 
     def text(self, key: str, longest: int = 500) -> str | None:
-        return self.checked(key, lambda s: len(s) <= longest and s.isprintable(), f"at most {longest} printable characters on one line are allowed")
+        return self.checked(key, lambda s: len(s) <= longest and s.isprintable(), f"at most {longest} printable characters are allowed")
 
     def checked(self, key: str, test: Callable[[str], object], need: str) -> str | None:
         node = self._scalar(key)
@@ -283,7 +334,9 @@ class _Reader:
         if node is None:
             return default
         if not re.fullmatch(r"\d{1,9}", node.text, re.ASCII) or not low <= int(node.text) <= high:
-            self._fail(key, node, f"'{_short(node.text)}' cannot be used; a whole number from {low} to {high} is needed", (f"{low}–{high}",))
+            self._fail(
+                key, node, f"'{_short(node.text)}' cannot be used; a whole number from {low} to {high} is needed", (f"{low}–{high}",)
+            )
             return default
         return int(node.text)
 
@@ -333,7 +386,8 @@ class _Reader:
         for name, value in node.entries.items():
             allowed = CUSTOM_HEADERS.get(name)
             if allowed is None:
-                self._fail(key, value, f"the header '{_short(name)}' cannot be set; allowed: {', '.join(CUSTOM_HEADERS)}", tuple(CUSTOM_HEADERS))
+                names = tuple(CUSTOM_HEADERS)
+                self._fail(key, value, f"the header '{_short(name)}' cannot be set; allowed: {', '.join(names)}", names)
             elif value.kind != "text" or value.text not in allowed:
                 self._fail(key, value, f"'{_short(value.text)}' is not a value of {name}; allowed: {', '.join(allowed)}", allowed)
             else:

@@ -59,19 +59,31 @@ def initial_files(
     if sdk is None:
         return {".gitattributes": gitattributes()}
     # JSON strings are YAML strings, so a title with a colon or quotes stays one value.
-    lines = [f"title: {json.dumps(title, ensure_ascii=False)}", f"emoji: {emoji}", f"colorFrom: {color_from}", f"colorTo: {color_to}", f"sdk: {sdk.value}"]
+    lines = [
+        f"title: {json.dumps(title, ensure_ascii=False)}",
+        f"emoji: {_plain(emoji)}",
+        f"colorFrom: {_plain(color_from)}",
+        f"colorTo: {_plain(color_to)}",
+        f"sdk: {sdk.value}",
+    ]
     if sdk_version and sdk in (Sdk.GRADIO, Sdk.STREAMLIT):
-        lines.append(f"sdk_version: {sdk_version}")
+        lines.append(f"sdk_version: {_plain(sdk_version)}")
     if sdk in (Sdk.GRADIO, Sdk.STREAMLIT):
         lines.append("app_file: app.py")
     if sdk is Sdk.DOCKER:
         lines.append("app_port: 7860")
     lines.append("pinned: false")
     if license:
-        lines.append(f"license: {license}")
+        lines.append(f"license: {_plain(license)}")
     if short_description:
         lines.append(f"short_description: {json.dumps(short_description, ensure_ascii=False)}")
     files = {"README.md": ("---\n" + "\n".join(lines) + "\n---\n").encode(), ".gitattributes": gitattributes()}
     if sdk is Sdk.STATIC:
         files |= {"index.html": _INDEX.encode(), "style.css": _STYLE.encode()}
     return files
+
+
+def _plain(text: str) -> str:
+    """As it is where that is one plain word, else quoted: nothing a form sends can become a second key."""
+    is_word = all(c.isalnum() or c in ".-_" or ord(c) > 0x2000 for c in text) and text.isprintable() and text[:1] not in ("", "-")
+    return text if is_word else json.dumps(text, ensure_ascii=False)

@@ -251,7 +251,7 @@ class MemoryWebBackend:
             "BUILDING": "Waiting for a build slot." if name != "going-live" else "",
         }.get(stage, "")
         return SpacePage(
-            card, f"{owner}-{name}", self.app_url, "", SHA if card.stage.tone == "run" else "", "" if stage == "NO_APP_FILE" else SHA, card.hardware,
+            card, f"{owner}-{name}", self.app_url, self.app_url, SHA if card.stage.tone == "run" else "", "" if stage == "NO_APP_FILE" else SHA, card.hardware,
             card.hardware if card.stage.tone == "run" else "", message, "APP_EXITED" if stage == "RUNTIME_ERROR" else "", self.liked, own, own, True,
             timeline() if stage == "BUILDING" else None, f"http://127.0.0.1:7860/spaces/{owner}/{name}", asleep=stage == "SLEEPING",
             serves=card.stage.tone == "run", tags=card.tags or ("books", "search"), license="mit", discussions=2,

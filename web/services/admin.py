@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from control_plane.accounts import people
+from control_plane.accounts import people, suspension
 from control_plane.domain.accounts import Account, AccountKind, Actor
 from control_plane.domain.errors import NotFound, Rejected
 from control_plane.domain.ids import RepoId
@@ -117,7 +117,7 @@ class AdminFamily(PeopleFamily, GalleryFamily):
             user = await people.find_account(uow, name, AccountKind.USER)
             if user.id == admin.id:
                 raise Rejected("You cannot suspend yourself.")
-            await people.set_suspended(uow, self.d.signals, user, suspended)
+            await suspension.suspend(uow, self.d.signals, user, suspended)
             await uow.audit.append(
                 at=self.d.clock.now(), actor=admin.name, action="user.suspend" if suspended else "user.resume", subject=f"user:{name}",
                 address=actor.address, facts={},

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Any
 
 from control_plane.accounts import policy
+from control_plane.community import discussions
+from control_plane.community.discussions import Discussion, Event
 from control_plane.domain.accounts import Action, Actor
 from control_plane.domain.errors import Forbidden, NotFound, Rejected
 from control_plane.domain.spaces import RepoType
@@ -16,13 +17,13 @@ from web.views import DiscussionEntry, DiscussionPage, DiscussionRow
 class CommunityFamily(Base):
     async def discussions(self, actor: Actor, kind: RepoType, owner: str, name: str) -> tuple[DiscussionRow, ...]:
         async with self.d.uow.read() as uow:
-            repo = await self.find(uow, actor, kind, owner, name)
-            return tuple(_row(d) for d in await self.d.discussions.of_repo(uow, repo.id))
+            repo = await self.find(uow, actor, kind, owner, name, Action.READ_CODE)
+            return tuple(_row(d) for d in await discussions.of_repo(uow, repo.id))
 
     async def discussion(self, actor: Actor, kind: RepoType, owner: str, name: str, number: int) -> DiscussionPage:
         async with self.d.uow.read() as uow:
-            repo = await self.find(uow, actor, kind, owner, name)
-            found = await self.d.discussions.find(uow, repo.id, number)
+            repo = await self.find(uow, actor, kind, owner, name, Action.READ_CODE)
+            found = await discussions.find(uow, repo.id, number)
         if found is None:
             raise NotFound("there is no such discussion")
         diff = ""
@@ -44,18 +45,17 @@ class CommunityFamily(Base):
             repo = await self.find(uow, actor, kind, owner, name, Action.DISCUSS)
             if repo.discussions_disabled:
                 raise Rejected("Discussions are switched off for this repository.")
-            made = await self.d.discussions.create(uow, self.d.clock.now(), repo, user, title, text, is_pull=False)
+            made = await discussions.create(uow, self.d.clock.now(), repo, user, title, text, is_pull=False)
         return int(made.num)
 
     async def comment(self, actor: Actor, kind: RepoType, owner: str, name: str, number: int, text: str) -> None:
         user = policy.require_user(actor, write=True)
-        steps = self.d.discussions
         async with self.d.uow.write() as uow:
             repo = await self.find(uow, actor, kind, owner, name, Action.DISCUSS)
-            found = await steps.find(uow, repo.id, number)
+            found = await discussions.find(uow, repo.id, number)
             if found is None:
                 raise NotFound("there is no such discussion")
-            await steps.save(uow, steps.with_event(found, steps.comment_event(self.d.clock.now(), user, text)))
+            await discussions.save(uow, discussions.with_event(found, discussions.comment_event(self.d.clock.now(), user, text)))
 
     async def set_discussion_status(self, actor: Actor, kind: RepoType, owner: str, name: str, number: int, status: str) -> None:
         user = policy.require_user(actor, write=True)
@@ -67,30 +67,29 @@ class CommunityFamily(Base):
                 raise Rejected("Merge it with git: this platform does not merge in the browser.")
             await self.d.merge_pull(actor, repo, number)
             return
-        steps = self.d.discussions
         async with self.d.uow.write() as uow:
             repo = await self.find(uow, actor, kind, owner, name, Action.DISCUSS)
-            found = await steps.find(uow, repo.id, number)
+            found = await discussions.find(uow, repo.id, number)
             if found is None:
                 raise NotFound("there is no such discussion")
             if found.author != user.name and not policy.allowed(actor, Action.WRITE, repo):
                 raise Forbidden("Only its author and people with write rights may close or open it.")
             if found.status == status or found.status == "merged":
                 return
-            event = steps.plain_event(self.d.clock.now(), user, "status-change", {"status": status})
-            await steps.save(uow, steps.with_event(found, event, status=status))
+            event = discussions.plain_event(self.d.clock.now(), user, "status-change", {"status": status})
+            await discussions.save(uow, discussions.with_event(found, event, status=status))
 
 
 def _at(text: str) -> datetime:
     return datetime.fromisoformat(text.replace("Z", "+00:00")).astimezone(UTC)
 
 
-def _row(found: Any) -> DiscussionRow:
+def _row(found: Discussion) -> DiscussionRow:
     comments = sum(e.type == "comment" for e in found.events)
     return DiscussionRow(found.num, found.title, found.author, found.status, found.is_pull, _at(found.created_at), comments)
 
 
-def _entry(event: Any) -> DiscussionEntry | None:
+def _entry(event: Event) -> DiscussionEntry | None:
     data, at = event.data, _at(event.created_at)
     if event.type == "comment":
         return DiscussionEntry("comment", event.author, at, str(data.get("latest", {}).get("raw", "")), bool(data.get("hidden")))

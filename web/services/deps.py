@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
-from typing import Any, Protocol
+from typing import Any
 
 from control_plane.accounts import policy
 from control_plane.accounts.sign_in import Throttle
 from control_plane.domain.accounts import Account, Action, Actor
 from control_plane.domain.errors import RepoNotFound
 from control_plane.domain.hardware import FlavorCatalog
-from control_plane.domain.ids import RepoId, SpaceId
+from control_plane.domain.ids import SpaceId
 from control_plane.domain.spaces import Repo, RepoType, Space
 from control_plane.ports.clock import Clock
 from control_plane.ports.git import GitStore, LfsStore
@@ -21,26 +20,6 @@ from control_plane.ports.signals import Signals
 from control_plane.ports.space_actions import SpaceActions
 from control_plane.ports.stores import UnitOfWork, UnitOfWorkFactory
 from web.backend import MovedTo
-
-
-class OwnerActions(SpaceActions, Protocol):
-    """The Space use cases, with going back to an earlier deployment."""
-
-    async def rollback(self, actor: Actor, space: Space, generation: int) -> Space: ...
-
-
-class DiscussionSteps(Protocol):
-    """Discussions as the Hub API keeps them (its module of steps fits), so that both doors show the same ones."""
-
-    async def find(self, uow: UnitOfWork, repo_id: RepoId, num: int | str) -> Any: ...
-    async def of_repo(self, uow: UnitOfWork, repo_id: RepoId) -> list[Any]: ...
-    async def create(
-        self, uow: UnitOfWork, at: datetime, repo: Repo, user: Account, title: str, description: str, *, is_pull: bool
-    ) -> Any: ...
-    async def save(self, uow: UnitOfWork, discussion: Any) -> None: ...
-    def comment_event(self, at: datetime, user: Account, text: str) -> Any: ...
-    def plain_event(self, at: datetime, user: Account, type: str, data: dict[str, Any]) -> Any: ...
-    def with_event(self, discussion: Any, event: Any, **changes: Any) -> Any: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,31 +32,12 @@ class FlavorState:
     wait_s: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class QuotaUse:
-    """One quota of one account, as the quota use cases count it."""
-
-    key: str
-    limit: float | None
-    used: float
-    source: str = ""
-    frees_at: datetime | None = None
-
-
 async def _no_states() -> Mapping[str, FlavorState]:
     return {}
 
 
-async def _no_quotas(_uow: UnitOfWork, _account: Account) -> Sequence[QuotaUse]:
-    return ()
-
-
 async def _no_report(_actor: Actor) -> Sequence[Mapping[str, Any]]:
     return ()
-
-
-async def _no_merge(_actor: Actor, _repo: Repo, _number: int) -> None:
-    raise NotImplementedError
 
 
 @dataclass(frozen=True)
@@ -94,19 +54,18 @@ class WebDeps:
     lfs: LfsStore
     logs: LogStore
     signals: Signals
-    actions: OwnerActions
+    actions: SpaceActions
     throttle: Throttle
     catalog: Callable[[], FlavorCatalog]
     app_url: Callable[[str], str]
     public_url: str
     frame_source: str
-    discussions: DiscussionSteps
     sign_up_open: bool = True
     banner: Callable[[], str] = field(default=lambda: "")
     flavor_states: Callable[[], Awaitable[Mapping[str, FlavorState]]] = _no_states
-    quota_uses: Callable[[UnitOfWork, Account], Awaitable[Sequence[QuotaUse]]] = _no_quotas
     pool_rows: Callable[[Actor], Awaitable[Sequence[Mapping[str, Any]]]] = _no_report
     merge_pull: Callable[[Actor, Repo, int], Awaitable[None]] | None = None
+    app_proof: Callable[[Account | None, SpaceId], str] | None = None  # lets a browser into a private app for minutes
 
 
 class Base:

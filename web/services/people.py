@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from control_plane.accounts import people, policy, sign_in, tokens
+from control_plane.accounts import people, policy, quotas, sign_in, tokens
 from control_plane.domain.accounts import ANONYMOUS, Account, AccountKind, Actor, OrgRole, Session, TokenRole
 from control_plane.domain.errors import NotFound, Rejected
 from control_plane.domain.ids import TokenId
@@ -141,7 +141,7 @@ class PeopleFamily(Base):
 
     async def quotas_of(self, account: Account) -> tuple[QuotaRow, ...]:
         async with self.d.uow.read() as uow:
-            uses = await self.d.quota_uses(uow, account)
+            uses = await quotas.show(uow, account, self.d.catalog(), self.d.clock.now())
         return tuple(QuotaRow(q.key, q.limit, q.used, q.source, q.frees_at) for q in uses)
 
     async def account_named(self, name: str, kind: AccountKind | None = None) -> Account:

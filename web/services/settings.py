@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from control_plane.accounts import quotas
 from control_plane.domain.accounts import Account, Action, Actor
 from control_plane.domain.errors import RepoNotFound
 from control_plane.domain.quotas import QuotaKey
@@ -20,8 +21,8 @@ class SettingsFamily(Base):
             account = await uow.accounts.get(repo.owner_id)
             if account is None:
                 raise RepoNotFound()
-            uses = await self.d.quota_uses(uow, account)
-            limits = {**await uow.quotas.limits(""), **await uow.quotas.limits(account.name)}
+            uses = await quotas.show(uow, account, self.d.catalog(), self.d.clock.now())
+        limits = {q.key: q.limit for q in uses}
         view = await self.d.actions.runtime_view(space)
         options = await self._options(account, limits, space.hardware, view.current_hardware or "")
         return SettingsView(

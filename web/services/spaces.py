@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 
 from control_plane.accounts import people, policy
 from control_plane.builds import record
+from control_plane.community import discussions
 from control_plane.domain.accounts import Action, Actor
 from control_plane.domain.errors import NotFound, Rejected, RepoNotFound
 from control_plane.domain.ids import BuildId, SpaceId
@@ -43,7 +44,7 @@ class SpaceFamily(Base):
             deployments = await uow.deployments.of_space(space.id, 10)
             replicas = await uow.deployments.replicas(space.id)
             liked = actor.user is not None and any(u.id == actor.user.id for u in await uow.repos.likers(repo.id))
-            talks = len(await self.d.discussions.of_repo(uow, repo.id))
+            talks = len(await discussions.of_repo(uow, repo.id))
         view = await self.d.actions.runtime_view(space)
         can_write = policy.allowed(actor, Action.WRITE, repo)
         serves = view.stage.serves
@@ -54,10 +55,14 @@ class SpaceFamily(Base):
         message, reason = view.message, view.reason.value if view.reason else ""
         # What a visitor is told: nothing of a failed push behind a running app, and no build internals.
         quiet = serves and (not can_write or view.reason in (None, Reason.BUILD_QUEUED, Reason.STARTING))
+        app_url = self.d.app_url(space.subdomain).rstrip("/") + space.config.base_path
+        frame_url = app_url
+        if repo.visibility is Visibility.PRIVATE and self.d.app_proof is not None and policy.allowed(actor, Action.USE_APP, repo):
+            frame_url += f"?__sign={self.d.app_proof(actor.user, space.id)}"
         config, failed = space.config, deployments[0] if deployments and deployments[0].failed_reason else None
         return SpacePage(
-            card=card(repo, space, view), subdomain=space.subdomain, app_url=self.d.app_url(space.subdomain).rstrip("/") + config.base_path,
-            embed_path=config.base_path, revision=view.sha if serves else "", head=repo.head or "", requested_hardware=space.hardware,
+            card=card(repo, space, view), subdomain=space.subdomain, app_url=app_url, frame_url=frame_url,
+            revision=view.sha if serves else "", head=repo.head or "", requested_hardware=space.hardware,
             current_hardware=view.current_hardware or "", message="" if quiet else message, reason="" if quiet else reason,
             liked=liked, can_write=can_write, can_admin=policy.allowed(actor, Action.ADMIN, repo),
             can_read_code=policy.allowed(actor, Action.READ_CODE, repo), timeline=line if can_write or not serves else None,

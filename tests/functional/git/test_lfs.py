@@ -125,9 +125,18 @@ async def test_object_ids_are_checked(world: World, oid: object) -> None:
 
 @pytest.mark.parametrize(
     ("body", "status"),
-    [(b"{", 422), (b"[]", 422), (b"{}", 422), (b'{"operation":"upload"}', 422), (b'{"operation":"upload","objects":[1]}', 422), (b"[" * 100000, 422),
-     (b'{"operation":"upload","objects":[' + b",".join([b"{}"] * 1001) + b"]}", 413), (b'{"operation":"upload","objects":[]}', 200), (b"x" * (5 << 20), 413)],
-)  # fmt: skip
+    [
+        (b"{", 422),
+        (b"[]", 422),
+        (b"{}", 422),
+        (b'{"operation":"upload"}', 422),
+        (b'{"operation":"upload","objects":[1]}', 422),
+        (b"[" * 100000, 422),
+        (b'{"operation":"upload","objects":[' + b",".join([b"{}"] * 1001) + b"]}", 413),
+        (b'{"operation":"upload","objects":[]}', 200),
+        (b"x" * (5 << 20), 413),
+    ],
+)
 async def test_bad_batches(world: World, body: bytes, status: int) -> None:
     async with httpx.AsyncClient(base_url=world.url) as client:
         assert (await client.post(BATCH, content=body, auth=ALICE)).status_code == status

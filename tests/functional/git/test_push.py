@@ -123,12 +123,27 @@ async def blob(work: Work, data: bytes) -> str:
 
 
 HOSTILE: list[tuple[str, bytes, bytes]] = [
-    ("100644", b".git", b"x"), ("100644", b".GIT", b"x"), ("100644", b"git~1", b"x"), ("100644", b".g\xe2\x80\x8cit", b"x"), ("100644", b"..", b"x"),
-    ("100644", b"a/b", b"x"), ("120000", b"README.md", b"/etc/passwd"), ("120000", b"app.py", b"../../../../etc/shadow"), ("120000", b".gitattributes", b"a"),
-    ("120000", b".gitmodules", b"a"), ("100644", b".gitmodules", b'[submodule "x"]\n\tpath = x\n\turl = -u./x\n'), ("100644", b"x" * 5000, b"x"),
-    ("100644", b"a\n\x1b[2J", b"x"), ("100644", b"a\xff", b"x"), ("120000", b"l", b"a/../../b"), ("120000", b"l", b".git/config"), ("100644", b".git.", b"x"),
-    ("100644", b".git::$INDEX_ALLOCATION", b"x"), ("100644", b"a\\b", b"x"), ("120000", b"readme.md", b"a"),
-]  # fmt: skip
+    ("100644", b".git", b"x"),
+    ("100644", b".GIT", b"x"),
+    ("100644", b"git~1", b"x"),
+    ("100644", b".g\xe2\x80\x8cit", b"x"),
+    ("100644", b"..", b"x"),
+    ("100644", b"a/b", b"x"),
+    ("120000", b"README.md", b"/etc/passwd"),
+    ("120000", b"app.py", b"../../../../etc/shadow"),
+    ("120000", b".gitattributes", b"a"),
+    ("120000", b".gitmodules", b"a"),
+    ("100644", b".gitmodules", b'[submodule "x"]\n\tpath = x\n\turl = -u./x\n'),
+    ("100644", b"x" * 5000, b"x"),
+    ("100644", b"a\n\x1b[2J", b"x"),
+    ("100644", b"a\xff", b"x"),
+    ("120000", b"l", b"a/../../b"),
+    ("120000", b"l", b".git/config"),
+    ("100644", b".git.", b"x"),
+    ("100644", b".git::$INDEX_ALLOCATION", b"x"),
+    ("100644", b"a\\b", b"x"),
+    ("120000", b"readme.md", b"a"),
+]
 
 
 async def test_hostile_trees_are_refused_and_move_nothing(world: World, work: Work) -> None:
@@ -171,9 +186,21 @@ async def test_a_tree_that_unfolds_is_refused(world: World, work: Work) -> None:
 
 @pytest.mark.parametrize(
     "ref",
-    ["refs/replace/" + "1" * 40, "refs/pr/1", "refs/convert/parquet", "refs/pull/1/head", "refs/notes/x", "refs/heads/$(id)", "refs/heads/-c",
-     "refs/heads/--upload-pack=x", "refs/heads/" + "1" * 40, "refs/heads/HEAD", "refs/heads/" + "x" * 240 + "y" * 10, "refs/x"],
-)  # fmt: skip
+    [
+        "refs/replace/" + "1" * 40,
+        "refs/pr/1",
+        "refs/convert/parquet",
+        "refs/pull/1/head",
+        "refs/notes/x",
+        "refs/heads/$(id)",
+        "refs/heads/-c",
+        "refs/heads/--upload-pack=x",
+        "refs/heads/" + "1" * 40,
+        "refs/heads/HEAD",
+        "refs/heads/" + "x" * 240 + "y" * 10,
+        "refs/x",
+    ],
+)
 async def test_odd_refs_are_refused(world: World, work: Work, ref: str) -> None:
     sha = await work.commit(a="1")
     done = await work.git("push", world.remote(), f"{sha}:{ref}", ok=False)
@@ -201,13 +228,23 @@ async def test_two_pushes_at_once_one_wins(world: World, work: Work, another: Ca
 @pytest.mark.parametrize(
     ("method", "path", "body", "headers"),
     [
-        ("GET", "info/refs", b"", {}), ("GET", "info/refs?service=git-evil", b"", {}), ("GET", "config", b"", {}), ("GET", "objects/info/packs", b"", {}),
-        ("GET", "HEAD", b"", {}), ("GET", "..%2f..%2fetc/passwd", b"", {}), ("POST", "git-receive-pack", b"0000", {"content-type": "text/plain"}),
-        ("POST", "git-receive-pack", b"zzzz", {}), ("POST", "git-receive-pack", b"fff", {}), ("POST", "git-receive-pack", b"0005x", {}),
-        ("POST", "git-receive-pack", b"", {"content-encoding": "gzip"}), ("POST", "git-receive-pack", b"nozip", {"content-encoding": "gzip"}),
-        ("POST", "git-receive-pack", b"x", {"content-encoding": "br"}), ("POST", "git-upload-pack", b"0000", {}), ("POST", "git-upload-pack", b"zzzz", {}),
+        ("GET", "info/refs", b"", {}),
+        ("GET", "info/refs?service=git-evil", b"", {}),
+        ("GET", "config", b"", {}),
+        ("GET", "objects/info/packs", b"", {}),
+        ("GET", "HEAD", b"", {}),
+        ("GET", "..%2f..%2fetc/passwd", b"", {}),
+        ("POST", "git-receive-pack", b"0000", {"content-type": "text/plain"}),
+        ("POST", "git-receive-pack", b"zzzz", {}),
+        ("POST", "git-receive-pack", b"fff", {}),
+        ("POST", "git-receive-pack", b"0005x", {}),
+        ("POST", "git-receive-pack", b"", {"content-encoding": "gzip"}),
+        ("POST", "git-receive-pack", b"nozip", {"content-encoding": "gzip"}),
+        ("POST", "git-receive-pack", b"x", {"content-encoding": "br"}),
+        ("POST", "git-upload-pack", b"0000", {}),
+        ("POST", "git-upload-pack", b"zzzz", {}),
     ],
-)  # fmt: skip
+)
 async def test_broken_requests_get_no_file_and_no_500(world: World, method: str, path: str, body: bytes, headers: dict[str, str]) -> None:
     kind = path.split("?")[0]
     async with httpx.AsyncClient(base_url=world.url, auth=("alice", "alice-token")) as client:

@@ -134,11 +134,13 @@ def shard_of(
         (
             wire._SHARD_TAG + struct.pack("<QQ", 2, 0),
             (file_hash or wire.file_hash(hashes)) + struct.pack("<IIQ", 1 << 30, 1, 0),
-            wire.hash_bytes(xorb) + struct.pack("<IIII", 0, sum(map(len, chunks)) if size is None else size, 0, len(chunks) if end is None else end),
+            wire.hash_bytes(xorb)
+            + struct.pack("<IIII", 0, sum(map(len, chunks)) if size is None else size, 0, len(chunks) if end is None else end),
             wire.hash_bytes(digest) + bytes(16),
-            b"\xff" * 32 + bytes(16), b"\xff" * 32 + bytes(16),
+            b"\xff" * 32 + bytes(16),
+            b"\xff" * 32 + bytes(16),
         )
-    )  # fmt: skip
+    )
 
 
 async def test_only_what_has_its_hash_is_kept(world: World) -> None:
@@ -161,8 +163,15 @@ async def test_only_what_has_its_hash_is_kept(world: World) -> None:
         assert (await client.post("v1/shards", content=shard_of(name, *chunks))).status_code == 400
         assert (await client.post(f"v1/xorbs/default/{name}", content=body)).json() == {"was_inserted": True}
         assert (await client.post(f"v1/xorbs/default/{name}", content=body)).json() == {"was_inserted": False}
-        for bad in (b"", shard_of(name, *chunks)[:-60], shard_of(name, *chunks, sha256="a" * 64), shard_of(name, *chunks, file_hash=b"x" * 32),
-                    shard_of(name, *chunks, size=5), shard_of(name, *chunks, end=3), shard_of(name, *chunks, end=0)):  # fmt: skip
+        for bad in (
+            b"",
+            shard_of(name, *chunks)[:-60],
+            shard_of(name, *chunks, sha256="a" * 64),
+            shard_of(name, *chunks, file_hash=b"x" * 32),
+            shard_of(name, *chunks, size=5),
+            shard_of(name, *chunks, end=3),
+            shard_of(name, *chunks, end=0),
+        ):
             assert (await client.post("v1/shards", content=bad)).status_code == 400
         assert await world.lfs.oids(SPACE) == ()
         assert (await client.post("v1/shards", content=shard_of(name, *chunks))).json() == {"result": 1}

@@ -93,6 +93,7 @@ def make_services(root: Path, port: int = 7860, *, clock: Any = None) -> Platfor
 
     deps = SpaceDeps(
         uow=database, clock=clock, git=git, logs=logs, signals=signals, secret_box=box, catalog=lambda: catalog, check_quota=no_quota,
+        meter_build=no_quota,
         parse_card=lambda readme: space_card.parse(readme, flavors=catalog.names),
         card_of=lambda readme: dict(space_card.validate(readme, RepoType.MODEL).card), initial_files=starter.initial_files,
         build_target=SourceKind.PROCESS, build_limits=BuildLimits(cpu=1, memory_bytes=1 << 30, disk_bytes=1 << 30, time_s=60),

@@ -1,0 +1,154 @@
+"""Which right each route asks for: the one declarative table. A route that is not here fails a test.
+
+The table is read by tests (every identity × every route × every visibility) and by people; the routes themselves call
+`accounts.policy` with the same action, and the test holds the two together.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+from control_plane.domain.accounts import Action
+
+
+class Access(StrEnum):
+    """Rights that are not about one repository, or are more than one action on it."""
+
+    OPEN = "open"  # anybody; what it shows is narrowed to what the caller may see
+    SIGNED_IN = "signed-in"
+    SIGNED_IN_WRITE = "signed-in-write"  # with a token that may change things
+    VIEW_AND_WRITE_TOKEN = "view-and-write-token"  # signed in, may see the repository
+    READ_CODE_AND_CREATE = "read-code-and-create"  # may read it and make repositories elsewhere
+    PLATFORM_ADMIN = "platform-admin"
+    INTERNAL = "internal"  # the platform's own processes, by shared secret
+
+
+Right = Access | Action
+
+_BY_RIGHT: dict[Right, tuple[str, ...]] = {
+    Access.OPEN: (
+        "GET /api/agent-harnesses",
+        "GET /api/telemetry/{topic:tail}",
+        "HEAD /api/telemetry/{topic:tail}",
+        "ANY /api/{word:absent}",
+        "ANY /api/{word:absent}/{rest:tail}",
+        "GET /api/users/{name:seg}/overview",
+        "GET /api/users/{name:seg}/followers",
+        "GET /api/users/{name:seg}/following",
+        "GET /api/users/{name:seg}/likes",
+        "GET /api/organizations/{name:seg}/overview",
+        "GET /api/organizations/{name:seg}/members",
+        "GET /api/organizations/{name:seg}/followers",
+        "POST /api/tokens/revoke-leaked",
+        "POST /api/validate-yaml",
+        "GET /api/spaces/hardware",
+        "GET /api/spaces/templates",
+        "GET /api/spaces/semantic-search",
+        "GET /api/spaces/by-subdomain/{subdomain:seg}",
+        "GET /api/models-tags-by-type",
+        "GET /api/datasets-tags-by-type",
+        "GET /api/{kind:kind}",
+        "GET /api/{kind:kind}/{name:seg}",
+        "GET /oauth/app-access",
+    ),
+    Access.SIGNED_IN: (
+        "GET /api/whoami-v2",
+        "GET /api/settings/repositories",
+        "GET /api/organizations/{name:seg}/settings/repositories",
+        "GET /api/spaces/zero-gpu/quota",
+    ),
+    Access.SIGNED_IN_WRITE: ("POST /api/repos/create",),
+    Access.INTERNAL: ("POST /internal/authorize",),
+    Action.VIEW: (
+        "GET /api/{kind:kind}/{ns:seg}/{name:seg}",
+        "GET /api/{kind:kind}/{ns:seg}/{name:seg}/likers",
+        "GET /api/spaces/{ns:seg}/{name:seg}/runtime",
+        "GET /api/spaces/{ns:seg}/{name:seg}/events",
+        "GET /api/spaces/{ns:seg}/{name:seg}/host",
+    ),
+    Action.USE_APP: ("GET /api/spaces/{ns:seg}/{name:seg}/jwt",),
+    Access.VIEW_AND_WRITE_TOKEN: (
+        "POST /api/{kind:kind}/{ns:seg}/{name:seg}/like",
+        "DELETE /api/{kind:kind}/{ns:seg}/{name:seg}/like",
+    ),
+    Action.READ_CODE: (
+        "GET /api/{kind:kind}/{ns:seg}/{name:seg}/auth-check",
+        "GET /api/{kind:kind}/{ns:seg}/{name:seg}/revision/{rev:seg}",
+        "GET /api/{kind:kind}/{ns:seg}/{name:seg}/refs",
+        "GET /api/{kind:kind}/{ns:seg}/{name:seg}/commits/{rev:seg}",
+        "GET /api/{kind:kind}/{ns:seg}/{name:seg}/tree/{rev:seg}",
+        "GET /api/{kind:kind}/{ns:seg}/{name:seg}/tree/{rev:seg}/{path:tail}",
+        "POST /api/{kind:kind}/{ns:seg}/{name:seg}/paths-info/{rev:seg}",
+        "HEAD /api/{kind:kind}/{ns:seg}/{name:seg}/discussions",
+        "GET /api/{kind:kind}/{ns:seg}/{name:seg}/discussions",
+        "GET /api/{kind:kind}/{ns:seg}/{name:seg}/discussions/{num:int}",
+        "GET /spaces/{ns:seg}/{name:seg}/resolve/{rev:seg}/{path:tail}",
+        "HEAD /spaces/{ns:seg}/{name:seg}/resolve/{rev:seg}/{path:tail}",
+        "GET /spaces/{ns:seg}/{name:seg}/raw/{rev:seg}/{path:tail}",
+        "HEAD /spaces/{ns:seg}/{name:seg}/raw/{rev:seg}/{path:tail}",
+        "GET /datasets/{ns:seg}/{name:seg}/resolve/{rev:seg}/{path:tail}",
+        "HEAD /datasets/{ns:seg}/{name:seg}/resolve/{rev:seg}/{path:tail}",
+        "GET /datasets/{ns:seg}/{name:seg}/raw/{rev:seg}/{path:tail}",
+        "HEAD /datasets/{ns:seg}/{name:seg}/raw/{rev:seg}/{path:tail}",
+        "GET /{ns:seg}/{name:seg}/resolve/{rev:seg}/{path:tail}",
+        "HEAD /{ns:seg}/{name:seg}/resolve/{rev:seg}/{path:tail}",
+        "GET /{ns:seg}/{name:seg}/raw/{rev:seg}/{path:tail}",
+        "HEAD /{ns:seg}/{name:seg}/raw/{rev:seg}/{path:tail}",
+    ),
+    Access.READ_CODE_AND_CREATE: ("POST /api/{kind:kind}/{ns:seg}/{name:seg}/duplicate",),
+    Action.DISCUSS: (
+        "POST /api/{kind:kind}/{ns:seg}/{name:seg}/discussions",
+        "POST /api/{kind:kind}/{ns:seg}/{name:seg}/discussions/{num:int}/comment",
+        "POST /api/{kind:kind}/{ns:seg}/{name:seg}/discussions/{num:int}/title",
+        "POST /api/{kind:kind}/{ns:seg}/{name:seg}/discussions/{num:int}/status",
+        "POST /api/{kind:kind}/{ns:seg}/{name:seg}/discussions/{num:int}/comment/{event_id:seg}/edit",
+        "POST /api/{kind:kind}/{ns:seg}/{name:seg}/discussions/{num:int}/comment/{event_id:seg}/hide",
+    ),
+    Action.WRITE: (
+        "GET /api/{kind:kind}/{ns:seg}/{name:seg}/auth-check/write",
+        "POST /api/{kind:kind}/{ns:seg}/{name:seg}/preupload/{rev:seg}",
+        "POST /api/{kind:kind}/{ns:seg}/{name:seg}/commit/{rev:seg}",
+        "POST /api/{kind:kind}/{ns:seg}/{name:seg}/branch/{branch:seg}",
+        "DELETE /api/{kind:kind}/{ns:seg}/{name:seg}/branch/{branch:seg}",
+        "POST /api/{kind:kind}/{ns:seg}/{name:seg}/tag/{rev:seg}",
+        "DELETE /api/{kind:kind}/{ns:seg}/{name:seg}/tag/{tag:seg}",
+        "POST /api/{kind:kind}/{ns:seg}/{name:seg}/super-squash/{branch:seg}",
+        "GET /api/{kind:kind}/{ns:seg}/{name:seg}/lfs-files",
+        "POST /api/{kind:kind}/{ns:seg}/{name:seg}/discussions/{num:int}/merge",
+        "POST /api/spaces/{ns:seg}/{name:seg}/hardware",
+        "POST /api/spaces/{ns:seg}/{name:seg}/sleeptime",
+        "POST /api/spaces/{ns:seg}/{name:seg}/pause",
+        "POST /api/spaces/{ns:seg}/{name:seg}/restart",
+        "POST /api/spaces/{ns:seg}/{name:seg}/replicas",
+        "POST /api/spaces/{ns:seg}/{name:seg}/dev-mode",
+        "POST /api/spaces/{ns:seg}/{name:seg}/storage",
+        "POST /api/spaces/{ns:seg}/{name:seg}/secrets",
+        "POST /api/spaces/{ns:seg}/{name:seg}/variables",
+        "DELETE /api/spaces/{ns:seg}/{name:seg}/volumes",
+        "DELETE /api/spaces/{ns:seg}/{name:seg}/storage",
+        "DELETE /api/spaces/{ns:seg}/{name:seg}/secrets",
+        "DELETE /api/spaces/{ns:seg}/{name:seg}/variables",
+        "PUT /api/spaces/{ns:seg}/{name:seg}/volumes",
+        "GET /api/spaces/{ns:seg}/{name:seg}/secrets",
+        "GET /api/spaces/{ns:seg}/{name:seg}/variables",
+        "GET /api/spaces/{ns:seg}/{name:seg}/metrics",
+        "GET /api/spaces/{ns:seg}/{name:seg}/logs/{which:seg}",
+    ),
+    Action.ADMIN: (
+        "DELETE /api/repos/delete",
+        "POST /api/repos/move",
+        "PUT /api/{kind:kind}/{ns:seg}/{name:seg}/settings",
+        "POST /api/{kind:kind}/{ns:seg}/{name:seg}/lfs-files/batch",
+    ),
+}
+
+# "METHOD /path" → right. ANY stands for every method that the route has.
+TABLE: dict[str, Right] = {route: right for right, routes in _BY_RIGHT.items() for route in routes}
+
+# Pages about the API itself.
+DOCUMENTATION = frozenset({"/openapi.json", "/docs", "/docs/oauth2-redirect", "/redoc"})
+
+
+def right_of(method: str, path: str) -> Right | None:
+    """The right that a route asks for; None when nobody declared it."""
+    return TABLE.get(f"{method} {path}") or TABLE.get(f"ANY {path}")

@@ -1,0 +1,107 @@
+"""The CLI's side of the platform's HTTP API: finding the platform, one call, and one clear line when it fails."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote, urlsplit
+
+import click
+
+if TYPE_CHECKING:
+    import httpx
+
+TIMEOUT_S = 60.0
+_LOCAL = ("localhost", "127.0.0.1", "::1")
+
+
+def part(text: str) -> str:
+    """One segment of a path, whatever characters it has."""
+    return quote(text, safe="") or "%20"
+
+
+class Platform:
+    """A running platform. Every method raises `click.ClickException` (exit code 1) with one line for people."""
+
+    def __init__(self, endpoint: str, token: str) -> None:
+        parts = urlsplit(endpoint)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise click.UsageError(f"'{endpoint}' is not an address; use something like http://localhost:7860")
+        self.endpoint = endpoint.rstrip("/")
+        self._token = token
+        # A machine's own proxy settings are for the internet, not for a platform on this machine.
+        self._trust_env = parts.hostname not in _LOCAL and not parts.hostname.endswith(".localhost")
+
+    @classmethod
+    def find(cls, endpoint: str | None, token: str | None, data_dir: Path | None) -> Platform:
+        """Options win, then VITRINE_ENDPOINT / VITRINE_TOKEN, then `ready.json` of the local data dir."""
+        endpoint, token = endpoint or os.environ.get("VITRINE_ENDPOINT"), token or os.environ.get("VITRINE_TOKEN")
+        if endpoint and token:
+            return cls(endpoint, token)
+        folder = data_dir or Path(os.environ.get("VITRINE_DATA_DIR") or ".vitrine").expanduser()
+        try:
+            ready = json.loads((folder / "ready.json").read_text())
+            found = cls(endpoint or str(ready["url"]), token or str(ready["admin_token"]))
+        except FileNotFoundError:
+            missing = "--token or VITRINE_TOKEN" if endpoint else "--endpoint and --token (or VITRINE_ENDPOINT and VITRINE_TOKEN)"
+            raise click.ClickException(f"no platform runs from {folder}; start it with `vitrine up`, or give {missing}") from None
+        except (OSError, ValueError, KeyError) as error:
+            raise click.ClickException(f"{folder / 'ready.json'} cannot be used: {error}") from None
+        return found
+
+    def _client(self, timeout: float | None = TIMEOUT_S) -> httpx.Client:
+        import httpx
+
+        headers = {"Authorization": f"Bearer {self._token}", "Accept": "application/json", "User-Agent": "vitrine-cli"}
+        return httpx.Client(base_url=self.endpoint, headers=headers, timeout=timeout, trust_env=self._trust_env)
+
+    def call(self, method: str, path: str, *, body: Any = None, params: dict[str, Any] | None = None) -> Any:
+        import httpx
+
+        wanted = {k: v for k, v in (params or {}).items() if v is not None}
+        try:
+            with self._client() as client:
+                response = client.request(method, path, json=body, params=wanted)
+        except (httpx.HTTPError, httpx.InvalidURL, UnicodeError) as error:
+            raise click.ClickException(self._unreachable(error)) from None
+        self._check(response)
+        try:
+            return response.json()
+        except ValueError:
+            raise click.ClickException(f"{self.endpoint} does not answer like a Vitrine platform") from None
+
+    def stream(self, path: str) -> Iterator[bytes]:
+        import httpx
+
+        try:
+            with self._client(timeout=None) as client, client.stream("GET", path) as response:
+                if response.status_code >= 400:
+                    response.read()
+                self._check(response)
+                yield from response.iter_bytes(1 << 20)
+        except httpx.HTTPError as error:
+            raise click.ClickException(self._unreachable(error)) from None
+
+    def _unreachable(self, error: Exception) -> str:
+        return f"{self.endpoint} does not answer ({error or type(error).__name__}); is the platform running there?"
+
+    def _check(self, response: httpx.Response) -> None:
+        if response.status_code < 400 and not response.is_redirect:
+            return
+        try:
+            body = response.json()
+            found = body.get("error") or body.get("detail") or ""
+        except (ValueError, AttributeError):
+            found = ""
+        message = " ".join(("; ".join(map(str, found)) if isinstance(found, list) else str(found)).split())
+        if response.status_code == 401:
+            message = "the token is not accepted; make one with `vitrine admin token add USER --role write`, or check VITRINE_TOKEN"
+        elif response.status_code in (404, 405) and (not message or "nothing at this address" in message or message in _UNKNOWN_ROUTE):
+            message = f"{self.endpoint} does not know this command; is it an older version of the platform?"
+        raise click.ClickException(message or f"{self.endpoint} answered {response.status_code}")
+
+
+_UNKNOWN_ROUTE = ("Not Found", "Method Not Allowed")

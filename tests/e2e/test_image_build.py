@@ -1,0 +1,247 @@
+"""Images with a real Docker Engine and a real registry, both started here. Off unless asked for: `pytest -m docker tests/e2e`.
+
+The base image is bootstrapped from Debian packages, so no image registry is needed; packages come from a small index.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import shutil
+import socket
+import subprocess
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import docker
+import pytest
+
+from builder.base_images import BaseImages
+from builder.broker import broker_options
+from builder.catalog import load_catalog
+from builder.config import WorkerConfig
+from builder.engines.docker_engine import DockerConfig, DockerEngine
+from builder.images import ImageBuilder, ImageConfig
+from builder.worker import BuildWorker, uv_config
+from control_plane.domain.builds import ArtifactKind, BuildEvent, BuildEventKind, BuildLimits, BuildPhase, BuildVerdict, SourceKind
+from control_plane.domain.ids import BuildId, SpaceId
+from control_plane.domain.reasons import Reason
+from tests.functional.builder.conftest import build_request
+from tests.functional.builder.door import FakeDoor, tar_of
+from tests.functional.builder.wheels import make_index, make_wheel
+
+TOOLS = ("dockerd", "docker-registry", "mmdebstrap")
+pytestmark = [
+    pytest.mark.docker,
+    pytest.mark.slow,
+    pytest.mark.skipif(os.geteuid() != 0, reason="starts a Docker engine, which needs root"),
+    pytest.mark.skipif(any(shutil.which(tool) is None for tool in TOOLS), reason=f"needs {', '.join(TOOLS)}"),
+]
+APP = {"app.py": "import gradio\nprint(gradio.VERSION)\n", "requirements.txt": "tinydep\n"}
+
+
+def free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return int(one.getsockname()[1])
+
+
+@pytest.fixture(scope="module")
+def folder() -> Iterator[Path]:
+    made = Path(tempfile.mkdtemp(prefix="v"))
+    yield made
+    shutil.rmtree(made, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def engine_host(folder: Path) -> Iterator[str]:
+    host = f"unix://{folder}/d.sock"
+    argv = ["dockerd", "--data-root", f"{folder}/data", "--exec-root", f"{folder}/exec", "-H", host, "--pidfile", f"{folder}/d.pid"]
+    with open(folder / "dockerd.log", "wb") as log:
+        process = subprocess.Popen([*argv, "--iptables=false", "--ip-masq=false", "--bridge=none"], stdout=log, stderr=log)
+    try:
+        client = docker.APIClient(base_url=host, version="1.41")
+        for _ in range(100):
+            try:
+                client.ping()
+                break
+            except Exception:
+                assert process.poll() is None, (folder / "dockerd.log").read_text()
+                time.sleep(0.1)
+        client.close()
+        yield host
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+@pytest.fixture(scope="module")
+def registry(folder: Path) -> Iterator[str]:
+    port = free_port()
+    config = folder / "registry.yml"
+    config.write_text(f"version: 0.1\nstorage:\n  filesystem:\n    rootdirectory: {folder}/registry\nhttp:\n  addr: 127.0.0.1:{port}\n")
+    with open(folder / "registry.log", "wb") as log:
+        process = subprocess.Popen(["docker-registry", "serve", str(config)], stdout=log, stderr=log)
+    for _ in range(100):
+        with socket.socket() as one:
+            if one.connect_ex(("127.0.0.1", port)) == 0:
+                break
+        time.sleep(0.05)
+    yield f"127.0.0.1:{port}/spaces"
+    process.terminate()
+    process.wait(10)
+
+
+@pytest.fixture(scope="module")
+def http_index(folder: Path) -> Iterator[str]:
+    wheels = folder / "wheels"
+    make_wheel(wheels, "gradio", "6.0.0", requires=("tinydep",))
+    make_wheel(wheels, "tinydep", "1.0")
+    make_index(wheels)
+
+    class Quiet(SimpleHTTPRequestHandler):
+        def log_message(self, format: str, *args: Any) -> None:
+            return
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(folder / "index")))
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+@pytest.fixture(scope="module")
+def engine(engine_host: str) -> DockerEngine:
+    made = DockerEngine(DockerConfig(host=engine_host))
+    lines: list[str] = []
+    bases = BaseImages(made, uv_config(_tools()).path, lines.append, network="none")
+    bases.build(load_catalog().find("cpu", None), bootstrap="debian", slim=True)
+    assert bases.list()[0].size_bytes
+    return made
+
+
+def _tools() -> Any:
+    from builder.config import ToolConfig
+
+    return ToolConfig()
+
+
+@pytest.fixture
+def make_worker(tmp_path: Path, engine: DockerEngine, registry: str, http_index: str) -> Iterator[Any]:
+    door = FakeDoor()
+    workers: list[BuildWorker] = []
+
+    def make(**changes: Any) -> tuple[BuildWorker, FakeDoor]:
+        # The test engine has no bridge; a real platform names a network that cannot reach it.
+        config = replace(ImageConfig(registry=registry, build_network="host", pypi_index_url=http_index), **changes)
+        worker = BuildWorker(
+            WorkerConfig(broker=broker_options(None, tmp_path / "queue"), door=door.config, data_dir=tmp_path / "data", heartbeat_s=0.1),
+            images=ImageBuilder(engine, load_catalog(), config),
+        )
+        workers.append(worker)
+        return worker, door
+
+    yield make
+    for worker in workers:
+        worker.close()
+    door.close()
+
+
+def image_request(number: int, **changes: Any) -> Any:
+    return build_request(build_id=BuildId(f"{number:024x}"), target=SourceKind.IMAGE, **changes)
+
+
+def test_a_gradio_space_becomes_an_image_by_digest(make_worker: Any, engine_host: str, http_index: str) -> None:
+    worker, door = make_worker()
+    door.source = tar_of(APP)
+    worker.handle(image_request(1).to_payload())
+    event = door.last()
+    assert event.kind is BuildEventKind.SUCCEEDED, (event, door.lines[-20:])
+    artifact = event.result.artifact
+    assert artifact.kind is ArtifactKind.IMAGE and "@sha256:" in artifact.ref
+
+    client = docker.DockerClient(base_url=engine_host, version="1.41")
+    output = client.containers.run(
+        artifact.ref, ["sh", "-c", "id -u; python app.py; pwd"], network_mode="none", remove=True, read_only=True, cap_drop=["ALL"]
+    )
+    assert output.decode().split() == ["1000", "6.0.0", "/home/user/app"]
+    history = str(client.images.get(artifact.ref).history()) + str(client.images.get(artifact.ref).attrs)
+    assert http_index not in history
+    client.close()
+
+    door.lines.clear()
+    door.source = tar_of({**APP, "app.py": "print('second')\n"})
+    began = time.monotonic()
+    worker.handle(image_request(2).to_payload())
+    code_only_s = time.monotonic() - began
+    assert door.last().kind is BuildEventKind.SUCCEEDED
+    steps = [index for index, line in enumerate(door.lines) if line.startswith("Step ")]
+    made = [line for index, line in enumerate(door.lines) if index - 1 in steps and "Using cache" not in line and "--->" not in line]
+    assert not any("Running in" in line for line in made[:-1]), door.lines
+
+    worker.handle(image_request(3, space_id=SpaceId("e" * 24), tenant="bob").to_payload())
+    assert door.last().kind is BuildEventKind.SUCCEEDED
+    assert code_only_s < 10
+
+
+@pytest.mark.parametrize(
+    ("dockerfile", "limits", "reason"),
+    [
+        ("FROM vitrine/python:3.11\nRUN exit 3\n", {}, Reason.DOCKERFILE_FAILED),
+        ("FROM vitrine/python:3.11\nRUN sleep 600\n", {"time_s": 4}, Reason.BUILD_TIMEOUT),
+        ("FROM vitrine/python:3.11\nRUN yes\n", {"log_bytes": 200_000}, Reason.BUILD_LOG_FLOOD),
+        ("FROM vitrine/python:3.11\n", {"disk_bytes": 50 << 20}, Reason.BUILD_DISK),
+        ("FROM vitrine/python:3.11\nRUN --mount=type=secret,id=A cat /run/secrets/A\n", {}, Reason.UNSUPPORTED_HERE),
+        ("FROM absent/nowhere:1\n", {}, Reason.DOCKERFILE_FAILED),
+    ],
+)
+def test_a_docker_space_that_cannot_be_built_says_why(
+    make_worker: Any, engine_host: str, dockerfile: str, limits: dict[str, int], reason: Reason
+) -> None:
+    worker, door = make_worker()
+    door.source = tar_of({"Dockerfile": dockerfile})
+    worker.handle(image_request(4, sdk="docker", limits=BuildLimits(**limits)).to_payload())
+    assert (door.last().kind, door.last().reason) == (BuildEventKind.FAILED, reason.value), door.last()
+    assert_nothing_runs(engine_host)
+
+
+def test_a_cancel_stops_the_engine(make_worker: Any, engine_host: str) -> None:
+    worker, door = make_worker()
+    door.source = tar_of({"Dockerfile": "FROM vitrine/python:3.11\nRUN sleep 600\n"})
+    door.verdict = lambda event: BuildVerdict.STOP if stops(event, door) else BuildVerdict.GO_ON
+    worker.handle(image_request(5, sdk="docker").to_payload())
+    assert door.kinds()[-1] is BuildEventKind.PHASE
+    assert_nothing_runs(engine_host)
+
+
+def stops(event: BuildEvent, door: FakeDoor) -> bool:
+    return event.kind is BuildEventKind.HEARTBEAT and any("Running in" in line for line in door.lines)
+
+
+def test_a_registry_that_is_down_is_tried_again_by_the_platform(make_worker: Any) -> None:
+    worker, door = make_worker(registry=f"127.0.0.1:{free_port()}/spaces")
+    door.source = tar_of({"Dockerfile": "FROM vitrine/python:3.11\n"})
+    worker.handle(image_request(6, sdk="docker").to_payload())
+    assert door.last().reason == Reason.REGISTRY_UNAVAILABLE.value
+    assert Reason.REGISTRY_UNAVAILABLE.is_retryable
+    assert BuildPhase.PUBLISH in [event.phase for event in door.events]
+
+
+def assert_nothing_runs(engine_host: str) -> None:
+    client = docker.APIClient(base_url=engine_host, version="1.41")
+    try:
+        for _ in range(100):
+            if not client.containers():
+                return
+            time.sleep(0.1)
+        raise AssertionError(client.containers())
+    finally:
+        client.close()
