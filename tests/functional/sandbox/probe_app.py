@@ -87,8 +87,8 @@ attempt("become root", lambda: os.setuid(0) is None)
 attempt("another group", lambda: os.setgroups([0]) is None)
 
 # other processes
-mine = {os.getpid(), 1}
-attempt("see processes of others", lambda: [p for p in glob.glob("/proc/[0-9]*") if int(p.rpartition("/")[2]) not in mine])
+attempt("see processes of others", lambda: [p for p in glob.glob("/proc/[0-9]*") if p != "/proc/1" and os.stat(p).st_uid != os.getuid()])
+attempt("see many processes", lambda: len(glob.glob("/proc/[0-9]*")) > 8)
 attempt("kill pid 1", lambda: (os.kill(1, signal.SIGKILL), False)[1])
 attempt("signal the launcher", lambda: os.kill(aims["launcher_pid"], 0) is None)
 attempt("ptrace", lambda: call(101, 16, 1, 0, 0))
