@@ -102,7 +102,7 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
 
 BODIES: dict[str, Any] = {
     "hardware": {"flavor": "cpu-basic"}, "sleeptime": {"seconds": -1}, "replicas": {"replicas": 1}, "dev-mode": {"enabled": False},
-    "secrets": {"key": "K", "value": "v"}, "variables": {"key": "K", "value": "v"}, "tag/x": {"tag": "t"}, "preupload/main": {"files": []},
+    "secrets": {"key": "K", "value": "v"}, "variables": {"key": "K", "value": "v"}, "tag/main": {"tag": "t"}, "preupload/main": {"files": []},
     "discussions": {"title": "t"}, "comment": {"comment": "c"}, "title": {"title": "t"}, "status": {"status": "open"},
     "edit": {"content": "c"}, "duplicate": {"repository": "stranger/copy"}, "validate-yaml": {"content": "", "repoType": "model"},
 }  # fmt: skip
@@ -133,6 +133,7 @@ def test_every_route_is_declared(tmp_path: Path) -> None:
     assert stale == []
 
 
+@pytest.mark.slow
 async def test_no_identity_gets_more_than_the_table_says(world: World) -> None:
     """Refusals are exact; what is allowed and reads only must answer. Changing calls are not made where allowed."""
     wrong: list[str] = []
