@@ -86,7 +86,7 @@ def _hub(app: FastAPI, services: Services) -> None:
 
 
 def _web(app: FastAPI, services: Services) -> Any:
-    from control_plane.api import discussion_store
+    from control_plane.api import app_access
     from web.router import error_page, mount_static, web_pages, web_router
     from web.services.deps import WebDeps
     from web.services_backend import ServicesBackend
@@ -107,10 +107,11 @@ def _web(app: FastAPI, services: Services) -> Any:
         app_url=settings.app_url,
         public_url=services.public_url,
         frame_source=f"{public.scheme}://*.{settings.apps_domain}{port}",
-        discussions=discussion_store,
         sign_up_open=settings.registration,
+        app_proof=lambda user, space_id: app_access.issue(services.signing_key, services.clock, user, space_id),
     )
-    pages = web_pages(ServicesBackend(deps), services.clock, secure=settings.is_https)
+    app.state.web_backend = ServicesBackend(deps)
+    pages = web_pages(app.state.web_backend, services.clock, secure=settings.is_https)
     mount_static(app)
     app.include_router(web_router(pages))
     return error_page(pages)
