@@ -231,7 +231,9 @@ class BareGitStore:
             def write() -> str:
                 git = pygit2.Repository(str(repo))
                 return str(
-                    git.create_commit(None, _signature(author, author_email), _signature(*_COMMITTER), message, objects.commit_at(git, head).tree_id, [])
+                    git.create_commit(
+                        None, _signature(author, author_email), _signature(*_COMMITTER), message, objects.commit_at(git, head).tree_id, []
+                    )
                 )
 
             new = Sha(await asyncio.to_thread(write))

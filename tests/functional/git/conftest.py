@@ -25,7 +25,7 @@ from control_plane.git.lfs import FileLfsStore
 from control_plane.git.lfs_http import LfsDeps, lfs_router
 from control_plane.git.smart_http import GitDeps, PushReceived, RepoAccess, RepoPath, Service, git_router
 from control_plane.git.store import BareGitStore
-from control_plane.git.xet import XetDeps, XetStore, xet_router
+from control_plane.git.xet_http import XetDeps, xet_router
 
 SPACE = RepoId("a" * 24)
 PRIVATE = RepoId("c" * 24)
@@ -81,7 +81,8 @@ class World:
     async def authorize(self, path: RepoPath, service: Service, headers: Mapping[str, str], address: str) -> RepoAccess:
         actor = ANONYMOUS
         if word := headers.get("authorization"):
-            user, _, token = base64.b64decode(word.removeprefix("Basic ")).decode().partition(":")
+            text = word.removeprefix("Bearer ") if word.startswith("Bearer ") else base64.b64decode(word.removeprefix("Basic ")).decode()
+            user, _, token = ("alice", "", text) if word.startswith("Bearer ") else text.partition(":")
             if token != f"{user}-token":
                 raise NotSignedIn(bad_credentials=True)
             actor = Actor(via=Via.TOKEN, user=Account(AccountId(user), AccountKind.USER, user, user, None))  # type: ignore[arg-type]
@@ -120,7 +121,7 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
     made = World(store, lfs, app)
     app.include_router(git_router(GitDeps(store.git, store.path, tmp_path / "hooks", made.authorize, made.check_push, made.pushed)))
     app.include_router(lfs_router(LfsDeps(lfs, made.authorize, b"k" * 32, uow=made.documents, part_bytes=1 << 20, now=lambda: made.now)))
-    made.xet = XetDeps(XetStore(tmp_path / "xet", lfs), lfs, b"x" * 32)
+    made.xet = XetDeps(tmp_path / "xet", lfs, b"x" * 32, made.authorize)
     app.include_router(xet_router(made.xet))
     with socket.socket() as door:
         door.bind(("127.0.0.1", 0))

@@ -18,21 +18,15 @@ import httpx
 import lz4.frame
 import pytest
 from fastapi import Request
-from fastapi.responses import JSONResponse
 
 from control_plane.git import xet_format as wire
-from control_plane.git.xet import issue_token
+from control_plane.git.xet_http import issue_token
 from control_plane.ports.git import CommitRequest, FileChange, LfsPointer
 from tests.functional.git.conftest import PRIVATE, SPACE, World
 
 
 def add_hub(world: World) -> None:
-    """The three calls that an upload makes beside the store itself."""
-
-    async def token(request: Request) -> JSONResponse:
-        assert world.xet is not None
-        made = issue_token(world.xet, SPACE, "alice", world.url, write=True)
-        return JSONResponse(made.body(), headers=made.headers())
+    """The two calls that an upload makes beside the store itself."""
 
     async def preupload(request: Request) -> dict[str, Any]:
         files = (await request.json())["files"]
@@ -50,7 +44,6 @@ def add_hub(world: World) -> None:
         return {"success": True, "commitOid": sha, "commitUrl": f"{world.url}/spaces/alice/demo/commit/{sha}", "hookOutput": ""}
 
     root = "/api/spaces/alice/demo"
-    world.app.add_api_route(f"{root}/xet-write-token/{{rev}}", token, methods=["GET"], response_model=None)
     world.app.add_api_route(f"{root}/preupload/{{rev}}", preupload, methods=["POST"], response_model=None)
     world.app.add_api_route(f"{root}/commit/{{rev}}", commit, methods=["POST"], response_model=None)
 
@@ -58,7 +51,7 @@ def add_hub(world: World) -> None:
 UPLOAD = """
 import sys
 from huggingface_hub import CommitOperationAdd, HfApi
-api = HfApi(endpoint=sys.argv[1], token="hf_x")
+api = HfApi(endpoint=sys.argv[1], token="alice-token")
 adds = [CommitOperationAdd(path_in_repo=p.rsplit("/", 1)[-1], path_or_fileobj=p) for p in sys.argv[2:]]
 print(api.create_commit("alice/demo", adds, repo_type="space", commit_message="Upload").oid)
 """
@@ -196,4 +189,8 @@ async def test_a_token_is_for_one_repository_and_one_use(world: World) -> None:
             await client.post(f"{good.cas_url.rsplit('/', 1)[0]}/9/v1/xorbs/default/{name}", content=body, headers=old)
         ).status_code == 400
         assert (await client.post(f"{world.url}/v1/telemetry", content=b"{}")).status_code == 204
+        for auth, code in (((None), 401), (("bob", "bob-token"), 403), (("alice", "alice-token"), 200)):
+            reply = await client.get(f"{world.url}/api/spaces/alice/demo/xet-write-token/main", auth=auth)
+            assert reply.status_code == code
+        assert reply.json()["accessToken"] == reply.headers["x-xet-access-token"] and reply.json()["casUrl"] == good.cas_url
     assert await world.xet.store.total_bytes(SPACE) == 0

@@ -1,0 +1,189 @@
+"""The Xet upload protocol over HTTP: tokens, xorbs and shards under `/_cas/<repo id>/<generation>/…`.
+
+Tokens are short-lived, sealed by us and good for one repository. Downloads are plain HTTP elsewhere: there is no read side here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from fastapi import APIRouter, Request
+from starlette.responses import JSONResponse, Response
+
+from control_plane.domain.errors import Forbidden, NotFound, NotSignedIn, QuotaExceeded, Rejected, TooLarge, VitrineError
+from control_plane.domain.ids import RepoId
+from control_plane.domain.spaces import RepoType
+from control_plane.git import xet_format as wire
+from control_plane.git.bodies import read_body
+from control_plane.git.lfs import FileLfsStore
+from control_plane.git.lfs_http import lfs_error
+from control_plane.git.names import check_repo_id
+from control_plane.git.signing import Signer
+from control_plane.git.smart_http import Authorize, Service, access_to, base_url, repo_path
+from control_plane.git.xet import XetStore
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class XetToken:
+    """What the `xet-write-token` route answers: JSON body and headers, both are read by current clients."""
+
+    access_token: str
+    exp: int
+    cas_url: str
+
+    def body(self) -> dict[str, object]:
+        return {"accessToken": self.access_token, "exp": self.exp, "casUrl": self.cas_url}
+
+    def headers(self) -> dict[str, str]:
+        return {"X-Xet-Cas-Url": self.cas_url, "X-Xet-Access-Token": self.access_token, "X-Xet-Token-Expiration": str(self.exp)}
+
+
+@dataclass(frozen=True, slots=True)
+class XetDeps:
+    """`root` is the folder of the xorbs, `key` at least 32 bytes. `room_for` raises QuotaExceeded. Times in seconds.
+
+    With `authorize` the router also answers the Hub's token addresses; without it, a Hub API calls `issue_token`.
+    """
+
+    root: Path
+    lfs: FileLfsStore
+    key: bytes
+    authorize: Authorize | None = None
+    room_for: Callable[[RepoId, int], Awaitable[None]] | None = None
+    valid_s: int = 3600
+    idle_s: float = 120.0
+    now: Callable[[], float] = time.time
+
+    @property
+    def store(self) -> XetStore:
+        return XetStore(self.root, self.lfs)
+
+
+def issue_token(deps: XetDeps, repo_id: RepoId, user: str, base_url: str, *, write: bool) -> XetToken:
+    """For a caller whose rights were checked. `base_url` is scheme and host as the caller knows us."""
+    exp = int(deps.now()) + deps.valid_s
+    token = Signer(deps.key, "xet").seal({"repo": repo_id, "user": user, "op": "write" if write else "read", "exp": exp})
+    return XetToken(token, exp, f"{base_url}/_cas/{repo_id}/{deps.store.generation(repo_id)}")
+
+
+def xet_router(deps: XetDeps) -> APIRouter:
+    router = APIRouter(include_in_schema=False)
+    server = _Server(deps)
+    root = "/_cas/{repo_id}/{generation}"
+
+    def add(path: str, methods: list[str], handler: Callable[[Request, RepoId], Awaitable[Response]]) -> None:
+        async def route(request: Request) -> Response:
+            try:
+                return await handler(request, server.granted(request))
+            except VitrineError as error:
+                return _error(error)
+            except ConnectionError:
+                return _error(Rejected("the upload was not completed"))
+
+        router.add_api_route(root + path, route, methods=methods, response_model=None)
+
+    add("/v1/chunks/{prefix}/{name}", ["GET"], server.unknown)
+    add("/v1/xorb-grants/{prefix}/{name}", ["POST"], server.unknown)
+    add("/v1/reconstructions/{name}", ["GET"], server.unknown)
+    add("/v2/reconstructions/{name}", ["GET"], server.unknown)
+    add("/v1/xorbs/{prefix}/{name}", ["POST"], server.put_xorb)
+    add("/v1/xorbs/{prefix}/{name}", ["HEAD"], server.has_xorb)
+    add("/v1/shards", ["POST"], server.put_shard)
+    add("/v2/shards", ["POST"], server.put_shard_events)
+
+    async def telemetry(_: Request) -> Response:
+        return Response(status_code=204)  # nothing is kept
+
+    if deps.authorize is not None:
+        for repo_type in RepoType:
+            for use in ("write", "read"):
+                path = f"/api/{repo_type.plural}/{{owner}}/{{name}}/xet-{use}-token/{{rev:path}}"
+                router.add_api_route(
+                    path, _token_route(deps, deps.authorize, repo_type, use == "write"), methods=["GET"], response_model=None
+                )
+    router.add_api_route("/v1/telemetry", telemetry, methods=["POST"], response_model=None)
+    return router
+
+
+def _token_route(deps: XetDeps, authorize: Authorize, repo_type: RepoType, write: bool) -> Callable[[Request], Awaitable[Response]]:
+    async def route(request: Request) -> Response:
+        # Whoever may read a repository may propose a change to it, and then brings the bytes first.
+        proposes = request.query_params.get("create_pr") == "1"
+        try:
+            service = Service.LFS_UPLOAD if write and not proposes else Service.LFS_DOWNLOAD
+            access = await access_to(authorize, request, repo_path(request, repo_type), service)
+            if write and access.actor.is_anonymous:
+                raise NotSignedIn()
+            token = issue_token(deps, access.repo_id, access.actor.name, base_url(request), write=write)
+        except VitrineError as error:
+            return lfs_error(error, anonymous="authorization" not in request.headers)
+        return JSONResponse(token.body(), headers={**token.headers(), "Cache-Control": "no-store"})
+
+    return route
+
+
+def _error(error: VitrineError) -> Response:
+    status = (
+        401 if isinstance(error, Forbidden) else 404 if isinstance(error, NotFound) else 413 if isinstance(error, TooLarge)
+        else 403 if isinstance(error, QuotaExceeded) else 400 if isinstance(error, Rejected) else 503
+    )  # fmt: skip
+    return JSONResponse({"error": error.message, "message": error.message}, status, {"X-Error-Code": error.code})
+
+
+class _Server:
+    def __init__(self, deps: XetDeps) -> None:
+        self._deps, self._signer, self._store = deps, Signer(deps.key, "xet"), deps.store
+
+    def granted(self, request: Request) -> RepoId:
+        """The repository of the address, when the token is for writing to it. A token for anything else is refused."""
+        repo_id = check_repo_id(request.path_params["repo_id"])
+        scheme, _, token = request.headers.get("authorization", "").partition(" ")
+        if scheme.lower() != "bearer" or not token:
+            raise Forbidden("a Xet token is needed")
+        fields: Mapping[str, str] = self._signer.open(token, now=self._deps.now())
+        if fields["repo"] != repo_id or (fields["op"] != "write" and request.method == "POST"):
+            raise Forbidden("the token is for something else")
+        if request.path_params["generation"] != self._store.generation(RepoId(repo_id)):
+            raise Rejected("this store has moved; ask for a new token", code="StoreMoved")
+        return RepoId(repo_id)
+
+    async def unknown(self, request: Request, repo_id: RepoId) -> Response:
+        raise NotFound("not known here")
+
+    async def has_xorb(self, request: Request, repo_id: RepoId) -> Response:
+        return Response(status_code=200 if await self._store.has_xorb(repo_id, request.path_params["name"]) else 404)
+
+    async def put_xorb(self, request: Request, repo_id: RepoId) -> Response:
+        if self._deps.room_for is not None:
+            length = request.headers.get("content-length", "0")
+            await self._deps.room_for(repo_id, int(length) if length.isascii() and length.isdigit() else 0)
+        body = read_body(request, wire.MAX_SERIALIZED_XORB_BYTES, self._deps.idle_s)
+        fresh = await self._store.put_xorb(repo_id, request.path_params["name"], body)
+        return JSONResponse({"was_inserted": fresh})
+
+    async def put_shard(self, request: Request, repo_id: RepoId) -> Response:
+        return JSONResponse({"result": await self._register(request, repo_id)})
+
+    async def put_shard_events(self, request: Request, repo_id: RepoId) -> Response:
+        result = await self._register(request, repo_id)
+        return Response(json.dumps({"type": "result", "result": result}) + "\n", media_type="application/x-ndjson")
+
+    async def _register(self, request: Request, repo_id: RepoId) -> int:
+        raw = b"".join([chunk async for chunk in read_body(request, wire.MAX_SHARD_BYTES, self._deps.idle_s)])
+        files = await asyncio.to_thread(wire.read_shard, raw)
+        total = sum(file.size for file in files)
+        if any(file.size > self._deps.lfs.max_object_bytes for file in files):
+            raise TooLarge(f"the limit for one file is {self._deps.lfs.max_object_bytes} bytes")
+        if self._deps.room_for is not None:
+            await self._deps.room_for(repo_id, total)
+        fresh = [await self._store.register(repo_id, file) for file in files]
+        log.info("xet shard registered", extra={"repo": repo_id, "files": len(files), "bytes": total})
+        return int(any(fresh))
