@@ -13,6 +13,7 @@ import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import UTC, datetime
+from pathlib import Path
 from time import monotonic
 from typing import Any
 
@@ -132,6 +133,20 @@ class Database:
         async with _port_errors():
             await migrate(self._writer)
         self._search_index = None
+
+    async def snapshot(self, target: Path) -> None:
+        """The whole database as one SQLite file at `target`, which must not exist. Writers go on meanwhile."""
+        from control_plane.db.snapshot import take
+
+        async with _port_errors():
+            await take(self._reader, target)
+
+    async def load_snapshot(self, source: Path) -> dict[str, int]:
+        """Rows per table, filled from a snapshot; PostgreSQL only, migrated and empty (SQLite takes the file itself)."""
+        from control_plane.db.snapshot import load
+
+        async with _port_errors():
+            return await load(self._writer, source)
 
     async def ping(self) -> None:
         """Raises Unavailable when the database does not answer."""
