@@ -211,6 +211,8 @@ def error_view(error: VitrineError) -> ErrorView:
         (Rejected, "rejected"), (Conflict, "conflict"), (Unavailable, "later"),
     )  # fmt: skip
     kind = next((name for cls, name in kinds if isinstance(error, cls)), "broken")
+    if error.code in ("StaleForm", "CrossOrigin"):
+        kind = "rejected"
     facts = tuple((k, str(v)) for k, v in error.facts.items() if isinstance(v, str | int | float) and v != "")
     message = error.message if kind != "broken" else ""
     return ErrorView(kind, error.code, message, error.hint or "", facts if kind == "quota" else ())

@@ -136,6 +136,7 @@ class MemoryWebBackend:
 
     now: datetime = NOW
     app_url: str = "about:blank"
+    frame_source: str = "http://*.localhost:7860 about:"
     signed_in: str = "cookie-of-alice"
     admin: bool = True
     cards: list[SpaceCard] = field(default_factory=list)
@@ -173,7 +174,7 @@ class MemoryWebBackend:
 
     # sign-in
     async def platform(self) -> PlatformFacts:
-        return PlatformFacts("http://127.0.0.1:7860", "http://*.localhost:7860 about:")
+        return PlatformFacts("http://127.0.0.1:7860", self.frame_source)
 
     async def actor(self, cookie: str | None, address: str) -> Actor:
         if cookie != self.signed_in:

@@ -9,8 +9,9 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
-from control_plane.asgi import build_app
+from control_plane import asgi
 from control_plane.bootstrap import Services, build_services
+from control_plane.http import context, error_map
 from control_plane.settings import Settings
 
 
@@ -39,7 +40,7 @@ class Browser:
 
 @pytest.fixture
 async def services(tmp_path: Path) -> AsyncIterator[Services]:
-    made = build_services(Settings(data_dir=tmp_path / "d"))
+    made = build_services(Settings(data_dir=tmp_path / "d", registration=True))
     await made.database.migrate()
     yield made
     await made.database.close()
@@ -48,7 +49,11 @@ async def services(tmp_path: Path) -> AsyncIterator[Services]:
 
 @pytest.fixture
 async def app(services: Services) -> AsyncIterator[FastAPI]:
-    made = build_app(services)
+    made = FastAPI()
+    asgi._hub(made, services)
+    pages = asgi._web(made, services)
+    error_map.install(made, html=pages)
+    context.install_context(made)
     yield made
     await made.state.web_backend.close()
 

@@ -49,7 +49,9 @@ async def test_a_working_app_is_committed_and_queued(alice: Browser, services: S
         build = await uow.builds.latest(space.id)
         assert build is not None
         now = services.clock.now()
-        build = replace(build, status=BuildStatus.RUNNING, started_at=now, phase=BuildPhase.INSTALL, message="61 of 74 packages", progress=0.5)
+        build = replace(
+            build, status=BuildStatus.RUNNING, started_at=now, phase=BuildPhase.INSTALL, message="61 of 74 packages", progress=0.5
+        )
         await uow.builds.save(build)
     await services.logs.append(f"build/{build.id}", [LogLine(now, "\x1b[31m<script>alert(1)</script>")])
     page = (await alice.get("/spaces/alice/demo")).text
@@ -58,7 +60,11 @@ async def test_a_working_app_is_committed_and_queued(alice: Browser, services: S
     logs = (await alice.get("/spaces/alice/demo/logs")).text
     assert '<span class="ar">&lt;script&gt;alert(1)&lt;/script&gt;</span>' in logs
     async with services.uow.write() as uow:
-        await uow.builds.save(replace(build, status=BuildStatus.FAILED, reason=Reason.REQUIREMENTS_UNRESOLVED, finished_at=now + timedelta(seconds=9)))
+        await uow.builds.save(
+            replace(
+                build, status=BuildStatus.FAILED, message="", reason=Reason.REQUIREMENTS_UNRESOLVED, finished_at=now + timedelta(seconds=9)
+            )
+        )
     page = (await alice.get("/spaces/alice/demo")).text
     assert "Build failed" in page
     assert "The requirements cannot be resolved" in page
