@@ -10,6 +10,7 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 
 from control_plane.domain.errors import VitrineError
 from control_plane.domain.ids import ReplicaId, SpaceId
@@ -21,11 +22,11 @@ TAIL_LINES = 50
 _MAX_LINE_BYTES = 16 << 10
 _BATCH = 200
 
-Deliver = Callable[[SpaceId, list[LogLine]], None]
+Deliver = Callable[[SpaceId, ReplicaId, list[LogLine]], None]
 
 
 class LogFollowers:
-    """`deliver(space_id, lines)` is called in a follower's thread; it may block to slow a flood down. `limit` bounds threads."""
+    """`deliver(space_id, replica_id, lines)` is called in a follower's thread; it may block to slow a flood down. `limit`: threads."""
 
     def __init__(self, api: KubeApi, deliver: Deliver, *, limit: int = 1000, wait_s: float = 1.0) -> None:
         self._api, self._deliver, self._limit, self._wait_s = api, deliver, limit, wait_s
@@ -39,7 +40,9 @@ class LogFollowers:
             if uid in self._followers or len(self._followers) >= self._limit:
                 return
             tail = self._tails.setdefault(replica_id, deque(maxlen=TAIL_LINES))
-            follower = _Follower(self._api, self._deliver, space_id, f"/api/v1/namespaces/{namespace}/pods/{pod}/log", tail, self._wait_s)
+            follower = _Follower(
+                self._api, self._deliver, space_id, replica_id, f"/api/v1/namespaces/{namespace}/pods/{pod}/log", tail, self._wait_s
+            )
             self._followers[uid] = follower
         follower.start()
 
@@ -73,8 +76,11 @@ class LogFollowers:
 
 
 class _Follower:
-    def __init__(self, api: KubeApi, deliver: Deliver, space_id: SpaceId, path: str, tail: deque[str], wait_s: float) -> None:
-        self._api, self._deliver, self._space_id, self._path, self._tail, self._wait_s = api, deliver, space_id, path, tail, wait_s
+    def __init__(
+        self, api: KubeApi, deliver: Deliver, space_id: SpaceId, replica_id: ReplicaId, path: str, tail: deque[str], wait_s: float
+    ) -> None:
+        self._api, self._path, self._tail, self._wait_s = api, path, tail, wait_s
+        self._hand_over: Callable[[list[LogLine]], None] = partial(deliver, space_id, replica_id)
         self._ending = threading.Event()
         self._stopping = threading.Event()
         self._stream: Stream | None = None
@@ -125,12 +131,12 @@ class _Follower:
                     self._tail.append(line.text)
                     batch.append(line)
                     if len(batch) >= _BATCH or not stream.has_more():
-                        self._deliver(self._space_id, batch)
+                        self._hand_over(batch)
                         batch = []
             finally:
                 self._stream = None
                 if batch:
-                    self._deliver(self._space_id, batch)
+                    self._hand_over(batch)
 
 
 def _parse(raw: bytes) -> LogLine:

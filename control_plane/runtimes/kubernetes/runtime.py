@@ -10,7 +10,7 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
@@ -20,7 +20,7 @@ from control_plane.domain.errors import Rejected, StaleGeneration, Unavailable, 
 from control_plane.domain.ids import ReplicaId, SpaceId
 from control_plane.domain.reasons import Reason
 from control_plane.domain.replicas import ReplicaObservation, ReplicaSpec, ReplicaState, ReplicaUsage
-from control_plane.ports.log_store import LogLine, LogStore
+from control_plane.ports.log_store import LogLine
 from control_plane.runtimes.kubernetes import facts, manifests, names
 from control_plane.runtimes.kubernetes.api import Absent, Clash, KubeApi
 from control_plane.runtimes.kubernetes.cache import ClusterCache
@@ -28,16 +28,17 @@ from control_plane.runtimes.kubernetes.logs import LogFollowers
 from control_plane.runtimes.kubernetes.manifests import ClusterOptions
 from control_plane.runtimes.kubernetes.watch import Watcher
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
+LogSink = Callable[[str, str, Sequence[LogLine]], Awaitable[None]]  # (space id, replica id, lines)
 _OURS = f"{names.MANAGED_BY}=vitrine,{names.REPLICA}"
 _USAGE_AGE_S = 15.0
 _USAGE_ABSENT_S = 300.0
 
 
 class KubernetesRuntime:
-    """`pools` gives the pools in force now. `logs` receives apps' lines under "run/<space id>"; None = not followed.
+    """`pools` gives the pools in force now. `log` receives apps' lines; None = not followed.
 
     Blocking calls run in `threads` of our own, never in the event loop.
     """
@@ -48,12 +49,12 @@ class KubernetesRuntime:
         pools: Callable[[], tuple[NodePool, ...]],
         options: ClusterOptions,
         *,
-        logs: LogStore | None = None,
+        log: LogSink | None = None,
         sync_timeout_s: float = 30.0,
         threads: int = 8,
         first_wait_s: float = 0.5,
     ) -> None:
-        self._api, self._pools, self._options, self._logs = api, pools, options, logs
+        self._api, self._pools, self._options, self._log = api, pools, options, log
         self._sync_timeout_s = sync_timeout_s
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="kube")
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -188,7 +189,7 @@ class KubernetesRuntime:
         except Unavailable:
             raise
         except VitrineError as error:
-            log.warning("namespace.not_applied", extra={"namespace": name, "error": error.message})
+            logger.warning("namespace.not_applied", extra={"namespace": name, "error": error.message})
             labels = self._api.get(f"/api/v1/namespaces/{name}")["metadata"].get("labels", {})
             if labels.get("pod-security.kubernetes.io/enforce") != "restricted":
                 raise Rejected(
@@ -223,7 +224,7 @@ class KubernetesRuntime:
                 secret_path, {"metadata": {"ownerReferences": manifests.secret(spec, namespace, made)["metadata"]["ownerReferences"]}}
             )
         except VitrineError as error:  # the sweep at the next start finds a secret without its replica
-            log.warning("secret.not_owned", extra={"replica_id": spec.replica_id, "error": error.message})
+            logger.warning("secret.not_owned", extra={"replica_id": spec.replica_id, "error": error.message})
 
     def _apply_once(self, path: str, manifest: Mapping[str, Any]) -> None:
         """Objects of the Space outlive its replicas: a wake does not send again what we sent already."""
@@ -328,7 +329,7 @@ class KubernetesRuntime:
             queue.put_nowait(space_id)
 
     def _follow_logs(self, space_id: SpaceId) -> None:
-        if self._logs is None:
+        if self._log is None:
             return
         for item in self.cache.replicas_of(space_id):
             replica_id = ReplicaId(item["metadata"]["labels"][names.REPLICA])
@@ -338,13 +339,20 @@ class KubernetesRuntime:
                 if any("running" in s or "terminated" in s for s in states):
                     self._followers.follow(space_id, replica_id, metadata["namespace"], metadata["name"], metadata["uid"])
 
-    def _deliver(self, space_id: SpaceId, lines: list[LogLine]) -> None:
+    def _deliver(self, space_id: SpaceId, replica_id: ReplicaId, lines: list[LogLine]) -> None:
         """In a follower's thread; waits for the store, which slows a flood down to what the store takes."""
-        if self._logs is None or self._loop is None or self._closing.is_set():
+        sink, loop = self._log, self._loop
+        if sink is None or loop is None or self._closing.is_set():
             return
+
+        async def hand_over() -> None:
+            await sink(space_id, replica_id, lines)
+
+        work = hand_over()
         try:
-            future = asyncio.run_coroutine_threadsafe(self._logs.append(f"run/{space_id}", lines), self._loop)
-        except RuntimeError:
+            future = asyncio.run_coroutine_threadsafe(work, loop)
+        except RuntimeError:  # the loop is closed
+            work.close()
             return
         while not self._closing.is_set():
             try:
@@ -353,7 +361,7 @@ class KubernetesRuntime:
             except TimeoutError:
                 continue
             except Exception:
-                log.exception("log.not_stored", extra={"space_id": space_id})
+                logger.exception("log.not_stored", extra={"space_id": space_id})
                 return
 
     def _join(self) -> None:

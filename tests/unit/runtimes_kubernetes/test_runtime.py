@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 
@@ -31,8 +31,8 @@ POOLS = (
 class MemoryLog:
     lines: dict[str, list[str]] = field(default_factory=dict)
 
-    async def append(self, stream: str, lines: list[LogLine]) -> None:
-        self.lines.setdefault(stream, []).extend(line.text for line in lines)
+    async def take(self, space_id: str, replica_id: str, lines: Sequence[LogLine]) -> None:
+        self.lines.setdefault(space_id, []).extend(line.text for line in lines)
 
 
 @dataclass
@@ -69,7 +69,7 @@ async def world(options: ClusterOptions | None = None) -> AsyncIterator[World]:
     async with api_server() as server:
         await server.node("node-1", labels={"pool": "cpu"})
         log = MemoryLog()
-        runtime = KubernetesRuntime(server.api(), lambda: POOLS, options or ClusterOptions(), logs=log, first_wait_s=0.01)  # type: ignore[arg-type]
+        runtime = KubernetesRuntime(server.api(), lambda: POOLS, options or ClusterOptions(), log=log.take, first_wait_s=0.01)
         await runtime.start()
         try:
             yield World(server, runtime, log)
@@ -399,12 +399,12 @@ async def test_logs_are_followed_and_kept_when_the_pod_is_gone() -> None:
         failed = await w.until_state(ReplicaState.FAILED)
         assert failed.log_tail[-1] == "after the break"
         await w.runtime.stop(ReplicaId(REPLICA))
-        lines = w.log.lines[f"run/{SPACE}"]
+        lines = w.log.lines[SPACE]
         assert lines[:2] == ["hello", "two words"]
 
 
 async def _has(w: World, text: str) -> bool:
-    return text in w.log.lines.get(f"run/{SPACE}", [])
+    return text in w.log.lines.get(SPACE, [])
 
 
 async def test_usage_is_one_request_for_all_and_none_without_metrics() -> None:

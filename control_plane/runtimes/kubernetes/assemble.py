@@ -1,0 +1,42 @@
+"""From settings to a runtime: the one function that `bootstrap` calls, so that nothing else imports the cluster's client."""
+
+from __future__ import annotations
+
+import os
+import socket
+import uuid
+from collections.abc import Callable
+from typing import Protocol
+
+from control_plane.domain.capacity import NodePool
+from control_plane.runtimes.kubernetes.api import KubeApi
+from control_plane.runtimes.kubernetes.lease import LeaderLease
+from control_plane.runtimes.kubernetes.manifests import ClusterOptions
+from control_plane.runtimes.kubernetes.runtime import KubernetesRuntime, LogSink
+
+
+class HasPools(Protocol):
+    @property
+    def pools(self) -> tuple[NodePool, ...]: ...
+
+
+def kubernetes_runtime(
+    *,
+    namespace: str,
+    pools: Callable[[], HasPools],
+    log: LogSink | None,
+    options: ClusterOptions | None = None,
+    kubeconfig: str | None = None,
+) -> KubernetesRuntime:
+    """Connect (service account inside a cluster, else kubeconfig) and assemble; nothing is asked before `start()`.
+
+    Raises Broken when there is no usable configuration. `options` overrides everything else, `namespace` included.
+    """
+    api = KubeApi.connect(kubeconfig=kubeconfig, connections=256)
+    return KubernetesRuntime(api, lambda: pools().pools, options or ClusterOptions(namespace=namespace), log=log)
+
+
+def scheduler_lease(*, namespace: str, kubeconfig: str | None = None) -> LeaderLease:
+    """The lease of the scheduler, in the platform's own namespace; the identity is new with each start."""
+    identity = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+    return LeaderLease(KubeApi.connect(kubeconfig=kubeconfig, connections=2), namespace=namespace, identity=identity)
