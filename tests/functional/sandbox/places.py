@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
+import socket
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,6 +14,7 @@ from control_plane.domain.hardware import Flavor
 from control_plane.domain.ids import ReplicaId, Sha, SpaceId, new_id
 from control_plane.domain.replicas import Mount, ReplicaObservation, ReplicaSpec, ReplicaState
 from control_plane.domain.sensitive import Sensitive
+from control_plane.net.dial import DialError, dial
 from control_plane.runtimes.process.runtime import ProcessRuntime
 
 SMALL = Flavor("small", "Small", vcpu=1, memory_gb=0.25, disk_gb=1, price_per_hour=0, pids_max=64, open_files_max=512)
@@ -66,10 +69,7 @@ class Place:
     async def until_end(self, spec: ReplicaSpec) -> ReplicaObservation:
         """Start it and wait until it ended by itself."""
         changes = self.runtime.changes()
-        first = anext(changes)
-        import asyncio
-
-        waiting = asyncio.ensure_future(first)
+        waiting = asyncio.ensure_future(anext(changes))
         await asyncio.sleep(0)  # the subscription exists from here on
         await self.runtime.apply(spec)
         while True:
@@ -81,6 +81,25 @@ class Place:
                 return seen
             await waiting
             waiting = asyncio.ensure_future(anext(changes))
+
+    async def connect(self, spec: ReplicaSpec) -> socket.socket:
+        """A blocking socket to the app's port, as soon as it listens. Its own time-out is 10 s."""
+        async with asyncio.timeout(20):
+            while True:
+                (seen,) = await self.runtime.observe(spec.space_id)
+                assert seen.endpoint is not None, seen
+                try:
+                    sock = await dial(seen.endpoint, 5)
+                except DialError:
+                    # The app itself has not called listen() yet; nothing in the kernel tells when another process does.
+                    await asyncio.sleep(0.01)
+                    continue
+                sock.settimeout(10)
+                return sock
+
+    async def poke(self, spec: ReplicaSpec) -> None:
+        with await self.connect(spec) as sock:
+            sock.sendall(b"x")
 
     def remove(self) -> None:
         shutil.rmtree(self.root, ignore_errors=True)

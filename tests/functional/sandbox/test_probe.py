@@ -125,5 +125,3 @@ def _own_address() -> str:
         except OSError:
             return "127.0.0.1"
         return str(sock.getsockname()[0])
-
-
