@@ -36,8 +36,9 @@ class AccessLog:
         if '"' in path or "\\" in path:
             path = path.replace("\\", "\\\\").replace('"', '\\"')
         self._lines.append(
-            f'{{"event":"request","at_ms":{int(ended * 1000)},"id":"{request_id.decode()}{named}{method.decode("latin-1")}",'
-            f'"path":"{path[:512]}","status":{status},"code":"{code}","connect_us":{int(connect_s * 1e6)},"service_us":{int(service_s * 1e6)},"bytes":{sent}}}\n'
+            f'{{"event":"request","at_ms":{int(ended * 1000)},"id":"{request_id.decode()}{named}'
+            f'{method.decode("latin-1")}","path":"{path[:512]}","status":{status},"code":"{code}",'
+            f'"connect_us":{int(connect_s * 1e6)},"service_us":{int(service_s * 1e6)},"bytes":{sent}}}\n'
         )
         if len(self._lines) >= _BATCH:
             self.flush()

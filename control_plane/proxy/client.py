@@ -15,7 +15,7 @@ from typing import Final, cast
 
 from control_plane.net.dial import DialError
 from control_plane.proxy import answers, routing
-from control_plane.proxy.activity import SpaceActivity
+from control_plane.proxy.activity import SpaceActivity, counts_as_use
 from control_plane.proxy.chunks import BadChunk, ChunkReader
 from control_plane.proxy.core import Core
 from control_plane.proxy.errors import Code
@@ -196,33 +196,23 @@ class ClientConnection(asyncio.Protocol):
 
     def _read_head(self, data: bytes) -> None:
         core = self.core
-        limits = core.config.heads
-        end = data.find(b"\r\n\r\n")
+        self._started = time.perf_counter()
+        head = self.head
+        fresh = False
+        line_end = data.find(b"\r\n")
         try:
-            if end < 0:
-                self._partial_head(data)
-                return
-            if data[:2] == b"\r\n":  # one empty line before a request is tolerated (RFC 9112 2.2)
-                data = data[2:]
-                end = data.find(b"\r\n\r\n")
-                if end <= 0:
-                    self._partial_head(data)
+            # Clients often repeat their headers to the byte; checked once, they stay checked.
+            if head is None or line_end < 1 or len(data) - line_end != len(head.tail) or not data.endswith(head.tail):
+                found = self._checked_head(data)
+                if found is None:
                     return
-            if end > limits.head:
-                raise HeadError(Code.HEADERS_TOO_LARGE)
-            self._started = time.perf_counter()
-            line_end = data.find(b"\r\n")
-            method, target, minor = request_line(data[:line_end], limits)
-            block = data[line_end:end]
-            head = self.head
-            fresh = head is None or head.block != block or minor != self._minor
-            if fresh:  # clients often repeat their headers to the byte; checked once, they stay checked
-                self.head = None
-                head = core.known_heads.get(block) if minor == b"1" else None
-                if head is None:
-                    head = RequestHead(block, minor, limits)
-                    core.remember_head(block, minor, head)
-            assert head is not None
+                fresh = head is not found[0]
+                head, data, line_end, end = found
+                self._buffer = data[end:] if len(data) > end else b""
+            method, target, minor = request_line(data, line_end, core.config.heads)
+            if minor != head.minor:
+                fresh = True
+                head = RequestHead(head.block, minor, core.config.heads)
             if target[0] != 47:
                 target = origin_form(method, target, head.host)
             if method in _REFUSED_METHODS:
@@ -235,32 +225,83 @@ class ClientConnection(asyncio.Protocol):
             self.head = self.entry = None
             self._log_part = ""
             self.method = self.target = self.request_id = b""
-            self._started = time.perf_counter()
             self.refuse(refused.code, close=True)
             return
         self.method = method
         self.target = target
-        self._minor = minor
-        end += 4
-        self._buffer = data[end:] if len(data) > end else b""
         self.request_id = core.next_id()
         self.answered = self.request_sent = self._retried = self.is_stream = False
-        self.extra_head = b""
+        self.extra_head = self.sign = b""
         self._code = ""
         self._status = self.sent = 0
         self._connect_s = 0.0
         self._close_after = not head.keep_alive
         self.accepts_upgrade = head.upgrade
         self.phase = HOLD
-        self.deadline = core.now + core.config.app_timeout_s
+        self.deadline = core.app_deadline
         is_platform, entry, ours = core.resolved.get(head.host) or core.resolve(head.host)
         if fresh or self.entry is not entry:
             self.head = head
             self.entry = entry
+            self._minor = head.minor
             self._log_part = ""
             self.app_host = None if is_platform else entry.host if entry is not None else b""
             self._forward = routing.forwarded(self, head, is_platform)
-        routing.decide(self, head, is_platform, entry, ours)
+        if entry is None or not entry.is_plain or not head.is_plain or target[1:2] == b"." or not self._express(head, entry):
+            routing.decide(self, head, is_platform, entry, ours)
+
+    def _checked_head(self, data: bytes) -> tuple[RequestHead, bytes, int, int] | None:
+        """(head, data, end of its first line, where the body begins), or None while the head is incomplete."""
+        limits = self.core.config.heads
+        end = data.find(b"\r\n\r\n")
+        if data[:2] == b"\r\n" and end >= 0:  # one empty line before a request is tolerated (RFC 9112 2.2)
+            data = data[2:]
+            end = data.find(b"\r\n\r\n")
+        if end <= 0:
+            self._partial_head(data)
+            return None
+        if end > limits.head:
+            raise HeadError(Code.HEADERS_TOO_LARGE)
+        line_end = data.find(b"\r\n")
+        minor = request_line(data, line_end, limits)[2]
+        block = data[line_end:end]
+        head = self.head
+        if head is None or head.block != block or head.minor != minor:
+            self.head = None
+            known = self.core.known_heads
+            head = known.get(block) if minor == b"1" else None
+            if head is None:
+                head = RequestHead(block, minor, limits)
+                self.core.remember_head(block, minor, head)
+        return head, data, line_end, end + 4
+
+    def _express(self, head: RequestHead, entry: Entry) -> bool:
+        """The common case of routing.decide, routing.admit and forward in one: a public, ready Space with an idle connection.
+
+        False when it is not that case; nothing has happened then.
+        """
+        pool = entry.pools[0]
+        idle = pool.idle
+        if not idle or idle[-1].closed or b"__sign=" in self.target or self.method not in _REPEATABLE:
+            return False
+        now = self.core.now
+        if self.client is None or not self.client.bucket.take(now) or not entry.bucket.take(now):
+            return False
+        if counts_as_use(self.target):
+            self._live = True
+            entry.activity.live += 1
+        self.pool = pool
+        self._up = up = idle.pop()
+        self.keep_upstream = self.request_sent = True
+        self.phase = WAIT
+        up.begin(
+            self,
+            b"%b %b HTTP/1.1%b\r\nX-Vitrine-Request-Id: %b%b\r\n\r\n"
+            % (self.method, self.target, self._forward, self.request_id, pool.header),
+        )
+        if self._write_paused:
+            up.pause()
+        return True
 
     def _partial_head(self, data: bytes) -> None:
         limits = self.core.config.heads
@@ -275,7 +316,7 @@ class ClientConnection(asyncio.Protocol):
         if data.count(b"\n") != data.count(b"\r\n") or b"\0" in data:
             raise HeadError(Code.BAD_HEADER)
         if line_end > 0:
-            request_line(data[2 if data[:2] == b"\r\n" else 0 : line_end], limits)
+            request_line(data.removeprefix(b"\r\n"), line_end - (2 if data[:2] == b"\r\n" else 0), limits)
         elif data[0] not in b"\r" and not 33 <= data[0] <= 126:
             raise HeadError(Code.BAD_REQUEST_LINE)
         self._buffer = data
@@ -631,8 +672,9 @@ class ClientConnection(asyncio.Protocol):
             return
         is_platform, entry, ours = self.core.resolve(self.head.host)
         self.entry = entry
+        self.extra_head = b""
         self._log_part = ""
-        self.deadline = self.core.now + self.core.config.app_timeout_s
+        self.deadline = self.core.app_deadline
         routing.decide(self, self.head, is_platform, entry, ours)
 
     def run(self, task: asyncio.Task[None]) -> None:

@@ -91,6 +91,7 @@ class Core:
         self.now = clock()
         self.wall = 0.0  # Unix seconds, as of the last tick
         self.stream_deadline = 0.0  # when a stream that moves now has been silent for too long
+        self.app_deadline = 0.0  # when a request that begins now has waited too long for its answer
         self.known_heads: dict[bytes, RequestHead] = {}  # recent HTTP/1.1 blocks, found valid
         self.draining = False
         self.id_prefix = secrets.token_hex(5).encode()
@@ -109,6 +110,7 @@ class Core:
         self.now = self.clock()
         self.wall = time.time()
         self.stream_deadline = self.now + self.config.stream_idle_s
+        self.app_deadline = self.now + self.config.app_timeout_s
         return self.now
 
     def resolve(self, host: bytes) -> tuple[bool, Entry | None, bool]:

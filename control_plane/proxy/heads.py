@@ -77,8 +77,10 @@ class RequestHead:
     ours and our cookies are gone from the app's.
     """
 
-    __slots__ = ("app_block", "authorization", "block", "cookie", "expect", "hf_authorization", "host", "keep_alive", "length", "low",
-                 "platform_block", "upgrade")  # fmt: skip
+    __slots__ = (
+        "app_block", "authorization", "block", "cookie", "expect", "hf_authorization", "host", "is_plain", "keep_alive", "length", "low",
+        "minor", "platform_block", "tail", "upgrade",
+    )  # fmt: skip
 
     def __init__(self, block: bytes, minor: bytes, limits: HeadLimits) -> None:
         if _REQUEST_BLOCK.fullmatch(block) is None:
@@ -89,6 +91,8 @@ class RequestHead:
             raise HeadError(Code.HEADERS_TOO_LARGE)
         low = block.lower()
         self.block = block
+        self.tail = block + b"\r\n\r\n"
+        self.minor = minor
         self.low = low
         self.host = b""
         self.length = NO_BODY
@@ -176,6 +180,7 @@ class RequestHead:
             for token in nominated:
                 for match in re.finditer(rb"\r\n" + re.escape(token) + rb":[^\r]*", low):
                     cuts.append((match.start(), match.end(), b""))
+        self.is_plain = self.length == NO_BODY and not self.upgrade and minor == b"1"
         self.platform_block = _cut(block, cuts)
         self.app_block = _cut(block, cuts + app_cuts) if app_cuts else self.platform_block
 
@@ -220,17 +225,16 @@ def _cut(block: bytes, cuts: list[tuple[int, int, bytes]]) -> bytes:
     return b"".join(parts)
 
 
-def request_line(line: bytes, limits: HeadLimits) -> tuple[bytes, bytes, bytes]:
-    """(method, target, minor version) of a start line; raises HeadError."""
-    match = _REQUEST_LINE.fullmatch(line)
+def request_line(data: bytes, end: int, limits: HeadLimits) -> tuple[bytes, bytes, bytes]:
+    """(method, target, minor version) of the start line `data[:end]`; raises HeadError."""
+    match = _REQUEST_LINE.fullmatch(data, 0, end)
+    if end > limits.line:
+        raise HeadError(Code.TARGET_TOO_LONG)
     if match is None:
-        if len(line) > limits.line:
-            raise HeadError(Code.TARGET_TOO_LONG)
+        line = data[:end]
         if _OTHER_VERSION.fullmatch(line) is not None and not re.search(rb" HTTP/1\.[01]$", line):
             raise HeadError(Code.HTTP_VERSION)
         raise HeadError(Code.BAD_REQUEST_LINE)
-    if len(line) > limits.line:
-        raise HeadError(Code.TARGET_TOO_LONG)
     return match.groups()  # type: ignore[return-value]
 
 

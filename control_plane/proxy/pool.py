@@ -35,8 +35,8 @@ class Pool:
         self.idle: list[Upstream] = []
         self.open: set[Upstream] = set()
         self.references = 0
-        self.last_raw = b""
-        self.last_host: bytes | None = b""
+        self.last_raw = b"\0"  # no answer begins so
+        self.last_host: bytes | None = None
         self.last_head = _NO_HEAD
 
     def take(self, now: float, *, repeatable: bool) -> Upstream | None:

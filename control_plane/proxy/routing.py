@@ -49,8 +49,6 @@ def decide(client: ClientConnection, head: RequestHead, is_platform: bool, entry
         return
     if b"__sign=" in client.target:
         client.target, client.sign = take_sign(client.target)
-    else:
-        client.sign = b""
     if entry is None:
         if not core.table.loaded:
             client.refuse(Code.ROUTES_UNKNOWN)

@@ -31,6 +31,7 @@ class Entry:
         "activity",
         "bucket",
         "host",
+        "is_plain",
         "is_private",
         "is_ready",
         "log_part",
@@ -58,6 +59,7 @@ class Entry:
         for name, value in lines:
             if not _SAFE_NAME.fullmatch(name) or not _SAFE_VALUE.fullmatch(value):
                 raise Rejected(f"not a header: {name!r}")
+        self.is_plain = self.is_ready and not self.is_private and len(pools) == 1
         self.response_suffix = "".join(f"\r\n{n}: {v}" for n, v in lines).encode("ascii")
 
 

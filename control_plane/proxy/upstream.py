@@ -144,30 +144,30 @@ class Upstream(asyncio.Protocol):
         if self._buffer:
             data = self._buffer + data
             self._buffer = b""
-        end = data.find(b"\r\n\r\n")
-        if end < 0:
-            if len(data) > MAX_RESPONSE_HEAD:
-                self._refuse(client, Code.APP_HEAD_TOO_LARGE)
-            elif not data.startswith(b"HTTP/1."[: len(data)]):
-                self._refuse(client, Code.APP_BAD_ANSWER)
-            else:
-                self._buffer = data
-            return
-        if end > MAX_RESPONSE_HEAD:
-            self._refuse(client, Code.APP_HEAD_TOO_LARGE)
-            return
-        raw = data[:end]
         pool = self.pool
-        if raw == pool.last_raw and client.app_host == pool.last_host:
+        if data.startswith(pool.last_raw) and client.app_host == pool.last_host:
             head = pool.last_head  # polled endpoints repeat their heads within a second
+            rest_at = len(pool.last_raw)
         else:
+            end = data.find(b"\r\n\r\n")
+            if end < 0:
+                if len(data) > MAX_RESPONSE_HEAD:
+                    self._refuse(client, Code.APP_HEAD_TOO_LARGE)
+                elif not data.startswith(b"HTTP/1."[: len(data)]):
+                    self._refuse(client, Code.APP_BAD_ANSWER)
+                else:
+                    self._buffer = data
+                return
+            if end > MAX_RESPONSE_HEAD:
+                self._refuse(client, Code.APP_HEAD_TOO_LARGE)
+                return
             try:
-                head = ResponseHead(raw, client.app_host)
+                head = ResponseHead(data[:end], client.app_host)
             except ValueError:
                 self._refuse(client, Code.APP_BAD_ANSWER)
                 return
-            pool.last_raw, pool.last_host, pool.last_head = raw, client.app_host, head
-        rest_at = end + 4
+            rest_at = end + 4
+            pool.last_raw, pool.last_host, pool.last_head = data[:rest_at], client.app_host, head
         status = head.status
         if status < 200:
             self._interim_head(client, head, data[rest_at:])
