@@ -19,7 +19,7 @@ from control_plane.domain.ids import RepoId
 from control_plane.git import objects, pointers
 from control_plane.git.archives import leaves_tree
 from control_plane.git.gitbin import GitBinary, GitFailed
-from control_plane.git.names import MAX_DEPTH, MAX_NAME_BYTES, ZERO_SHA, path_problem, ref_problem
+from control_plane.git.names import MAX_DEPTH, ZERO_SHA, path_problem, ref_problem
 from control_plane.git.objects import MAIN
 from control_plane.ports.git import LfsStore
 
@@ -36,6 +36,7 @@ class PushLimits:
     entries: int = 100_000
     depth: int = MAX_DEPTH
     new_objects: int = 500_000
+    history_entries: int = 20_000_000  # file names in all new folders of the whole pushed history
     inflated_bytes: int = 4 << 30
     refs: int = 200
     link_bytes: int = 4096
@@ -185,8 +186,13 @@ def _check_trees(path: Path, env: Mapping[str, str], tips: Sequence[str], trees:
     try:
         if quarantine := env.get("GIT_QUARANTINE_PATH"):
             repo.odb.add_disk_alternate(quarantine)
+        # Histories repeat their names: each (name, is a link) is judged once, and the sum of entries is bounded too.
+        judged: set[tuple[str, bool]] = set()
+        looked_at = 0
         for oid in trees:
-            _check_names(repo, oid, limits)
+            looked_at += _check_names(repo, oid, limits, judged)
+            if looked_at > limits.history_entries:
+                raise Rejected(f"Your push was refused: its history lists more than {limits.history_entries} files. Push it in parts.")
         counts: dict[str, tuple[int, int]] = {}
         remarks: list[str] = []
         for tip in tips:
@@ -201,31 +207,32 @@ def _check_trees(path: Path, env: Mapping[str, str], tips: Sequence[str], trees:
                 raise Rejected(f"Your push was refused: folders are nested {depth} levels deep; at most {limits.depth} are allowed.")
             _walk_links(repo, root, "", limits, remarks)
         return list(dict.fromkeys(remarks))
-    except (KeyError, pygit2.GitError) as error:
+    except (KeyError, ValueError, pygit2.GitError) as error:
         raise Rejected("Your push was refused: an object is missing or is not what it should be.") from error
     finally:
         repo.free()
 
 
-def _check_names(repo: pygit2.Repository, oid: str, limits: PushLimits) -> None:
-    tree = repo[oid]
-    assert isinstance(tree, pygit2.Tree)
+def _check_names(repo: pygit2.Repository, oid: str, limits: PushLimits, judged: set[tuple[str, bool]]) -> int:
+    """How many entries the folder has. Rejected for a name that cannot be used."""
+    tree = repo[oid].peel(pygit2.Tree)
     if len(tree) > limits.entries:
         raise Rejected(f"Your push was refused: one folder has {len(tree)} entries; at most {limits.entries} are allowed.")
-    seen: dict[str, str] = {}
     for node in tree:
         try:
             name = node.name or ""
         except UnicodeDecodeError:
             raise Rejected("Your push was refused: a file name is not valid UTF-8.") from None
+        is_link = node.filemode == FileMode.LINK
+        if (name, is_link) in judged:
+            continue
         problem = "it holds a slash" if "/" in name else path_problem(name)
-        if problem is not None or len(name.encode(errors="replace")) > MAX_NAME_BYTES:
+        if problem is not None:
             raise Rejected(f"Your push was refused: the file name {name[:200]!r} cannot be used: {problem}.")
-        if node.filemode == FileMode.LINK and name.lower() in _NO_LINK:
+        if is_link and name.lower() in _NO_LINK:
             raise Rejected(f"Your push was refused: {name} may not be a symbolic link.")
-        other = seen.setdefault(name.lower(), name)
-        if other != name and name.lower() in _NO_LINK:
-            raise Rejected(f"Your push was refused: {other} and {name} differ in case only.")
+        judged.add((name, is_link))
+    return len(tree)
 
 
 def _unfold(repo: pygit2.Repository, root: str, counts: dict[str, tuple[int, int]], limits: PushLimits) -> tuple[int, int]:

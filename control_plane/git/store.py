@@ -11,11 +11,13 @@ import asyncio
 import os
 import shutil
 import weakref
+from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pygit2
+from pygit2.enums import FileMode
 
 from control_plane.domain.errors import Broken, Conflict, EntryNotFound, NameTaken, Rejected, RepoNotFound, RevisionNotFound, StaleParent
 from control_plane.domain.ids import RepoId, Sha
@@ -24,6 +26,7 @@ from control_plane.git.gitbin import PINNED, GitBinary, GitFailed, end
 from control_plane.git.lfs import sync_folder
 from control_plane.git.names import SHA, ZERO_SHA, check_path, check_ref, check_repo_id
 from control_plane.git.objects import EMPTY_TREE, MAIN
+from control_plane.git.packing import blob_id, blob_pack
 from control_plane.ports.git import Commit, CommitRequest, FileChange, LfsStore, Ref, TreeEntry
 
 pygit2.option(pygit2.enums.Option.ENABLE_FSYNC_GITDIR, True)
@@ -32,6 +35,7 @@ pygit2.option(pygit2.enums.Option.SET_OWNER_VALIDATION, False)
 _LOG_FORMAT = "--format=%H%x00%P%x00%an%x00%ae%x00%at%x00%B"
 _COMMITTER = ("Vitrine", "noreply@vitrine.invalid")
 _CAS_TRIES = 12
+_PACK_FROM = 20  # new files of one commit; each loose object costs a sync of its own
 STALE_WORDS = "The branch was updated since you opened this page. Please refresh and try again."
 
 
@@ -189,6 +193,10 @@ class BareGitStore:
                 hint="Upload the bytes first, then commit.",
                 facts={"oids": missing[:1000]},
             )
+        new_files = [c.content for c in changes if c.content is not None]
+        if len(new_files) > _PACK_FROM:
+            pack = await asyncio.to_thread(blob_pack, new_files)
+            await self.git.run(repo, "index-pack", "--stdin", input=pack, timeout_s=600)
         async with self._lock(repo_id):
             for _ in range(_CAS_TRIES):
                 head = await asyncio.to_thread(objects.find_ref, repo, request.ref)
@@ -250,7 +258,14 @@ class BareGitStore:
             if "cannot lock ref" in error.stderr:
                 return False
             raise Broken(str(error)) from error
+        folder = (repo / ref).parent
+        if folder.is_dir():
+            await asyncio.to_thread(sync_folder, folder)
         return True
+
+    async def maintain(self, repo_id: RepoId) -> None:
+        """Repack and drop what no ref has named for two weeks. Safe beside readers and pushes; run it now and then."""
+        await self.git.run(self._existing(repo_id), "gc", "--quiet", "--prune=2.weeks.ago", timeout_s=3600)
 
     async def _ask(self, repo_id: RepoId, *args: str) -> bytes:
         try:
@@ -311,12 +326,13 @@ def _write_commit(path: Path, head: Sha | None, request: CommitRequest, changes:
         index = pygit2.Index()
         if head:
             index.read_tree(objects.commit_at(repo, head).tree)
-        present = {entry.path: entry.mode for entry in index}
+        present = {entry.path: int(entry.mode) for entry in index}
+        folders = Counter(folder for path in present for folder in _folders(path))
         for change in changes:
             if change.content is None and change.lfs is None:
-                _delete(index, present, change)
+                _delete(index, present, folders, change)
             else:
-                _put(repo, index, present, change)
+                _put(repo, index, present, folders, change)
         tree = index.write_tree(repo)
         if head and tree == base:
             return head
@@ -328,35 +344,39 @@ def _write_commit(path: Path, head: Sha | None, request: CommitRequest, changes:
         repo.free()
 
 
-def _delete(index: pygit2.Index, present: dict[str, int], change: FileChange) -> None:
-    below = f"{change.path}/"
-    doomed = [p for p in present if p.startswith(below)]
-    if not change.is_folder and change.path in present:
-        doomed = [change.path]
+def _folders(path: str) -> list[str]:
+    parts = path.split("/")
+    return ["/".join(parts[:depth]) for depth in range(1, len(parts))]
+
+
+def _delete(index: pygit2.Index, present: dict[str, int], folders: Counter[str], change: FileChange) -> None:
+    if change.path in present:
+        doomed = [] if change.is_folder else [change.path]
+    else:
+        doomed = [p for p in present if p.startswith(f"{change.path}/")] if folders[change.path] else []
     if not doomed:
         raise EntryNotFound("A file with this name doesn't exist", commit=None)
     for name in doomed:
         index.remove(name)
         del present[name]
+        folders.subtract(_folders(name))
 
 
-def _put(repo: pygit2.Repository, index: pygit2.Index, present: dict[str, int], change: FileChange) -> None:
-    parts = change.path.split("/")
-    for depth in range(1, len(parts)):
-        if "/".join(parts[:depth]) in present:
-            raise Rejected(
-                f"{change.path!r} cannot be written: {'/'.join(parts[:depth])!r} is a file", code="InvalidPath", facts={"path": change.path}
-            )
-    if change.path not in present and any(p.startswith(f"{change.path}/") for p in present):
-        raise Rejected(f"{change.path!r} cannot be written: it is a folder", code="InvalidPath", facts={"path": change.path})
-    data = pointers.render(change.lfs.oid, change.lfs.size) if change.lfs else change.content
-    mode = (
-        pygit2.enums.FileMode.BLOB_EXECUTABLE
-        if present.get(change.path) == pygit2.enums.FileMode.BLOB_EXECUTABLE
-        else pygit2.enums.FileMode.BLOB
-    )
-    index.add(pygit2.IndexEntry(change.path, repo.create_blob(data or b""), mode))
-    present[change.path] = int(mode)
+def _put(repo: pygit2.Repository, index: pygit2.Index, present: dict[str, int], folders: Counter[str], change: FileChange) -> None:
+    above = _folders(change.path)
+    blocked = next((folder for folder in above if folder in present), None)
+    if blocked is not None or folders[change.path] > 0:
+        why = f"{blocked!r} is a file" if blocked is not None else "it is a folder"
+        raise Rejected(f"{change.path!r} cannot be written: {why}", code="InvalidPath", facts={"path": change.path})
+    data = (pointers.render(change.lfs.oid, change.lfs.size) if change.lfs else change.content) or b""
+    name = blob_id(data)
+    if name not in repo:
+        repo.create_blob(data)
+    executable = present.get(change.path) == FileMode.BLOB_EXECUTABLE
+    index.add(pygit2.IndexEntry(change.path, pygit2.Oid(hex=name), FileMode.BLOB_EXECUTABLE if executable else FileMode.BLOB))
+    if change.path not in present:
+        folders.update(above)
+    present[change.path] = int(FileMode.BLOB_EXECUTABLE if executable else FileMode.BLOB)
 
 
 def _commit(fields: Sequence[str]) -> Commit:
