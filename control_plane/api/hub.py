@@ -4,7 +4,20 @@ from __future__ import annotations
 
 from fastapi import APIRouter
 
-from control_plane.api import catalogue, commits, discussions, files, identity, internal, refs, repos, side_calls, space_runtime, streams
+from control_plane.api import (
+    catalogue,
+    commits,
+    discussions,
+    files,
+    identity,
+    internal,
+    oauth,
+    refs,
+    repos,
+    side_calls,
+    space_runtime,
+    streams,
+)
 from control_plane.api.deps import Hub, Services
 from control_plane.http import raw_path  # registers the path convertors that the routes name
 
@@ -15,6 +28,6 @@ def hub_router(services: Services) -> APIRouter:
     """Every public route of the Hub API. Mount it last but for the web pages: it takes `/{ns}/{name}/resolve/…`."""
     hub = Hub(services)
     api = APIRouter()
-    for room in (side_calls, internal, identity, repos, space_runtime, streams, refs, commits, discussions, catalogue, files):
+    for room in (side_calls, internal, oauth, identity, repos, space_runtime, streams, refs, commits, discussions, catalogue, files):
         api.include_router(room.router(hub))
     return api

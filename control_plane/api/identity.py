@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
-from control_plane.accounts import people, policy
+from control_plane.accounts import oauth, people, policy
 from control_plane.accounts.tokens import revoke_leaked
 from control_plane.api import views
 from control_plane.api.deps import Hub, json_object, ok
@@ -27,13 +27,15 @@ def router(hub: Hub) -> APIRouter:
         base = base_url(request)
         async with services.uow.read() as uow:
             memberships = await uow.accounts.memberships(user.id)
+            shows_email = actor.token is None or "email" in await oauth.scope_of(uow, actor.token)
+        email = user.email if shows_email else None
         body = {
             "type": "user",
             "id": user.id,
             "name": user.name,
             "fullname": user.fullname or user.name,
-            "email": user.email,
-            "emailVerified": bool(user.email),
+            "email": email,
+            "emailVerified": bool(email),
             "canPay": False,
             "periodEnd": None,
             "billingMode": "prepaid",

@@ -48,6 +48,19 @@ def router(hub: Hub) -> APIRouter:
         actor, _, space = await hub.space(request, ns, name, Action.USE_APP)
         return ok({"token": app_access.issue(services.signing_key, services.clock, actor.user, space.id)})
 
+    @api.get("/avatars/{name:seg}", include_in_schema=False)
+    async def avatar(name: str) -> Response:
+        """The first letter of a name on a colour of its own; the same for every account that could have the name."""
+        name = name.removesuffix(".svg")
+        hue = sum(name.lower().encode()) * 47 % 360
+        letter = next((c for c in name.upper() if c.isascii() and c.isalnum()), "?")
+        drawing = (
+            '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 64 64"><rect width="64" height="64" rx="32" '
+            f'fill="hsl({hue} 45% 45%)"/><text x="32" y="42" font-family="sans-serif" font-size="30" fill="#fff" '
+            f'text-anchor="middle">{letter}</text></svg>'
+        )
+        return Response(drawing, media_type="image/svg+xml", headers={"Cache-Control": "public, max-age=86400"})
+
     async def absent(word: str) -> Response:
         return plain(404, f"This platform offers no {word.replace('-', ' ').replace('_', ' ')}.")
 

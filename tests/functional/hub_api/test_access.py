@@ -102,7 +102,8 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
 
 BODIES: dict[str, Any] = {
     "hardware": {"flavor": "cpu-basic"}, "sleeptime": {"seconds": -1}, "replicas": {"replicas": 1}, "dev-mode": {"enabled": False},
-    "secrets": {"key": "K", "value": "v"}, "variables": {"key": "K", "value": "v"}, "tag/main": {"tag": "t"}, "preupload/main": {"files": []},
+    "secrets": {"key": "K", "value": "v"}, "variables": {"key": "K", "value": "v"}, "tag/main": {"tag": "t"},
+    "preupload/main": {"files": []},
     "discussions": {"title": "t"}, "comment": {"comment": "c"}, "title": {"title": "t"}, "status": {"status": "open"},
     "edit": {"content": "c"}, "duplicate": {"repository": "stranger/copy"}, "validate-yaml": {"content": "", "repoType": "model"},
 }  # fmt: skip

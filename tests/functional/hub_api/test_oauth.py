@@ -1,0 +1,156 @@
+"""Sign-in for apps, and the device flow of `hf auth login`, as clients do them on the wire."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+from urllib.parse import parse_qs, urlsplit
+
+import httpx
+import jwt
+import pytest
+from huggingface_hub import HfApi
+
+from control_plane.accounts import oauth, people
+from control_plane.accounts.sign_in import open_session
+from control_plane.domain.ids import SpaceId
+from control_plane.domain.spaces import RepoType
+from tests.functional.hub_api.platform import Platform
+
+README = b"---\nsdk: static\ntitle: App\nhf_oauth: true\nhf_oauth_scopes: [email, read-repos]\n---\n"
+
+
+@pytest.fixture
+def browser(platform: Platform) -> tuple[dict[str, str], str]:
+    """(cookies, page token) of alice's browser."""
+
+    async def sign_in() -> tuple[str, str]:
+        async with platform.services.uow.write() as uow:
+            session, cookie = await open_session(uow, platform.services.clock, await people.find_account(uow, "alice"))
+        return cookie, session.csrf
+
+    cookie, csrf = platform.run(sign_in())
+    return {"vitrine": cookie}, csrf
+
+
+@pytest.fixture(scope="module")
+def app_client(platform: Platform, alice: str) -> tuple[str, str, str]:
+    """(client id, secret, redirect address) of a Space with hf_oauth."""
+    api = HfApi(endpoint=platform.url, token=alice)
+    api.create_repo("alice/login-app", repo_type="space", space_sdk="static")
+    api.upload_file(path_or_fileobj=README, path_in_repo="README.md", repo_id="alice/login-app", repo_type="space")
+
+    async def find() -> str:
+        async with platform.services.uow.read() as uow:
+            repo = await uow.repos.by_name(RepoType.SPACE, "alice", "login-app")
+        assert repo
+        return repo.id
+
+    client_id, secret = oauth.space_credentials(platform.services.signing_key, SpaceId(platform.run(find())))
+    return client_id, secret, f"http://alice-login-app.localhost:{platform.port}/login/callback?_target_url=/"
+
+
+def test_discovery_names_what_libraries_look_for(platform: Platform) -> None:
+    found = httpx.get(f"{platform.url}/.well-known/openid-configuration").json()
+    assert found["issuer"] == platform.url
+    assert {"authorization_endpoint", "token_endpoint", "userinfo_endpoint", "jwks_uri"} <= found.keys()
+
+
+def test_code_flow(platform: Platform, app_client: tuple[str, str, str], browser: tuple[dict[str, str], str]) -> None:
+    client_id, secret, redirect = app_client
+    cookies, csrf = browser
+    verifier = "v" * 50
+    challenge = base64.urlsafe_b64encode(hashlib.sha256(verifier.encode()).digest()).decode().rstrip("=")
+    asked = {
+        "client_id": client_id, "redirect_uri": redirect, "scope": "openid profile email write-repos", "state": "st", "nonce": "n",
+        "response_type": "code", "code_challenge": challenge, "code_challenge_method": "S256",
+    }  # fmt: skip
+    with httpx.Client(base_url=platform.url) as web:
+        stranger = web.get("/oauth/authorize", params=asked)
+        assert stranger.headers["location"].startswith("/sign-in?next=%2Foauth%2Fauthorize")
+        web.cookies.update(cookies)
+        page = web.get("/oauth/authorize", params=asked)
+        assert "alice/login-app" in page.text
+        assert "form-action 'self' http://alice-login-app.localhost" in page.headers["content-security-policy"]
+        assert web.post("/oauth/authorize", data={**asked, "decision": "allow"}).status_code == 403
+        denied = web.post("/oauth/authorize", data={**asked, "csrf": csrf, "decision": "deny"})
+        assert "error=access_denied" in denied.headers["location"]
+        allowed = web.post("/oauth/authorize", data={**asked, "csrf": csrf, "decision": "allow"})
+        answer = parse_qs(urlsplit(allowed.headers["location"]).query)
+        assert answer["state"] == ["st"]
+        assert web.get("/oauth/authorize", params=asked).headers["location"].startswith(redirect)
+    grant = {"grant_type": "authorization_code", "code": answer["code"][0], "redirect_uri": redirect, "code_verifier": verifier}
+    wrong = httpx.post(f"{platform.url}/oauth/token", data=grant, auth=(client_id, "wrong"))
+    assert (wrong.status_code, wrong.json()["error"]) == (401, "invalid_client")
+    reply = httpx.post(f"{platform.url}/oauth/token", data=grant, auth=(client_id, secret)).json()
+    assert reply["access_token"].startswith("hf_oauth_")
+    assert reply["scope"] == "openid profile email"
+    again = httpx.post(f"{platform.url}/oauth/token", data=grant, auth=(client_id, secret))
+    assert (again.status_code, again.json()["error"]) == (400, "invalid_grant")
+    keys = jwt.PyJWKClient(f"{platform.url}/oauth/jwks").get_signing_key_from_jwt(reply["id_token"])
+    claims = jwt.decode(reply["id_token"], keys.key, algorithms=["RS256"], audience=client_id, issuer=platform.url)
+    assert claims["nonce"] == "n"
+    user = httpx.get(f"{platform.url}/oauth/userinfo", headers={"authorization": f"Bearer {reply['access_token']}"}).json()
+    assert user["preferred_username"] == "alice"
+    assert user["sub"] == claims["sub"]
+    me = HfApi(endpoint=platform.url, token=reply["access_token"]).whoami()
+    assert me["auth"]["accessToken"]["role"] == "fineGrained"
+    renewed = httpx.post(
+        f"{platform.url}/oauth/token",
+        data={"grant_type": "refresh_token", "refresh_token": reply["refresh_token"]},
+        auth=(client_id, secret),
+    ).json()
+    assert renewed["access_token"] != reply["access_token"]
+    ended = httpx.get(f"{platform.url}/api/whoami-v2", headers={"authorization": f"Bearer {reply['access_token']}"})
+    assert ended.status_code == 401
+
+
+@pytest.mark.parametrize(
+    "redirect",
+    [
+        "http://evil.example/",
+        "http://alice-login-app.localhost.evil.example/",
+        "javascript:alert(1)",
+        "//x",
+        "http://a@alice-login-app.localhost/",
+    ],
+)
+def test_codes_go_to_the_apps_own_host_only(platform: Platform, app_client: tuple[str, str, str], redirect: str) -> None:
+    reply = httpx.get(f"{platform.url}/oauth/authorize", params={"client_id": app_client[0], "redirect_uri": redirect})
+    assert reply.status_code == 400
+    assert "location" not in reply.headers
+
+
+def test_device_flow_of_the_command_line(platform: Platform, browser: tuple[dict[str, str], str]) -> None:
+    cookies, csrf = browser
+    started = httpx.post(f"{platform.url}/oauth/device", data={"client_id": oauth.CLI_CLIENT_ID}).json()
+    poll = {
+        "grant_type": "urn:ietf:params:oauth:grant-type:device_code", "device_code": started["device_code"],
+        "client_id": oauth.CLI_CLIENT_ID,
+    }  # fmt: skip
+    waiting = httpx.post(f"{platform.url}/oauth/token", data=poll)
+    assert (waiting.status_code, waiting.json()["error"]) == (400, "authorization_pending")
+    with httpx.Client(cookies=cookies) as web:
+        page = web.get(started["verification_uri_complete"])
+        assert re.search(r"[A-Z]{4}-[A-Z]{4}", page.text)
+        decided = web.post(
+            f"{platform.url}/oauth/device/decide", data={"user_code": started["user_code"], "csrf": csrf, "decision": "allow"}
+        )
+        assert decided.status_code == 200
+    token = httpx.post(f"{platform.url}/oauth/token", data=poll).json()["access_token"]
+    assert HfApi(endpoint=platform.url, token=token).whoami()["auth"]["accessToken"]["role"] == "write"
+    assert httpx.post(f"{platform.url}/oauth/token", data=poll).json()["error"] == "expired_token"
+
+
+def test_private_app_door_of_a_browser(platform: Platform, alice: str, browser: tuple[dict[str, str], str]) -> None:
+    HfApi(endpoint=platform.url, token=alice).create_repo("alice/locked", repo_type="space", space_sdk="static", private=True)
+    asked = {"host": f"alice-locked.localhost:{platform.port}", "next": "/a?b=c"}
+    with httpx.Client(base_url=platform.url) as web:
+        assert web.get("/oauth/app-access", params=asked).headers["location"].startswith("/sign-in?next=")
+        web.cookies.update(browser[0])
+        to = web.get("/oauth/app-access", params=asked).headers["location"]
+        assert to.startswith(f"http://alice-locked.localhost:{platform.port}/a?b=c&__sign=")
+        elsewhere = web.get("/oauth/app-access", params={**asked, "next": "//evil.example/"}).headers["location"]
+        assert elsewhere.startswith(f"http://alice-locked.localhost:{platform.port}/?__sign=")
+        assert web.get("/oauth/app-access", params={"host": "nobody.localhost"}).status_code == 404
