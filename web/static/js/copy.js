@@ -5,8 +5,8 @@
  */
 export function copyButtons(root) {
   for (const button of root.querySelectorAll("button[data-copy]")) {
-    if (!(button instanceof HTMLButtonElement) || !navigator.clipboard) continue;
-    button.hidden = false;
+    if (!(button instanceof HTMLButtonElement)) continue;
+    if (!navigator.clipboard) { button.hidden = true; continue; }
     button.addEventListener("click", async () => {
       const text = button.previousElementSibling?.textContent ?? "";
       const label = button.textContent;

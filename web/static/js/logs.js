@@ -47,7 +47,6 @@ export function liveLog() {
 
   if (pause instanceof HTMLButtonElement) {
     const words = [pause.textContent ?? "", pause.dataset.on ?? ""];
-    pause.hidden = false;
     pause.addEventListener("click", () => {
       paused = !paused;
       pause.textContent = words[paused ? 1 : 0];
@@ -70,7 +69,6 @@ export function liveLog() {
   }
 
   if (find instanceof HTMLInputElement) {
-    find.hidden = false;
     find.addEventListener("input", () => mark()?.scrollIntoView({ block: "center" }));
   }
 }

@@ -6,6 +6,7 @@ import { livePanel } from "./live.js";
 import { liveLog } from "./logs.js";
 import { pageTouches } from "./touches.js";
 
+document.documentElement.classList.add("js");
 copyButtons(document);
 pageTouches();
 gallerySearch();

@@ -15,7 +15,6 @@ export function pageTouches() {
   for (const button of document.querySelectorAll("[data-fullscreen]")) {
     const stand = document.getElementById(button.getAttribute("data-fullscreen") ?? "");
     if (!(button instanceof HTMLButtonElement) || !stand?.requestFullscreen) continue;
-    button.hidden = false;
     button.addEventListener("click", () => stand.requestFullscreen());
   }
   for (const field of document.querySelectorAll("input[data-confirm]")) {
@@ -26,6 +25,7 @@ export function pageTouches() {
     field.addEventListener("input", check);
     check();
   }
+  document.querySelector(".tabs [aria-current]")?.scrollIntoView({ block: "nearest", inline: "center" });
   const move = document.querySelector("[data-hardware]");
   for (const radio of document.querySelectorAll("input[data-say]")) {
     radio.addEventListener("change", () => { if (move) move.textContent = radio.getAttribute("data-say"); });
