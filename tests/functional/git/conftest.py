@@ -23,6 +23,7 @@ from control_plane.domain.spaces import RepoType
 from control_plane.git import policy
 from control_plane.git.lfs import FileLfsStore
 from control_plane.git.lfs_http import LfsDeps, lfs_router
+from control_plane.git.receive import ReceiveLimits
 from control_plane.git.smart_http import GitDeps, PushReceived, RepoAccess, RepoPath, Service, git_router
 from control_plane.git.store import BareGitStore
 from control_plane.git.xet_http import XetDeps, xet_router
@@ -119,7 +120,13 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
         await store.create(repo_id)
     app = FastAPI()
     made = World(store, lfs, app)
-    app.include_router(git_router(GitDeps(store.git, store.path, tmp_path / "hooks", made.authorize, made.check_push, made.pushed)))
+    app.include_router(
+        git_router(
+            GitDeps(
+                store.git, store.path, tmp_path / "hooks", made.authorize, made.check_push, made.pushed, ReceiveLimits(body_bytes=64 << 20)
+            )
+        )
+    )
     app.include_router(lfs_router(LfsDeps(lfs, made.authorize, b"k" * 32, uow=made.documents, part_bytes=1 << 20, now=lambda: made.now)))
     made.xet = XetDeps(tmp_path / "xet", lfs, b"x" * 32, made.authorize)
     app.include_router(xet_router(made.xet))

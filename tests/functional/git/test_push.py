@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import os
 import subprocess
 from collections.abc import Callable
@@ -252,3 +253,75 @@ async def test_broken_requests_get_no_file_and_no_500(world: World, method: str,
         reply = await client.request(method, f"/spaces/alice/demo/{path}", content=body, headers=base | headers)
     assert reply.status_code < 500 and b"[core]" not in reply.content
     assert await world.store.refs(SPACE) == ()
+
+
+async def test_ten_thousand_files_are_pushed(world: World, work: Work) -> None:
+    oid = await blob(work, b"x")
+    lines = "".join(f"100644 {oid} 0\td{i % 100}/f{i}\n" for i in range(10_000))
+    await work.git("update-index", "--add", "--index-info", stdin=lines.encode())
+    await work.git("commit", "-q", "-m", "many")
+    await work.git("push", world.remote(), "main")
+    assert len(await world.store.tree(SPACE, await world.store.resolve(SPACE, "main"), recursive=True)) == 10_100
+
+
+async def test_a_blob_that_inflates_is_refused_and_leaves_nothing(world: World, work: Work) -> None:
+    await work.commit(**{"zeros.dat": bytes(100 << 20)})
+    done = await work.git("push", world.remote(), "main", ok=False)
+    assert done.code == 1 and "files larger than 10 MiB" in done.text and "zeros.dat" in done.text
+    assert await world.store.size_bytes(SPACE) < 100_000
+
+
+async def test_a_gzip_bomb_and_an_endless_body_are_cut(world: World) -> None:
+    head = f"{'0' * 40} {'1' * 40} refs/heads/main\0report-status side-band-64k".encode()
+    body = b"%04x" % (len(head) + 4) + head + b"0000PACK"
+    headers = {"content-type": "application/x-git-receive-pack-request"}
+    async with httpx.AsyncClient(base_url=world.url, auth=("alice", "alice-token"), timeout=30) as client:
+        url = "/spaces/alice/demo/git-receive-pack"
+        zipped = await client.post(url, content=gzip.compress(body + bytes(200 << 20), 1), headers={**headers, "content-encoding": "gzip"})
+        assert zipped.status_code == 200 and (b"ng refs/heads/main" in zipped.content or b"more than 67108864 bytes" in zipped.content)
+        announced = await client.post(url, content=bytes(65 << 20), headers=headers)
+        assert announced.status_code == 413
+        many = await client.post(
+            "/spaces/alice/demo/git-upload-pack", content=bytes(40 << 20), headers={"content-type": "application/x-git-upload-pack-request"}
+        )
+        assert many.status_code == 413
+    assert await world.store.refs(SPACE) == () and await world.store.size_bytes(SPACE) < 100_000
+
+
+async def test_a_client_that_leaves_in_the_middle_changes_nothing(world: World, work: Work) -> None:
+    sha = await work.commit(data=os.urandom(1 << 20))
+    pack = await asyncio.to_thread(
+        subprocess.run,
+        ["git", "pack-objects", "--stdout", "--revs", "-q"],
+        cwd=work.folder,
+        input=b"main\n",
+        capture_output=True,
+        check=True,
+    )
+    head = f"{'0' * 40} {sha} refs/heads/main\0report-status side-band-64k".encode()
+    body = b"%04x" % (len(head) + 4) + head + b"0000" + pack.stdout
+    host, port = world.url.removeprefix("http://").split(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    writer.write(
+        b"POST /spaces/alice/demo/git-receive-pack HTTP/1.1\r\nHost: x\r\nAuthorization: Basic YWxpY2U6YWxpY2UtdG9rZW4=\r\n"
+        b"Content-Type: application/x-git-receive-pack-request\r\nContent-Length: %d\r\n\r\n" % len(body)
+    )
+    writer.write(body[: len(body) // 2])
+    await writer.drain()
+    writer.close()
+    await writer.wait_closed()
+    async with asyncio.timeout(10):
+        while list(Path(world.store.path(SPACE), "objects").glob("*incoming*")) or not reader.at_eof():
+            await asyncio.sleep(0.02)
+    assert await world.store.refs(SPACE) == () and not world.checked
+    async with httpx.AsyncClient(base_url=world.url, auth=("alice", "alice-token")) as client:
+        done = await client.post(
+            "/spaces/alice/demo/git-receive-pack", content=body, headers={"content-type": "application/x-git-receive-pack-request"}
+        )
+    assert b"unpack ok" in done.content and await world.store.resolve(SPACE, "main") == sha
+
+
+async def test_umask_does_not_open_the_hooks(world: World, tmp_path: Path) -> None:
+    for path in (tmp_path / "hooks").iterdir():
+        assert path.stat().st_mode & 0o077 == 0
+    assert not (Path(world.store.path(SPACE)) / "hooks").exists()
