@@ -52,7 +52,7 @@ class Egress:
         self.denied: Counter[str] = Counter()
         self.sent_bytes = 0
         self.received_bytes = 0
-        self._on_denied = on_denied
+        self.on_denied = on_denied
         self._listeners: list[socket.socket] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self._transports: set[asyncio.Transport] = set()
@@ -170,8 +170,8 @@ class Egress:
     def _deny(self, target: str, why: str) -> None:
         if target in self.denied or len(self.denied) < 1000:
             self.denied[target] += 1
-        if self._on_denied is not None:
-            self._on_denied(target, why)
+        if self.on_denied is not None:
+            self.on_denied(target, why)
 
     # ── names ────────────────────────────────────────────────────────────────────────────────────────────────────
 

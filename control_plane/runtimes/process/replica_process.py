@@ -28,6 +28,7 @@ _START_TIMEOUT_S = 15.0
 _READ_BYTES = 64 << 10
 _FLOOD_PAUSE_S = 0.02
 _LAUNCHER_FAILED = 125
+_MAX_NOTES = 50
 
 
 class ReplicaProcess:
@@ -42,6 +43,7 @@ class ReplicaProcess:
         self.door_path = door_path
         self.outer_uid = outer_uid
         self.egress = egress
+        egress.on_denied = self.note_refusal
         self.state = ReplicaState.STARTING
         self.reason: Reason | None = None
         self.message = ""
@@ -60,6 +62,8 @@ class ReplicaProcess:
         self._status: dict[str, Any] = {}
         self._begun: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._watch: asyncio.Task[None] | None = None
+        self._notes: set[asyncio.Task[None]] = set()
+        self._noted: set[str] = set()
 
     async def run(self, body: Mapping[str, Any]) -> None:
         """Launch. Raises Broken when the sandbox could not be made."""
@@ -136,6 +140,15 @@ class ReplicaProcess:
         caught = {53, *self.egress.policy.ports, *(port for _, port in self.egress.policy.allow)}
         return tuple(sorted(found - caught))
 
+    def note_refusal(self, target: str, why: str) -> None:
+        """One line in the app's own log for each address that it may not call, the first time it calls it."""
+        if target in self._noted or len(self._noted) >= _MAX_NOTES or self.state.is_terminal:
+            return
+        self._noted.add(target)
+        task = asyncio.get_running_loop().create_task(self._keep([f"[network: {target} was refused: {why}]"]))
+        self._notes.add(task)
+        task.add_done_callback(self._notes.discard)
+
     def _open_door(self) -> socket.socket:
         self.door_path.unlink(missing_ok=True)
         door = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -193,6 +206,7 @@ class ReplicaProcess:
         self._control.close()
         self._control = None
         await self.egress.close()
+        await asyncio.gather(*self._notes)
         self._conclude(code)
         self.door_path.unlink(missing_ok=True)
         if self.group is not None:

@@ -77,7 +77,7 @@ class Place:
             if seen.state in (ReplicaState.FAILED, ReplicaState.STOPPED):
                 waiting.cancel()
                 await asyncio.gather(waiting, return_exceptions=True)
-                await changes.aclose()
+                await changes.aclose()  # type: ignore[attr-defined]
                 return seen
             await waiting
             waiting = asyncio.ensure_future(anext(changes))

@@ -3,6 +3,7 @@
 Runs inside the sandbox as `app.py`; `probe.json` beside it says what to look for on this host.
 """
 
+# ruff: noqa: E501  (tables of attacks, one per entry)
 from __future__ import annotations
 
 import ctypes
@@ -14,7 +15,7 @@ import socket
 import struct
 
 libc = ctypes.CDLL(None, use_errno=True)
-aims = json.load(open("probe.json"))  # noqa: SIM115
+aims = json.load(open("probe.json"))
 won: list[str] = []
 tried = 0
 
@@ -82,7 +83,7 @@ for path in (
     attempt(f"write {path}", lambda path=path: can_write(path))
 attempt("hard link to a file of the system", lambda: os.link("/usr/bin/env", "/tmp/env") is None)
 attempt("make a device", lambda: os.mknod("/tmp/null", 0o20666, os.makedev(1, 3)) is None)
-attempt("setuid program", lambda: os.popen("/usr/bin/su -c id root </dev/null 2>/dev/null").read())  # noqa: S605
+attempt("setuid program", lambda: os.popen("/usr/bin/su -c id root </dev/null 2>/dev/null").read())
 attempt("become root", lambda: os.setuid(0) is None)
 attempt("another group", lambda: os.setgroups([0]) is None)
 
@@ -118,7 +119,7 @@ for name, family, kind, protocol in (
 ):  # fmt: skip
     attempt(f"{name} socket", lambda f=family, k=kind, p=protocol: socket.socket(f, k, p))
 attempt("TIOCSTI", lambda: call(16, 0, 0x5412, 0))
-status = dict(line.split(":\t", 1) for line in open("/proc/self/status").read().splitlines() if ":\t" in line)  # noqa: SIM115
+status = dict(line.split(":\t", 1) for line in open("/proc/self/status").read().splitlines() if ":\t" in line)
 for name in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"):
     attempt(f"hold {name}", lambda name=name: int(status[name], 16))
 attempt("run without no_new_privs", lambda: status["NoNewPrivs"] != "1")
@@ -139,13 +140,13 @@ attempt("abstract socket of the host", lambda: socket.socket(socket.AF_UNIX).con
 attempt("platform socket", lambda: socket.socket(socket.AF_UNIX).connect(aims["platform_socket"]) is None)
 attempt("listen on a caught port", lambda: socket.create_server(("0.0.0.0", 80)))
 attempt("answer names", lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM).bind(("198.18.0.53", 53)) is None)
-attempt("set an address", lambda: os.popen("ip addr add 10.9.9.9/24 dev lo 2>&1 && echo done").read().endswith("done\n"))  # noqa: S605
+attempt("set an address", lambda: os.popen("ip addr add 10.9.9.9/24 dev lo 2>&1 && echo done").read().endswith("done\n"))
 
 # environment
-text = json.dumps(dict(os.environ)) + open("/proc/self/cmdline").read() + open("/proc/self/environ").read()  # noqa: SIM115
+text = json.dumps(dict(os.environ)) + open("/proc/self/cmdline").read() + open("/proc/self/environ").read()
 for canary in aims["canaries"]:
     attempt(f"find {canary[:6]}", lambda canary=canary: canary in text)
 attempt("core dumps", lambda: __import__("resource").getrlimit(4) != (0, 0))
-attempt("cgroup path of the host", lambda: "vitrine" in open("/proc/self/cgroup").read())  # noqa: SIM115
+attempt("cgroup path of the host", lambda: "vitrine" in open("/proc/self/cgroup").read())
 
 print(json.dumps({"tried": tried, "won": won, "own": os.environ.get("OWN_SECRET"), "pack": struct.calcsize("P")}))
