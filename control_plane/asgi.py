@@ -129,8 +129,8 @@ def _git(app: FastAPI, services: Services) -> None:
         pushed=door.pushed, limits=ReceiveLimits(body_bytes=settings.max_push_bytes),
     )  # fmt: skip
     app.include_router(git_router(deps))
-    app.include_router(lfs_router(LfsDeps(services.lfs, door.authorize, services.signing_key)))
-    app.include_router(xet_router(XetDeps(settings.data_dir / "xet", services.lfs, services.signing_key)))
+    app.include_router(lfs_router(LfsDeps(services.lfs, door.authorize, services.signing_key, services.uow)))
+    app.include_router(xet_router(XetDeps(settings.data_dir / "xet", services.lfs, services.signing_key, door.authorize)))
 
 
 def _health(app: FastAPI, services: Services) -> None:
