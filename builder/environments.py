@@ -24,6 +24,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 from builder.bytecode import BytecodeStore, read_distributions
 from builder.errors import BuildEnded, BuildFailed
@@ -61,6 +62,12 @@ class UvConfig:
     index_url: str = ""
     ca_bundle: str = ""
     env: Mapping[str, str] | None = None
+
+    def files(self) -> tuple[Path, ...]:
+        """What must be visible for uv to run as configured."""
+        index = urlsplit(self.index_url)
+        local = (Path(unquote(index.path)),) if index.scheme == "file" else ()
+        return (Path(self.path), *((Path(self.ca_bundle),) if self.ca_bundle else ()), *local)
 
     def variables(self, cache: Path) -> dict[str, str]:
         variables = {
@@ -301,8 +308,9 @@ class EnvironmentStore:
             argv,
             runner=runner,
             cwd=tree,
-            env=self._variables(tenant),
-            read_only=(tree, Path(python.path).parent.parent, Path(self._uv.path).parent),
+            # Two mounts are never one file system to link(2), so uv copies.
+            env={**self._variables(tenant), "UV_LINK_MODE": "copy"},
+            read_only=(tree, *_prefix(python), *self._uv.files()),
             writable=(folder, cache, *((building,) if building else ())),
         )
 
@@ -389,6 +397,12 @@ class Lock:
 class _Silent:
     def line(self, text: str) -> None:
         return
+
+
+def _prefix(python: Interpreter) -> tuple[Path, ...]:
+    """The interpreter's own tree, where it is not one of the system folders that every sandbox shows."""
+    prefix = Path(python.path).parent.parent
+    return () if prefix in (Path("/"), Path("/usr")) else (prefix,)
 
 
 def site_packages(environment: Path) -> Path:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from builder.errors import BuildFailed
 from builder.steps import StepResult, StepRunner
@@ -77,19 +78,18 @@ class LauncherSandbox:
         writable: Sequence[Path],
     ) -> StepResult:
         limits = runner.limits
-        spec = {
+        spec: dict[str, Any] = {
             "v": 1,
             "argv": list(argv),
             "env": dict(env),
             "cwd": str(cwd),
             "binds_ro": [[str(path), str(path)] for path in dict.fromkeys(read_only) if path not in writable],
             "binds_rw": [[str(path), str(path)] for path in dict.fromkeys(writable)],
-            "scratch_bytes": 1 << 30,
+            "scratch_bytes": min(limits.disk_bytes, limits.memory_bytes // 2),  # it is memory
             "network": "egress",
             "egress": {"ports": [80, 443], "allow": list(self._allow)},
             "egress_inline": True,
-            "limits": {"nofile": 65536, "fsize": limits.disk_bytes, "nproc": limits.pids},
-            "outer_uid": BUILD_UID if os.geteuid() == 0 else 0,
+            "limits": {"nofile": _open_files()},  # the size of a file is limited by the step already
             "lenient": self._trusted,
         }
         done = runner.run(self._command, env={"PATH": os.defpath}, watch=writable, stdin=json.dumps(spec))
@@ -98,8 +98,13 @@ class LauncherSandbox:
         return done
 
 
+def _open_files() -> int:
+    """65,536 descriptors, or what this process may have at most."""
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    return 65536 if hard == resource.RLIM_INFINITY else min(65536, hard)
+
+
 LAUNCHER_FAILED = 125
-BUILD_UID = 231072  # a host uid that owns nothing; above the usual /etc/subuid start, so never a person's
 
 
 def make_sandbox(command: Sequence[str], *, trusted: bool, allow: Sequence[str] = ()) -> BuildSandbox:

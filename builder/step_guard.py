@@ -73,8 +73,12 @@ class StepGuard:
 
 
 def session_members(sid: int) -> list[tuple[int, int]]:
-    """(pid, resident pages) of every living process in the session, by /proc/<pid>/stat (proc(5): fields 3, 6 and 24)."""
-    members = []
+    """(pid, resident pages) of every living process of the session and of their descendants, whatever session these made.
+
+    By /proc/<pid>/stat (proc(5): fields 3, 4, 6 and 24).
+    """
+    children: dict[int, list[tuple[int, int]]] = {}
+    members: list[tuple[int, int]] = []
     for name in os.listdir("/proc"):
         if not name.isdigit():
             continue
@@ -83,8 +87,15 @@ def session_members(sid: int) -> list[tuple[int, int]]:
                 fields = file.read().rpartition(b")")[2].split()
         except OSError:
             continue
-        if fields[0] not in (b"Z", b"X") and int(fields[3]) == sid:
-            members.append((int(name), int(fields[21])))
+        if fields[0] in (b"Z", b"X"):
+            continue
+        one = (int(name), int(fields[21]))
+        if int(fields[3]) == sid:
+            members.append(one)
+        else:
+            children.setdefault(int(fields[1]), []).append(one)
+    for pid, _pages in members:  # grows while it is walked
+        members += children.get(pid, ())
     return members
 
 

@@ -15,6 +15,7 @@ import threading
 import warnings
 from collections.abc import Mapping
 from typing import Any
+from urllib.parse import urlsplit
 
 from celery import Celery, signals
 from celery.apps.worker import Worker
@@ -39,7 +40,7 @@ class BuildWorker:
 
     def __init__(self, config: WorkerConfig, *, images: ImagePipeline | None = None, door: BuildDoor | None = None) -> None:
         tools = config.tools
-        sandbox = make_sandbox(tools.sandbox_command, trusted=tools.trusted)
+        sandbox = make_sandbox(tools.sandbox_command, trusted=tools.trusted, allow=index_address(tools.pypi_index_url))
         self._guard = StepGuard()
         self._environments = EnvironmentStore(config.data_dir, uv_config(tools), sandbox, self._guard)
         self._door = door or BuildDoor(config.door)
@@ -114,6 +115,14 @@ def uv_config(tools: ToolConfig) -> UvConfig:
     beside = os.path.join(os.path.dirname(sys.executable), "uv")
     path = tools.uv or (beside if os.access(beside, os.X_OK) else shutil.which("uv") or "uv")
     return UvConfig(path=path, index_url=tools.pypi_index_url, ca_bundle=tools.ca_bundle, env=tools.tool_env)
+
+
+def index_address(url: str) -> tuple[str, ...]:
+    """The platform's own index as "host:port": the one address outside of the usual egress rule that builds may reach."""
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        return ()
+    return (f"{parts.hostname}:{parts.port or (443 if parts.scheme == 'https' else 80)}",)
 
 
 def make_worker_app(config: WorkerConfig, worker: BuildWorker | None = None) -> Celery:

@@ -13,7 +13,22 @@ from builder.worker import BuildWorker
 from control_plane.domain.builds import BuildRequest, SourceKind
 from control_plane.domain.ids import BuildId, Sha, SpaceId
 from tests.functional.builder.door import FakeDoor
-from tests.functional.builder.wheels import make_index, make_wheel
+from tests.functional.builder.wheels import make_index, make_source, make_wheel
+
+# What a package can find while it is built from source.
+LOOK_AROUND = """
+import os, socket
+found["uid"] = os.getuid()
+found["environment"] = sorted(os.environ)
+found["processes"] = len([name for name in os.listdir("/proc") if name.isdigit()])
+names = ("queue", "secret.key", "bundles/other", "cache/uv", "envs/.resolved")
+found["seen"] = [name for name in names if os.path.exists(DATA + "/" + name)]
+try:
+    socket.create_connection(("127.0.0.1", PORT), 1).close()
+    found["loopback"] = True
+except OSError:
+    found["loopback"] = False
+""".replace("DATA", "os.environ.get('UV_CACHE_DIR', '').split('/cache/')[0]").replace("PORT", "22")
 
 
 def build_request(**changes: Any) -> BuildRequest:
@@ -48,6 +63,7 @@ def index_url(tmp_path_factory: pytest.TempPathFactory) -> str:
     make_wheel(wheels, "streamlit", "1.50.0")
     make_wheel(wheels, "tinydep", "1.0")
     make_wheel(wheels, "tinydep", "2.0")
+    make_source(wheels, "fromsource", "1.0", LOOK_AROUND)
     return make_index(wheels)
 
 
