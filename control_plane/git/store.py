@@ -290,14 +290,22 @@ class BareGitStore:
 
 
 def _init(path: Path) -> None:
-    repo = pygit2.init_repository(str(path), bare=True, initial_head="main", mode=0o700)
-    shutil.rmtree(path / "hooks", ignore_errors=True)
-    config = repo.config
+    """An empty bare repository, synced. Written by hand: no template, no hooks, nothing that the machine's git would add."""
+    for folder in ("objects/info", "objects/pack", "refs/heads", "refs/tags"):
+        (path / folder).mkdir(parents=True, mode=0o700)
+    sections: dict[str, list[str]] = {"core": ["repositoryformatversion = 0", "filemode = true", "bare = true", "hooksPath = /dev/null"]}
     for key, value in PINNED:
-        if key not in ("safe.directory", "protocol.allow", "protocol.file.allow") and value:
-            config[key] = value
-    config["core.hooksPath"] = "/dev/null"
-    repo.free()
+        section, _, name = key.partition(".")
+        if section not in ("safe", "protocol"):  # those two are heard on the command line only
+            sections.setdefault(section, []).append(f"{name} = {value}")
+    config = "".join(f"[{section}]\n" + "".join(f"\t{line}\n" for line in lines) for section, lines in sections.items())
+    for name, text in (("HEAD", f"ref: {MAIN}\n"), ("config", config)):
+        with (path / name).open("x") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+    for folder in ("objects", "refs", ""):
+        sync_folder(path / folder)
 
 
 def _full(sha: str) -> str:
