@@ -359,7 +359,7 @@ class Inner:
             if limits.get(name):
                 wanted = int(str(limits[name]))
                 hard = resource.getrlimit(which)[1]
-                if hard != resource.RLIM_INFINITY and not self.launch.rootful:
+                if hard != resource.RLIM_INFINITY:  # in a user namespace even root may not raise it
                     wanted = min(wanted, hard)
                 resource.setrlimit(which, (wanted, wanted))
 
