@@ -289,6 +289,9 @@ class ApiServer:
     async def _log(self, request: aiohttp.web.BaseRequest, pod: str) -> aiohttp.web.StreamResponse:
         if pod not in self.logs:
             return _status(400, "container is waiting to start")
+        if "follow" not in request.query:
+            lines = self.logs[pod][-int(request.query.get("tailLines") or 0) :]
+            return aiohttp.web.Response(text="".join(f"{line}\n" for line in lines))
         response = aiohttp.web.StreamResponse()
         await response.prepare(request)
         task = asyncio.current_task()

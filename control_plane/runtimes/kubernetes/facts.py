@@ -189,14 +189,13 @@ def _not_started(status: Item, pod_hint: Hint | None) -> _Found:
     for condition in status.get("conditions") or []:
         if condition.get("type") == "PodScheduled" and condition.get("status") == "False":
             return ReplicaState.PENDING, Reason.NO_CAPACITY, str(condition.get("message", ""))[:500], None
-        if condition.get("type") == "PodScheduled" and condition.get("status") == "True":
-            if pod_hint is not None and pod_hint.reason is Reason.PLATFORM_ERROR:
-                return ReplicaState.STARTING, pod_hint.reason, pod_hint.message, None
-            return ReplicaState.STARTING, Reason.STARTING, "", None
+    if pod_hint is not None and pod_hint.reason is Reason.PLATFORM_ERROR:
+        return ReplicaState.PENDING, pod_hint.reason, pod_hint.message, None
     return ReplicaState.PENDING, Reason.STARTING, "", None
 
 
 def _by_container(container: Item, pod_hint: Hint | None) -> _Found:
+    """STARTING begins when the process runs: pulling an image is not charged to the app's start-up time."""
     state = container.get("state") or {}
     last = (container.get("lastState") or {}).get("terminated")
     if ended := state.get("terminated") or last:
@@ -206,12 +205,12 @@ def _by_container(container: Item, pod_hint: Hint | None) -> _Found:
         if why in _CANNOT_PULL:
             return ReplicaState.FAILED, Reason.IMAGE_PULL_FAILED, message, None
         if why == "ErrImagePull":
-            return ReplicaState.STARTING, Reason.IMAGE_PULL_FAILED, message, None
+            return ReplicaState.PENDING, Reason.IMAGE_PULL_FAILED, message, None
         if why in _CANNOT_RUN:
             return ReplicaState.FAILED, Reason.APP_EXITED, message, None
         if why == "CreateContainerConfigError":
-            return ReplicaState.STARTING, Reason.PLATFORM_ERROR, message, None
-        return ReplicaState.STARTING, Reason.STARTING, message, None
+            return ReplicaState.PENDING, Reason.PLATFORM_ERROR, message, None
+        return ReplicaState.PENDING, Reason.STARTING, message, None
     if container.get("ready"):
         return ReplicaState.READY, None, "", None
     return ReplicaState.STARTING, Reason.STARTING, "", None

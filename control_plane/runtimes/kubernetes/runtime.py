@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from control_plane.domain.builds import SourceKind
@@ -24,7 +25,7 @@ from control_plane.ports.log_store import LogLine
 from control_plane.runtimes.kubernetes import facts, manifests, names
 from control_plane.runtimes.kubernetes.api import Absent, Clash, KubeApi
 from control_plane.runtimes.kubernetes.cache import ClusterCache
-from control_plane.runtimes.kubernetes.logs import LogFollowers
+from control_plane.runtimes.kubernetes.logs import TAIL_LINES, LogFollowers
 from control_plane.runtimes.kubernetes.manifests import ClusterOptions
 from control_plane.runtimes.kubernetes.watch import Watcher
 
@@ -61,6 +62,7 @@ class KubernetesRuntime:
         self._listeners: set[asyncio.Queue[SpaceId]] = set()
         self._highest: dict[SpaceId, int] = {}
         self._was_ready: set[ReplicaId] = set()
+        self._log_asked: set[ReplicaId] = set()  # failed replicas whose last lines were asked for
         self._applied: dict[tuple[str, str], str] = {}  # (namespace, object) → what we applied last, to spare a wake the call
         self._usage: dict[str, tuple[float, int]] = {}
         self._usage_at = -1e9
@@ -102,7 +104,9 @@ class KubernetesRuntime:
         await self._do(self._sweep)
 
     async def close(self) -> None:
-        """Stop watching; replicas run on, the next scheduler finds them."""
+        """Stop watching; replicas run on, the next scheduler finds them. May be called twice."""
+        if self._closing.is_set():
+            return
         self._closing.set()
         for watcher in self._watchers:
             watcher.stop()
@@ -120,27 +124,37 @@ class KubernetesRuntime:
         if pool is None:
             raise Rejected(f"no node pool serves the hardware '{spec.flavor.name}'")
         async with self._locks.setdefault(spec.space_id, asyncio.Lock()):
+            if self.cache.deployment(spec.replica_id) is not None:
+                return
             highest = max(self._highest.get(spec.space_id, 0), self.cache.newest_generation(spec.space_id))
             if spec.generation < highest:
                 raise StaleGeneration(f"generation {spec.generation} is older than {highest}")
             self._highest[spec.space_id] = spec.generation
-            if self.cache.deployment(spec.replica_id) is not None:
-                return
             await self._do(lambda: self._apply(spec, pool))
 
     async def observe(self, space_id: SpaceId) -> tuple[ReplicaObservation, ...]:
-        return tuple(self._observe(item) for item in self.cache.replicas_of(space_id))
+        return tuple([await self._observe(item) for item in self.cache.replicas_of(space_id)])
 
     async def observe_all(self) -> tuple[ReplicaObservation, ...]:
-        return tuple(self._observe(item) for item in self.cache.deployments_now())
+        return tuple([await self._observe(item) for item in self.cache.deployments_now()])
 
     async def stop(self, replica_id: ReplicaId, *, grace_s: float = 5.0) -> None:
-        """Remove the replica; its pod gets TERM now and KILL after `grace_s`. Its place frees when the pod is really gone."""
+        """Remove the replica; its pod gets TERM now and KILL after `grace_s` (whole seconds, at least one).
+
+        Waits up to that long for the pod to go. A pod on a node that does not answer may stay longer; its place stays
+        taken until it is really gone.
+        """
         item = self.cache.deployment(replica_id)
         if item is None:
             return
-        await self._do(lambda: self._stop(item, max(int(grace_s), 1)))
+        grace = max(int(grace_s), 1)
+        await self._do(lambda: self._stop(item, grace))
+        deadline = time.monotonic() + grace
+        while self.cache.pods_of(replica_id) and time.monotonic() < deadline:
+            await asyncio.sleep(0.02)
         self._was_ready.discard(replica_id)
+        self._log_asked.discard(replica_id)
+        self._followers.forget(replica_id)
         space_id = SpaceId(item["metadata"]["labels"][names.SPACE])
         if not self.cache.replicas_of(space_id):
             self._locks.pop(space_id, None)
@@ -245,8 +259,6 @@ class KubernetesRuntime:
                     self._api.delete(_path("v1", "pods", namespace, pod["metadata"]["name"]), grace_s=grace_s)
                 except Clash:
                     pass  # the garbage collector was faster
-        if not pods:
-            self._followers.forget(replica_id)
 
     def _remove_space(self, space_id: SpaceId, namespace: str) -> None:
         for item in self.cache.replicas_of(space_id):
@@ -274,6 +286,16 @@ class KubernetesRuntime:
             if metadata["name"] not in known and not metadata.get("ownerReferences"):
                 self._api.delete(_path("v1", "secrets", metadata["namespace"], metadata["name"]))
 
+    def _last_lines(self, pod: facts.Item) -> tuple[str, ...]:
+        path = _path("v1", "pods", pod["metadata"]["namespace"], pod["metadata"]["name"]) + "/log"
+        restarted = any(c.get("restartCount") for c in pod["status"].get("containerStatuses") or [])
+        query = {"container": names.CONTAINER, "tailLines": str(TAIL_LINES), "limitBytes": str(256 << 10)}
+        try:
+            with self._api.stream(path, {**query, "previous": "true"} if restarted else query, read_timeout_s=5.0) as stream:
+                return tuple(line.decode("utf-8", "replace") for line in stream.lines())
+        except VitrineError:
+            return ()
+
     async def _refresh_usage(self) -> None:
         now = time.monotonic()
         if now - self._usage_at < _USAGE_AGE_S or now - self._usage_absent_at < _USAGE_ABSENT_S:
@@ -296,7 +318,7 @@ class KubernetesRuntime:
 
     # -- inside: what the cache says
 
-    def _observe(self, item: facts.Item) -> ReplicaObservation:
+    async def _observe(self, item: facts.Item) -> ReplicaObservation:
         replica_id = ReplicaId(item["metadata"]["labels"][names.REPLICA])
         pod = facts.newest_pod(self.cache.pods_of(replica_id))
         lost = pod is not None and self.cache.is_node_lost(pod["spec"].get("nodeName", ""))
@@ -307,11 +329,14 @@ class KubernetesRuntime:
             node_lost=lost,
             log_tail=self._followers.tail(replica_id),
         )
+        if seen.state is ReplicaState.FAILED and pod is not None and not seen.log_tail and replica_id not in self._log_asked:
+            self._log_asked.add(replica_id)  # it ended before anybody followed: one request for its last words
+            return replace(seen, log_tail=await self._do(lambda: self._last_lines(pod)))
         if seen.state is ReplicaState.READY:
             self._was_ready.add(replica_id)
         elif seen.state is ReplicaState.STARTING and replica_id in self._was_ready:
             # Its probe fails for the moment. The proxy judges each answer itself; a replica never goes back to STARTING.
-            return _with_state(seen, ReplicaState.READY, Reason.APP_UNHEALTHY)
+            return replace(seen, state=ReplicaState.READY, reason=Reason.APP_UNHEALTHY, message=Reason.APP_UNHEALTHY.words)
         return seen
 
     def _changed(self, space_id: SpaceId) -> None:
@@ -368,20 +393,6 @@ class KubernetesRuntime:
         self._followers.close()
         for watcher in self._watchers:
             watcher.join()
-
-
-def _with_state(seen: ReplicaObservation, state: ReplicaState, reason: Reason) -> ReplicaObservation:
-    return ReplicaObservation(
-        replica_id=seen.replica_id,
-        space_id=seen.space_id,
-        generation=seen.generation,
-        state=state,
-        endpoint=seen.endpoint,
-        reason=reason,
-        message=reason.words,
-        started_at=seen.started_at,
-        node=seen.node,
-    )
 
 
 def _path(api_version: str, plural: str, namespace: str, name: str) -> str:

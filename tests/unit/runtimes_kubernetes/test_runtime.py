@@ -87,7 +87,9 @@ async def test_from_apply_to_ready_to_gone() -> None:
         assert seen.state is ReplicaState.PENDING
         pod = w.server.pod_of(REPLICA)
         await w.server.bind(pod, "node-1")
-        await w.until_state(ReplicaState.STARTING)
+        await w.server.run_pod(pod, "node-1", ready=False)
+        starting = await w.until_state(ReplicaState.STARTING)
+        assert starting.endpoint is not None
         await w.server.run_pod(pod, "node-1")
         ready = await w.until_state(ReplicaState.READY)
         assert ready.endpoint is not None
@@ -178,9 +180,9 @@ def _condition(kind: str, status: str, reason: str) -> dict[str, object]:
     [
         (_waits("ImagePullBackOff"), "failed", Reason.IMAGE_PULL_FAILED),
         (_waits("InvalidImageName"), "failed", Reason.IMAGE_PULL_FAILED),
-        (_waits("ErrImagePull"), "starting", Reason.IMAGE_PULL_FAILED),
-        (_waits("ContainerCreating"), "starting", Reason.STARTING),
-        (_waits("CreateContainerConfigError"), "starting", Reason.PLATFORM_ERROR),
+        (_waits("ErrImagePull"), "pending", Reason.IMAGE_PULL_FAILED),
+        (_waits("ContainerCreating"), "pending", Reason.STARTING),
+        (_waits("CreateContainerConfigError"), "pending", Reason.PLATFORM_ERROR),
         (_waits("RunContainerError"), "failed", Reason.APP_EXITED),
         (
             _app(state={"waiting": {"reason": "CrashLoopBackOff"}}, lastState={"terminated": {"exitCode": 3}}),
@@ -405,6 +407,22 @@ async def test_logs_are_followed_and_kept_when_the_pod_is_gone() -> None:
 
 async def _has(w: World, text: str) -> bool:
     return text in w.log.lines.get(SPACE, [])
+
+
+async def test_a_replica_that_ended_before_anybody_followed_still_has_last_words() -> None:
+    async with world() as w:
+        await w.runtime.apply(spec(pool="cpu"))
+        pod = w.server.pod_of(REPLICA)
+        w.runtime._followers._limit = 0
+        await w.server.say(pod["metadata"]["name"], "Traceback", "ValueError: no")
+        await w.server.bind(pod, "node-1")
+        await w.server.set_status(pod, containerStatuses=[{"name": "app", "state": {"terminated": {"exitCode": 1}}}])
+        await w.until(lambda: _true([p for p in w.runtime.cache.pods_of(ReplicaId(REPLICA)) if p["status"].get("containerStatuses")]))
+        failed = await w.one()
+        assert failed is not None
+        assert (failed.state, failed.log_tail) == (ReplicaState.FAILED, ("Traceback", "ValueError: no"))
+        await w.one()
+        assert sum("tailLines" in path for _, path in w.server.requests) == 1
 
 
 async def test_usage_is_one_request_for_all_and_none_without_metrics() -> None:
