@@ -25,8 +25,10 @@ from control_plane.domain.capacity import Capacity
 from control_plane.domain.errors import Rejected
 from control_plane.domain.ids import TokenId
 from control_plane.domain.spaces import RepoType
+from control_plane.http import raw_path  # registers the path convertor that the routes name
 from control_plane.ports.stores import UnitOfWork
 
+assert raw_path.SLASH
 MAX_EXPIRY = timedelta(days=3650)
 
 
@@ -149,7 +151,7 @@ def _accounts(api: APIRouter, door: Door) -> None:
             await door.note(work, actor, "user.add", f"user:{user.name}", admin=user.is_admin, email=user.email)
         return account_json(user)
 
-    @api.post("/users/{name}/suspension")
+    @api.post("/users/{name:seg}/suspension")
     async def suspend_user(request: Request, name: str, body: Suspension) -> dict[str, Any]:
         actor = await door.admin(request)
         async with uow.write() as work:
@@ -161,7 +163,7 @@ def _accounts(api: APIRouter, door: Door) -> None:
             await door.note(work, actor, "user.suspend" if body.suspended else "user.resume", f"user:{user.name}", **facts)
         return {**account_json(changed), "spaces": spaces}
 
-    @api.delete("/users/{name}")
+    @api.delete("/users/{name:seg}")
     async def remove_user(request: Request, name: str) -> dict[str, Any]:
         actor = await door.admin(request)
         async with uow.write() as work:
@@ -190,7 +192,7 @@ def _accounts(api: APIRouter, door: Door) -> None:
             await door.note(work, actor, "org.add", f"org:{org.name}")
         return account_json(org)
 
-    @api.put("/orgs/{name}/members/{user_name}")
+    @api.put("/orgs/{name:seg}/members/{user_name:seg}")
     async def set_member(request: Request, name: str, user_name: str, body: MemberRole) -> dict[str, Any]:
         actor = await door.admin(request)
         async with uow.write() as work:
@@ -200,7 +202,7 @@ def _accounts(api: APIRouter, door: Door) -> None:
             await door.note(work, actor, "org.member", f"org:{org.name}", user=user.name, before=before, after=body.role.value)
         return {"org": org.name, "user": user.name, "role": body.role.value}
 
-    @api.delete("/orgs/{name}/members/{user_name}")
+    @api.delete("/orgs/{name:seg}/members/{user_name:seg}")
     async def remove_member(request: Request, name: str, user_name: str) -> dict[str, Any]:
         actor = await door.admin(request)
         async with uow.write() as work:
@@ -243,7 +245,7 @@ def _tokens(api: APIRouter, door: Door) -> None:
             await door.note(work, actor, "token.add", f"user:{account.name}", **facts)
         return {**token_json(made, account.name), "token": text}
 
-    @api.delete("/tokens/{token_id}")
+    @api.delete("/tokens/{token_id:seg}")
     async def revoke_token(request: Request, token_id: str) -> dict[str, Any]:
         actor = await door.admin(request)
         async with uow.write() as work:

@@ -74,7 +74,7 @@ def routes(api: APIRouter, door: Door) -> None:
                     found += [{"subject": account.name, **use} for use in await uses(work, account) if use["source"] == account.kind.value]
         return JSONResponse({"items": found})
 
-    @api.get("/quotas/{subject}")
+    @api.get("/quotas/{subject:seg}")
     async def show_quota(request: Request, subject: str) -> dict[str, Any]:
         await door.admin(request)
         async with uow.read() as work:
@@ -117,7 +117,7 @@ def routes(api: APIRouter, door: Door) -> None:
             pass
         return {"subject": subject or DEFAULTS, "dry_run": dry_run, "over": over}
 
-    @api.patch("/quotas/{subject}")
+    @api.patch("/quotas/{subject:seg}")
     async def change_quota(request: Request, subject: str, body: QuotaChange, dry_run: bool = False) -> dict[str, Any]:
         await door.admin(request)
         async with uow.read() as work:

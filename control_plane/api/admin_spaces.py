@@ -88,7 +88,7 @@ def routes(api: APIRouter, door: Door) -> None:
         rows = [_space_json(r, spaces[SpaceId(r.id)], views.get(r.id)) for r in repos if SpaceId(r.id) in spaces]
         return JSONResponse({"items": rows, "total": total})
 
-    @api.get("/spaces/{ns}/{name}")
+    @api.get("/spaces/{ns:seg}/{name:seg}")
     async def show_space(request: Request, ns: str, name: str) -> dict[str, Any]:
         await door.admin(request)
         async with uow.read() as work:
@@ -97,7 +97,7 @@ def routes(api: APIRouter, door: Door) -> None:
         view = await services.actions.runtime_view(space)
         return {**_space_json(repo, space, view), "builds": [_build_json(b, repo.full_name) for b in builds]}
 
-    @api.post("/spaces/{ns}/{name}/{verb}")
+    @api.post("/spaces/{ns:seg}/{name:seg}/{verb}")
     async def act_on_space(
         request: Request, ns: str, name: str, verb: Literal["pause", "restart"], factory: bool = False
     ) -> dict[str, Any]:
@@ -108,7 +108,7 @@ def routes(api: APIRouter, door: Door) -> None:
         changed = await (actions.pause(actor, space) if verb == "pause" else actions.restart(actor, space, factory=factory))
         return _space_json(repo, changed, await actions.runtime_view(changed))
 
-    @api.delete("/spaces/{ns}/{name}")
+    @api.delete("/spaces/{ns:seg}/{name:seg}")
     async def remove_space(request: Request, ns: str, name: str) -> dict[str, Any]:
         actor = await door.admin(request)
         async with uow.read() as work:
@@ -132,7 +132,7 @@ def routes(api: APIRouter, door: Door) -> None:
                     found.append((build, its_repo.full_name if its_repo else build.space_id))
         return JSONResponse({"items": [_build_json(build, name) for build, name in found]})
 
-    @api.post("/builds/{build_id}/cancel")
+    @api.post("/builds/{build_id:seg}/cancel")
     async def cancel(request: Request, build_id: str) -> dict[str, Any]:
         """Its worker stops at its next report. Cancelling what has ended changes nothing."""
         from control_plane.builds.record import cancel_build
