@@ -81,6 +81,7 @@ class ImageBuilder:
                     secrets=self._secrets(plan, reporter, Path(scratch)),
                     labels={"vitrine.space": request.space_id, "vitrine.revision": request.revision},
                     no_cache=request.no_cache,
+                    needs_buildkit=plan.needs_buildkit,
                 ),
                 runner,
             )

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
 import tempfile
 from collections.abc import Mapping
@@ -50,7 +51,7 @@ class DockerEngine:
     def build(self, build: ImageBuild, runner: StepRunner) -> BuiltImage:
         if build.secrets and not self.has_buildkit:
             raise BuildFailed(Reason.UNSUPPORTED_HERE, "Secrets in a build need BuildKit; this platform's engine client has none.")
-        if self.has_buildkit and build.secrets:
+        if self.has_buildkit and build.needs_buildkit:
             done = runner.run(buildkit_argv(self._config, build, runner.limits.memory_bytes), env=self._environment(buildkit=True))
             if not done.ok:
                 raise BuildFailed(Reason.DOCKERFILE_FAILED, f"A step of the Dockerfile failed: {done.tail[-1][:300] if done.tail else ''}")
@@ -119,6 +120,20 @@ class DockerEngine:
             if self._config.host:
                 variables["DOCKER_HOST"] = self._config.host
         return variables
+
+
+def find_buildkit_client(runner: StepRunner) -> tuple[str, ...]:
+    """The docker client's argument tuple where it can drive BuildKit: with its buildx plug-in, or of a release before 23.0, which has
+    the driver built in (docs.docker.com, "Docker Engine 23.0 release notes"). Empty where it cannot."""
+    environment = {"PATH": os.defpath, "HOME": "/nonexistent"}
+    client = shutil.which("docker", path=os.defpath)
+    if client is None:
+        return ()
+    if runner.run((client, "buildx", "version"), env=environment, quiet=True).ok:
+        return (client,)
+    version = runner.run((client, "version", "--format", "{{.Client.Version}}"), env=environment, quiet=True)
+    major = next((line.partition(".")[0] for line in version.tail if line[:1].isdigit()), "")
+    return (client,) if major.isdigit() and int(major) < 23 else ()
 
 
 def buildkit_argv(config: DockerConfig, build: ImageBuild, memory_bytes: int) -> tuple[str, ...]:

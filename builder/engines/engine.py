@@ -25,6 +25,7 @@ class ImageBuild:
     secrets: Mapping[str, Path] = field(default_factory=dict, repr=False)
     labels: Mapping[str, str] = field(default_factory=dict)
     no_cache: bool = False
+    needs_buildkit: bool = False  # the Dockerfile uses what the classic builder does not know
 
 
 @dataclass(frozen=True, slots=True)
