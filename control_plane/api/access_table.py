@@ -66,10 +66,19 @@ _BY_RIGHT: dict[Right, tuple[str, ...]] = {
     Access.SIGNED_IN: (
         "GET /api/whoami-v2",
         "GET /api/settings/repositories",
+        "GET /api/settings/webhooks",
+        "GET /api/settings/webhooks/{hook_id:seg}",
         "GET /api/organizations/{name:seg}/settings/repositories",
         "GET /api/spaces/zero-gpu/quota",
     ),
-    Access.SIGNED_IN_WRITE: ("POST /api/repos/create",),
+    Access.SIGNED_IN_WRITE: (
+        "POST /api/repos/create",
+        "POST /api/settings/webhooks",
+        "POST /api/settings/webhooks/{hook_id:seg}",
+        "DELETE /api/settings/webhooks/{hook_id:seg}",
+        "POST /api/settings/webhooks/{hook_id:seg}/enable",
+        "POST /api/settings/webhooks/{hook_id:seg}/disable",
+    ),
     Access.INTERNAL: ("POST /internal/authorize",),
     Action.VIEW: (
         "GET /api/{kind:kind}/{ns:seg}/{name:seg}",

@@ -180,7 +180,9 @@ def router(hub: Hub) -> APIRouter:
                 raise
         made = (await git.commits(repo.id, new, limit=1))[0]
         if new != head:
-            await services.actions.accept_commit(actor, repo, ref, made.parents[0] if made.parents else None, new)
+            old = made.parents[0] if made.parents else None
+            await services.actions.accept_commit(actor, repo, ref, old, new)
+            await hub.deliveries.content(repo, ref, old, new)
             if ref.startswith("refs/pr/"):
                 await desk.note_commit(repo, int(ref.rpartition("/")[2]), user, made.title, new)
         answer: dict[str, object] = {

@@ -10,6 +10,7 @@ from starlette.responses import JSONResponse
 
 from control_plane.accounts import policy
 from control_plane.accounts.sign_in import Throttle, authenticate, csrf_matches
+from control_plane.api.webhook_delivery import Deliveries
 from control_plane.domain.accounts import Account, Action, Actor
 from control_plane.domain.errors import Forbidden, Rejected, RepoNotFound
 from control_plane.domain.hardware import FlavorCatalog
@@ -72,8 +73,9 @@ def cookie_name(public_url: str) -> str:
 class Hub:
     """Services plus the first steps of a route: who calls, which repository, may they."""
 
-    def __init__(self, services: Services) -> None:
+    def __init__(self, services: Services, deliveries: Deliveries | None = None) -> None:
         self.services = services
+        self.deliveries = deliveries or Deliveries(services)
         self._cookie = cookie_name(services.public_url)
 
     async def actor(self, request: Request) -> Actor:

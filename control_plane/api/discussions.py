@@ -97,6 +97,28 @@ def router(hub: Hub) -> APIRouter:
         async with services.uow.read() as uow:
             return await discussions.need(uow, repo.id, num)
 
+    async def tell(repo: Repo, item: Discussion, action: str, comment: Event | None = None) -> None:
+        """Fires the webhooks of the repository."""
+        web = f"{services.public_url}/{repo.type.url_prefix}{repo.full_name}/discussions/{item.num}"
+        more: dict[str, Any] = {
+            "discussion": {
+                "id": f"{repo.id}-{item.num}",
+                "num": item.num,
+                "title": item.title,
+                "status": item.status,
+                "isPullRequest": item.is_pull,
+                "author": {"id": item.author},
+                "url": {"web": web, "api": f"{services.public_url}/api/{repo.type.plural}/{repo.full_name}/discussions/{item.num}"},
+                "changes": {"base": MAIN} if item.is_pull else None,
+            }
+        }
+        if comment is not None:
+            latest = comment.data["latest"]
+            more["comment"] = {
+                "id": comment.id, "author": {"id": comment.author}, "content": latest["raw"], "hidden": False, "url": {"web": web},
+            }  # fmt: skip
+        await hub.deliveries.fire(repo, action, "discussion.comment" if comment else "discussion", more=more)
+
     async def may_change(actor: Actor, repo: Repo, author: str) -> None:
         if not (actor.user and actor.user.name == author) and not policy.allowed(actor, Action.WRITE, repo):
             raise Forbidden("only its author and people with write rights may change this")
@@ -136,6 +158,7 @@ def router(hub: Hub) -> APIRouter:
         else:
             async with services.uow.write() as uow:
                 made = await discussions.create(uow, services.clock.now(), repo, user, title, body.description or "", is_pull=False)
+        await tell(repo, made, "create")
         return ok(summary(repo, made, base_url(request)))
 
     @api.get(base + "/{num:int}")
@@ -205,7 +228,8 @@ def router(hub: Hub) -> APIRouter:
                 repo.id, CommitRequest(ref=MAIN, message=message, author=author, author_email=email, changes=changes, parent=main)
             )
             await services.actions.accept_commit(actor, repo, MAIN, main, new)
-        await desk.mark_merged(repo, num, user, new, (body.comment if body else None) or "")
+            await hub.deliveries.content(repo, MAIN, main, new)
+        await tell(repo, await desk.mark_merged(repo, num, user, new, (body.comment if body else None) or ""), "update")
         return ok({"mergeCommitId": new})
 
     async def _change(repo: Repo, head: Sha, path: str, entry: TreeEntry | None) -> FileChange:
@@ -221,21 +245,24 @@ def router(hub: Hub) -> APIRouter:
     @api.post(base + "/{num:int}/comment")
     async def comment(request: Request, kind: str, ns: str, name: str, num: int, body: CommentBody) -> JSONResponse:
         _, user, repo = await speaker(request, kind, ns, name)
-        _, event = await desk.comment(repo, num, user, body.comment)
+        found, event = await desk.comment(repo, num, user, body.comment)
+        await tell(repo, found, "create", event)
         return ok({"newMessage": event_json(event)})
 
     @api.post(base + "/{num:int}/title")
     async def title(request: Request, kind: str, ns: str, name: str, num: int, body: TitleBody) -> JSONResponse:
         actor, user, repo = await speaker(request, kind, ns, name)
         await may_change(actor, repo, (await item(repo, num)).author)
-        _, event = await desk.rename(repo, num, user, body.title)
+        found, event = await desk.rename(repo, num, user, body.title)
+        await tell(repo, found, "update")
         return ok({"newTitle": event_json(event)})
 
     @api.post(base + "/{num:int}/status")
     async def status(request: Request, kind: str, ns: str, name: str, num: int, body: StatusBody) -> JSONResponse:
         actor, user, repo = await speaker(request, kind, ns, name)
         await may_change(actor, repo, (await item(repo, num)).author)
-        _, event = await desk.set_status(repo, num, user, body.status, body.comment or "")
+        found, event = await desk.set_status(repo, num, user, body.status, body.comment or "")
+        await tell(repo, found, "update")
         return ok({"newStatus": event_json(event)})
 
     @api.post(base + "/{num:int}/comment/{event_id:seg}/edit")

@@ -67,6 +67,7 @@ def router(hub: Hub) -> APIRouter:
 
     async def _changed(actor: Actor, repo: Repo, ref: str, old: Sha | None, new: Sha | None) -> None:
         await services.actions.accept_commit(actor, repo, ref, old, new)
+        await hub.deliveries.content(repo, ref, old, new)
 
     @api.post("/api/{kind:kind}/{ns:seg}/{name:seg}/branch/{branch:seg}")
     async def create_branch(request: Request, kind: str, ns: str, name: str, branch: str, body: BranchBody | None = None) -> JSONResponse:

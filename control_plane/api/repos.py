@@ -126,6 +126,7 @@ def router(hub: Hub) -> APIRouter:
             if existing is None:
                 raise
             raise _taken(request, existing, actor) from None
+        await hub.deliveries.fire(repo, "create", "repo")
         return ok({"url": repo_url(request, repo), "name": repo.full_name, "id": repo.id})
 
     @api.delete("/api/repos/delete")
@@ -136,6 +137,7 @@ def router(hub: Hub) -> APIRouter:
             found, _ = await find_repo(uow, _type(body.type), namespace, name)
         repo = policy.require(actor, Action.ADMIN, found)
         await services.actions.delete_repo(actor, repo)
+        await hub.deliveries.fire(repo, "delete", "repo")
         return ok({})
 
     @api.post("/api/repos/move")
@@ -153,6 +155,8 @@ def router(hub: Hub) -> APIRouter:
         if taken is not None and taken.id != repo.id and (taken.owner_name.lower(), taken.name.lower()) == (to_ns.lower(), to_name.lower()):
             raise NameTaken(f"A repository of type {of_type.value} named {to_ns}/{to_name} already exists; choose another name.")
         moved = await services.actions.move_repo(actor, repo, owner, to_name)
+        new_name = {"name": moved.full_name, "owner": {"id": moved.owner_id}}
+        await hub.deliveries.fire(repo, "move", "repo", more={"movedTo": new_name})
         return ok({"url": repo_url(request, moved), "name": moved.full_name})
 
     @api.put("/api/{kind:kind}/{ns:seg}/{name:seg}/settings")
@@ -171,6 +175,8 @@ def router(hub: Hub) -> APIRouter:
                 if fresh is None:
                     raise RepoNotFound()
                 await uow.repos.save(replace(fresh, discussions_disabled=body.discussionsDisabled))
+        private = repo.visibility is Visibility.PRIVATE
+        await hub.deliveries.fire(repo, "update", "repo.config", more={"updatedConfig": {"private": private}})
         return ok({"visibility": repo.visibility.value, "private": repo.visibility is Visibility.PRIVATE})
 
     @api.post("/api/{kind:kind}/{ns:seg}/{name:seg}/duplicate")
@@ -195,6 +201,7 @@ def router(hub: Hub) -> APIRouter:
             variables=[s.order() for s in body.variables or ()],
         )
         repo = await services.actions.duplicate(actor, source, order)
+        await hub.deliveries.fire(repo, "create", "repo")
         return ok({"url": repo_url(request, repo), "name": repo.full_name, "filesCopyPending": False})
 
     @api.get("/api/spaces/templates")
