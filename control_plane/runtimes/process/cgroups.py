@@ -195,13 +195,19 @@ def open_groups(tag: str, mounts: Mounts | None = None) -> tuple[Groups | None, 
 
 
 def _open_v2(own: Path, tag: str) -> Groups:
-    """A sibling of ours is tried first: a group that has processes of its own cannot hand controllers to children."""
+    """Below our own group, beside it, or, when we fill a delegated group alone, below it after moving aside.
+
+    A group that has processes of its own cannot hand controllers to its children (EBUSY), hence the three tries.
+    """
     failure: OSError = OSError("no memory, cpu and pids controllers here")
-    for base in dict.fromkeys((own, own.parent)):
+    for base, move_aside in ((own, False), (own.parent, False), (own, True)):
         try:
             offered = (base / "cgroup.controllers").read_text().split()
-            if not all(name in offered for name in _NEEDED):
-                continue
+            lacking = [name for name in _NEEDED if name not in offered]
+            if lacking:
+                raise OSError(f"{base} does not offer {', '.join(lacking)}")
+            if move_aside:
+                _move_aside(base)
             active = (base / "cgroup.subtree_control").read_text().split()
             if not all(name in active for name in _NEEDED):
                 _write(base / "cgroup.subtree_control", " ".join(f"+{name}" for name in _NEEDED))
@@ -214,10 +220,21 @@ def _open_v2(own: Path, tag: str) -> Groups:
     raise failure
 
 
+def _move_aside(base: Path) -> None:
+    """Put every process of `base` into its child `platform`, so that `base` may have limited children."""
+    leaf = base / "platform"
+    leaf.mkdir(exist_ok=True)
+    for pid in (base / "cgroup.procs").read_text().split():
+        with contextlib.suppress(ProcessLookupError):
+            _write(leaf / "cgroup.procs", pid)
+
+
 def _open_v1(own: dict[str, Path], tag: str) -> Groups:
     parents = {}
     for name, directory in own.items():
-        parent = directory / f"vitrine-{tag}"
+        # An operator may have made a directory `vitrine` for an ordinary user: version 1 has no delegation of its own.
+        ready = directory / "vitrine"
+        parent = (ready if os.access(ready, os.W_OK) else directory) / f"vitrine-{tag}"
         try:
             parent.mkdir(exist_ok=True)
         except OSError:

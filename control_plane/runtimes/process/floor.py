@@ -91,21 +91,30 @@ def _try_limits(tag: str) -> FloorItem:
     name = "memory, CPU and process limits"
     groups, words = open_groups(tag)
     if groups is None:
-        return FloorItem(name, False, words, _LIMITS_FIX)
+        return FloorItem(name, False, words, limits_fix(words))
     try:
         trial = groups.create(f"trial-{os.getpid()}", GroupLimits(256 << 20, 1.0, 64))
         trial.remove()
     except OSError as error:
-        return FloorItem(name, False, f"{words}: {error}", _LIMITS_FIX)
+        return FloorItem(name, False, f"{words}: {error}", limits_fix(words))
     finally:
         groups.close()
     return FloorItem(name, True, words)
 
 
-_LIMITS_FIX = (
-    "Start the platform in a group of its own: `systemd-run --user --scope -p Delegate=yes make up` "
-    "(once: `sudo loginctl enable-linger $USER`), or as root."
-)
+def limits_fix(words: str) -> str:
+    """How an ordinary user gets groups: a delegated scope with version 2, directories made by the operator with version 1."""
+    if os.geteuid() == 0:
+        return "The memory, cpu and pids controllers are not writable here; in a container, start it with its own writable cgroup."
+    if "v1: " in words:
+        return (
+            "Let the operator make the groups once: `for c in memory cpu cpuacct pids; do sudo mkdir -p /sys/fs/cgroup/$c/vitrine; "
+            "sudo chown -R $USER /sys/fs/cgroup/$c/vitrine; done`."
+        )
+    return (
+        "Start the platform in a group of its own: `systemd-run --user --scope -p Delegate=yes make up` "
+        "(once: `sudo loginctl enable-linger $USER`)."
+    )
 
 
 def _read(path: str) -> str:

@@ -354,7 +354,7 @@ class Inner:
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         for name, which in (
             ("nofile", resource.RLIMIT_NOFILE), ("fsize", resource.RLIMIT_FSIZE), ("cpu_s", resource.RLIMIT_CPU),
-            ("nproc", resource.RLIMIT_NPROC)
+            ("nproc", resource.RLIMIT_NPROC), ("data", resource.RLIMIT_DATA)
         ):  # fmt: skip
             if limits.get(name):
                 wanted = int(str(limits[name]))

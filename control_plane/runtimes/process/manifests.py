@@ -92,6 +92,11 @@ def arguments(spec: ReplicaSpec, place: Place) -> list[str]:
     return argv
 
 
+def _limits_without_groups(limits: GroupLimits) -> dict[str, int]:
+    """What is left without cgroups (trusted apps only): per process, so weaker than the floor."""
+    return {"nproc": limits.pids, "data": limits.memory_bytes}
+
+
 def launcher_spec(
     spec: ReplicaSpec, place: Place, machine: Machine, *, cgroup_procs: list[str], outer_uid: int, egress: dict[str, Any]
 ) -> dict[str, Any]:
@@ -116,7 +121,7 @@ def launcher_spec(
         "scratch_inodes": scratch_inodes(limits),
         "network": "egress",
         "egress": egress,
-        "limits": {"nofile": spec.flavor.open_files_max},
+        "limits": {"nofile": spec.flavor.open_files_max, **({} if cgroup_procs else _limits_without_groups(limits))},
         "cgroup_procs": cgroup_procs,
         "outer_uid": outer_uid,
         "port": spec.launch.port,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import logging
 import os
 import socket
 import time
@@ -22,6 +23,8 @@ from control_plane.runtimes.process.door import parse_listening
 from control_plane.runtimes.process.egress import Egress, receive_listeners
 from control_plane.runtimes.process.floor import launcher_command
 from control_plane.runtimes.process.output import OutputMeter
+
+_logger = logging.getLogger(__name__)
 
 LogSink = Callable[[SpaceId, ReplicaId, Sequence[str]], Awaitable[None]]
 _START_TIMEOUT_S = 15.0
@@ -220,7 +223,11 @@ class ReplicaProcess:
 
     async def _keep(self, lines: list[str]) -> None:
         if lines:
-            await self._log(self.spec.space_id, self.spec.replica_id, lines)
+            try:
+                await self._log(self.spec.space_id, self.spec.replica_id, lines)
+            except Exception:
+                # A log that cannot be written (a full disk) must not end the app nor stop the watch over it.
+                _logger.exception("app_log_failed", extra={"space_id": self.spec.space_id})
 
     def _conclude(self, code: int) -> None:
         if self.is_stopping:

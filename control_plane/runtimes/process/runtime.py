@@ -86,6 +86,13 @@ class ProcessRuntime:
 
     async def apply(self, spec: ReplicaSpec) -> None:
         lock = self._starting.setdefault(spec.replica_id, asyncio.Lock())
+        try:
+            await self._apply_once(spec, lock)
+        finally:
+            if not lock.locked():
+                self._starting.pop(spec.replica_id, None)
+
+    async def _apply_once(self, spec: ReplicaSpec, lock: asyncio.Lock) -> None:
         async with lock:
             known = self._replicas.get(spec.replica_id)
             if known is not None and not known.state.is_terminal:
@@ -97,8 +104,6 @@ class ProcessRuntime:
             place = self._place(spec)
             self._generations[spec.space_id] = spec.generation
             await self._launch(spec, place)
-        if self._starting.get(spec.replica_id) is lock:
-            del self._starting[spec.replica_id]
 
     async def observe(self, space_id: SpaceId) -> tuple[ReplicaObservation, ...]:
         return tuple(self._observation(replica) for replica in self._replicas.values() if replica.spec.space_id == space_id)
