@@ -31,10 +31,13 @@ ARGS = (
 SPACE = "/spaces/alice/marginalia"
 PAGES: dict[str, str] = {
     "gallery": "/", "search-empty": "/spaces?q=nothing-like-this", "app": SPACE, "going-live": "/spaces/alice/going-live",
-    "first-push": "/spaces/alice/empty-room", "failed": "/spaces/alice/broken", "tree": f"{SPACE}/tree/main", "blob": f"{SPACE}/blob/main/app.py",
+    "first-push": "/spaces/alice/empty-room", "failed": "/spaces/alice/broken", "tree": f"{SPACE}/tree/main",
+    "blob": f"{SPACE}/blob/main/app.py",
     "edit": f"{SPACE}/edit/main/app.py", "history": f"{SPACE}/commits/main", "commit": f"{SPACE}/commit/{'3f2a91c' + '0' * 33}",
-    "community": f"{SPACE}/discussions", "discussion": f"{SPACE}/discussions/1", "logs": f"{SPACE}/logs?which=build", "analytics": f"{SPACE}/analytics",
-    "settings": f"{SPACE}/settings", "share": f"{SPACE}/share", "new-space": "/new-space", "profile": "/alice", "tokens": "/settings/tokens",
+    "community": f"{SPACE}/discussions", "discussion": f"{SPACE}/discussions/1", "logs": f"{SPACE}/logs?which=build",
+    "analytics": f"{SPACE}/analytics",
+    "settings": f"{SPACE}/settings", "share": f"{SPACE}/share", "new-space": "/new-space", "profile": "/alice",
+    "tokens": "/settings/tokens",
     "account": "/settings/account", "admin": "/admin", "admin-users": "/admin/users", "admin-quotas": "/admin/quotas?subject=alice",
     "admin-audit": "/admin/audit", "datasets": "/datasets", "dataset": "/datasets/alice/books", "missing": "/spaces/alice/nowhere",
 }  # fmt: skip
