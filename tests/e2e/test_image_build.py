@@ -26,8 +26,10 @@ from builder.base_images import BaseImages
 from builder.broker import broker_options
 from builder.catalog import load_catalog
 from builder.config import WorkerConfig
-from builder.engines.docker_engine import DockerConfig, DockerEngine
+from builder.engines.docker_engine import DockerConfig, DockerEngine, find_buildkit_client
 from builder.images import ImageBuilder, ImageConfig
+from builder.reporter import CancelToken
+from builder.steps import StepRunner
 from builder.worker import BuildWorker, uv_config
 from control_plane.domain.builds import ArtifactKind, BuildEvent, BuildEventKind, BuildLimits, BuildPhase, BuildVerdict, SourceKind
 from control_plane.domain.ids import BuildId, SpaceId
@@ -45,6 +47,11 @@ pytestmark = [
     pytest.mark.skipif(any(shutil.which(tool) is None for tool in TOOLS), reason=f"needs {', '.join(TOOLS)}"),
 ]
 APP = {"app.py": "import gradio\nprint(gradio.VERSION)\n", "requirements.txt": "tinydep\n"}
+
+
+class Lines:
+    def line(self, text: str) -> None:
+        return
 
 
 def free_port() -> int:
@@ -133,16 +140,22 @@ def _tools() -> Any:
 
 
 @pytest.fixture
-def make_worker(tmp_path: Path, engine: DockerEngine, registry: str, http_index: str) -> Iterator[Any]:
+def make_worker(tmp_path: Path, engine: DockerEngine, engine_host: str, registry: str, http_index: str) -> Iterator[Any]:
     door = FakeDoor()
     workers: list[BuildWorker] = []
 
-    def make(**changes: Any) -> tuple[BuildWorker, FakeDoor]:
+    def make(*, buildkit: bool = False, **changes: Any) -> tuple[BuildWorker, FakeDoor]:
+        used: DockerEngine = engine
+        if buildkit:
+            client = find_buildkit_client(StepRunner(Lines(), BuildLimits(), CancelToken()))
+            if not client:
+                pytest.skip("no docker client here that can drive BuildKit")
+            used = DockerEngine(DockerConfig(host=engine_host, buildkit_cli=client))
         # The test engine has no bridge; a real platform names a network that cannot reach it.
         config = replace(ImageConfig(registry=registry, build_network="host", pypi_index_url=http_index), **changes)
         worker = BuildWorker(
             WorkerConfig(broker=broker_options(None, tmp_path / "queue"), door=door.config, data_dir=tmp_path / "data", heartbeat_s=0.1),
-            images=ImageBuilder(engine, load_catalog(), config),
+            images=ImageBuilder(used, load_catalog(), config),
         )
         workers.append(worker)
         return worker, door
@@ -222,6 +235,28 @@ def test_a_cancel_stops_the_engine(make_worker: Any, engine_host: str) -> None:
 
 def stops(event: BuildEvent, door: FakeDoor) -> bool:
     return event.kind is BuildEventKind.HEARTBEAT and any("Running in" in line for line in door.lines)
+
+
+def test_secrets_are_mounted_and_stay_nowhere(make_worker: Any, engine_host: str, registry: str, http_index: str, tmp_path: Path) -> None:
+    worker, door = make_worker(buildkit=True)
+    dockerfile = (
+        "FROM vitrine/python:3.11\n"
+        "RUN --mount=type=secret,id=TOKEN,mode=0444,required=true cat /run/secrets/TOKEN && wc -c < /run/secrets/TOKEN > /home/user/size\n"
+        "ARG GREETING\nRUN echo $GREETING > /home/user/greeting\n"
+    )
+    door.source = tar_of({"Dockerfile": dockerfile})
+    worker.handle(image_request(7, sdk="docker", secret_names=("TOKEN", "OTHER"), variables={"GREETING": "hello", "X": "y"}).to_payload())
+    event = door.last()
+    assert event.kind is BuildEventKind.SUCCEEDED, (event, door.lines[-20:])
+    assert any("[secret]" in line for line in door.lines)
+    assert not any("s3cret" in line for line in door.lines)
+    client = docker.DockerClient(base_url=engine_host, version="1.41")
+    image = client.images.get(event.result.artifact.ref)
+    output = client.containers.run(image.id, ["cat", "/home/user/size", "/home/user/greeting"], network_mode="none", remove=True)
+    assert output.decode().split() == ["6", "hello"]
+    assert "s3cret" not in str(image.history()) + str(image.attrs)
+    assert b"s3cret" not in b"".join(image.save())
+    client.close()
 
 
 def test_a_registry_that_is_down_is_tried_again_by_the_platform(make_worker: Any) -> None:
