@@ -153,6 +153,8 @@ repos = Table(
     Index("ix_repos_listed_created", "type", "is_private", "created_at", "seq"),
     Index("ix_repos_listed_updated", "type", "is_private", "updated_at", "seq"),
     Index("ix_repos_all_trending", "type", "trending", "seq"),
+    Index("ix_repos_all_likes", "type", "likes", "seq"),
+    Index("ix_repos_all_updated", "type", "updated_at", "seq"),
     Index("ix_repos_all_created", "type", "created_at", "seq"),
     Index("ix_repos_owned_trending", "owner_id", "type", "trending", "seq"),
     Index("ix_repos_owned_likes", "owner_id", "type", "likes", "seq"),

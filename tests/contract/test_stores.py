@@ -769,3 +769,61 @@ async def test_hostile_text_is_kept_or_rejected(db: Database, demo: Space) -> No
         return
     async with db.read() as work:
         assert (await work.spaces.settings(demo.id))[1].value == "a\x00b"
+
+
+async def test_a_restarted_server_is_unavailable_and_then_answers_again(postgres: PostgresServer) -> None:
+    name = f"t{new_id()}"
+    postgres.sql(f"CREATE DATABASE {name} TEMPLATE template_vitrine")
+    database = create_database(postgres.url(name))
+    try:
+        async with database.write() as work:
+            await work.accounts.add(user())
+        with pytest.raises(Unavailable):
+            async with database.write() as work:
+                await work.accounts.add(user("bob"))
+                postgres.stop()
+                await work.accounts.add(user("eve"))
+        for again in (database.read, database.write):
+            with pytest.raises(Unavailable):
+                async with again() as work:
+                    await work.accounts.list()
+        with pytest.raises(Unavailable):
+            await database.ping()
+        postgres.start_again()
+        await database.ping()
+        async with database.write() as work:
+            assert [a.name for a in await work.accounts.list()] == ["Ann"]
+    finally:
+        await database.close()
+
+
+async def test_a_snapshot_moves_everything_between_the_two_databases(
+    db: Database, demo: Space, postgres: PostgresServer, tmp_path: Path
+) -> None:
+    async with db.write() as work:
+        await work.builds.add(build(demo))
+        await work.events.add(demo.id, NOW, "sleep", {"n": [1, None, "ü"]})
+        await work.audit.append(at=NOW, actor="a", action="b", subject="c", address="", facts={"k": 1})
+    await db.snapshot(tmp_path / "copy.db")
+    name = f"t{new_id()}"
+    postgres.sql(f"CREATE DATABASE {name} TEMPLATE template_vitrine")
+    target = create_database(postgres.url(name))
+    file = create_database(f"sqlite:///{tmp_path / 'copy.db'}")
+    try:
+        counts = await target.load_snapshot(tmp_path / "copy.db")
+        assert (counts["spaces"], counts["builds"], counts["audit"]) == (1, 1, 1)
+        with pytest.raises(Rejected, match="empty"):
+            await target.load_snapshot(tmp_path / "copy.db")
+        await file.migrate()
+        for one in (target, file):
+            async with one.write() as work:
+                assert await work.spaces.get(demo.id) == demo
+                assert (await work.events.since(0))[0].facts == {"n": [1, None, "ü"]}
+                assert await work.audit.verify() is None
+                await work.audit.append(at=NOW, actor="a", action="b", subject="c", address="", facts={})
+                await work.builds.add(build(demo))
+                assert await work.audit.verify() is None
+                assert len(await work.builds.open()) == 2
+    finally:
+        await target.close()
+        await file.close()

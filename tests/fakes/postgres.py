@@ -55,7 +55,7 @@ class PostgresServer:
         )
 
     def stop(self) -> None:
-        self._run("pg_ctl", "-D", "data", "-w", "-m", "immediate", "stop")
+        self._run("pg_ctl", "-D", "data", "-w", "-m", "fast", "stop")
 
     def url(self, database: str) -> str:
         return f"postgresql://{self._owner}@/{database}?host={self._folder}"

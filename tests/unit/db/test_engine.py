@@ -67,11 +67,10 @@ async def test_a_database_in_no_folder_is_unavailable(tmp_path: Path) -> None:
     await database.close()
 
 
-_PLAIN: dict[str, Any] = {"limit": 20}
-
-
 @pytest.mark.parametrize("sort", ["trending", "likes", "created", "updated"])
-@pytest.mark.parametrize("query", [{}, {"viewer": "v"}, {"owner": "ann"}, {"viewer": "v", "viewer_orgs": ["a", "b"], "offset": 40}])
+@pytest.mark.parametrize(
+    "query", [{}, {"see_all": True}, {"viewer": "v"}, {"owner": "ann"}, {"viewer": "v", "viewer_orgs": ["a", "b"], "offset": 40}]
+)
 async def test_every_order_of_a_listing_walks_an_index(db: Database, sort: str, query: dict[str, Any]) -> None:
     ann = account()
     async with db.write() as work:

@@ -271,7 +271,9 @@ def upgrade() -> None:
         sa.UniqueConstraint("type", "owner_lower", "name_lower", name=op.f("uq_repos_type_owner_lower_name_lower")),
     )
     op.create_index("ix_repos_all_created", "repos", ["type", "created_at", "seq"], unique=False)
+    op.create_index("ix_repos_all_likes", "repos", ["type", "likes", "seq"], unique=False)
     op.create_index("ix_repos_all_trending", "repos", ["type", "trending", "seq"], unique=False)
+    op.create_index("ix_repos_all_updated", "repos", ["type", "updated_at", "seq"], unique=False)
     op.create_index("ix_repos_listed_created", "repos", ["type", "is_private", "created_at", "seq"], unique=False)
     op.create_index("ix_repos_listed_likes", "repos", ["type", "is_private", "likes", "seq"], unique=False)
     op.create_index("ix_repos_listed_trending", "repos", ["type", "is_private", "trending", "seq"], unique=False)
