@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-from control_plane.domain.builds import BuildStatus
+from control_plane.domain.builds import ArtifactKind, BuildStatus
 from control_plane.domain.reasons import Reason
 from control_plane.domain.replicas import ReplicaState
 from control_plane.domain.spaces import Build, Deployment, DesiredState, Replica, Sdk, Space
@@ -60,7 +60,8 @@ def derive_stage(
     replicas: tuple[Replica, ...],
 ) -> StageView:
     """The stage of one Space. `newest` is the Deployment of `space.generation`, `live` the one of `live_generation`."""
-    serving = any(r.state.may_serve and r.generation == space.live_generation for r in replicas)
+    is_site = live is not None and live.artifact.kind is ArtifactKind.SITE  # files: nothing runs, nothing sleeps
+    serving = is_site or any(r.state.may_serve and r.generation == space.live_generation for r in replicas)
     revision = live.revision if live and serving else ""
 
     def view(stage: Stage, reason: Reason | None = None, message: str = "") -> StageView:

@@ -9,7 +9,7 @@ from control_plane.domain.builds import BuildStatus
 from control_plane.domain.hardware import FlavorCatalog
 from control_plane.domain.reasons import Reason
 from control_plane.domain.spaces import Build, Deployment, Replica, Sdk, Space
-from control_plane.domain.stage import Stage, derive_stage
+from control_plane.domain.stage import derive_stage
 from control_plane.ports.space_actions import RuntimeView
 from control_plane.ports.stores import UnitOfWork
 
@@ -40,12 +40,11 @@ def _view(
     position = None
     if view.reason is Reason.BUILD_QUEUED and build:
         position = next((i for i, b in enumerate(queue, 1) if b.id == build.id), None)
-    served = view.revision or (live.revision if live and view.stage is Stage.RUNNING else "")
     return RuntimeView(
         stage=view.stage, requested_hardware=None if is_static else space.hardware,
         current_hardware=live.hardware if live and serving and not is_static else None, sleep_after_s=sleep or None,
         requested_replicas=space.replicas, current_replicas=len(serving) or int(is_static and live is not None),
-        sha=served, sdk=space.sdk, sdk_version=space.config.sdk_version, subdomain=space.subdomain,
+        sha=view.revision, sdk=space.sdk, sdk_version=space.config.sdk_version, subdomain=space.subdomain,
         reason=view.reason, message=view.message, position=position, build_id=build.id if build else "", updated_at=space.updated_at,
     )  # fmt: skip
 
