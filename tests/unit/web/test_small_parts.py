@@ -71,8 +71,8 @@ def _build(**changes: object) -> Build:
 
 def _deployment(**changes: object) -> Deployment:
     made = Deployment(
-        SPACE, 1, BuildId("b" * 24), Sha("c" * 40), Artifact(ArtifactKind.BUNDLE, "x/y"), LaunchPlan(), "cpu-basic", NOW - timedelta(seconds=8),
-        SpaceConfig(Sdk.GRADIO),
+        SPACE, 1, BuildId("b" * 24), Sha("c" * 40), Artifact(ArtifactKind.BUNDLE, "x/y"), LaunchPlan(), "cpu-basic",
+        NOW - timedelta(seconds=8), SpaceConfig(Sdk.GRADIO),
     )  # fmt: skip
     return replace(made, **changes)  # type: ignore[arg-type]
 
