@@ -28,8 +28,8 @@ class Place:
         self.lines: list[str] = []
         self.runtime = self.new_runtime()
 
-    def new_runtime(self) -> ProcessRuntime:
-        return ProcessRuntime(self.root, self._log)
+    def new_runtime(self, egress_allow: tuple[str, ...] = ()) -> ProcessRuntime:
+        return ProcessRuntime(self.root, self._log, egress_allow=egress_allow)
 
     async def _log(self, space_id: SpaceId, replica_id: ReplicaId, lines: Sequence[str]) -> None:
         self.lines.extend(lines)
