@@ -94,9 +94,10 @@ class KubeApi:
         """PUT; `metadata.resourceVersion` in the body makes it conditional (Clash when it changed)."""
         return self._call("PUT", path, {"fieldManager": FIELD_MANAGER}, body, "application/json", 15.0)
 
-    def apply(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
+    def apply(self, path: str, body: Mapping[str, Any], *, dry_run: bool = False) -> dict[str, Any]:
         """Server-side apply as our field manager; we take over fields that somebody edited by hand."""
-        return self._call("PATCH", path, {"fieldManager": FIELD_MANAGER, "force": "true"}, body, _APPLY, 15.0)
+        query = {"fieldManager": FIELD_MANAGER, "force": "true", **({"dryRun": "All"} if dry_run else {})}
+        return self._call("PATCH", path, query, body, _APPLY, 15.0)
 
     def merge(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
         return self._call("PATCH", path, {"fieldManager": FIELD_MANAGER}, body, _MERGE, 15.0)

@@ -34,8 +34,14 @@ class LogFollowers:
         self._tails: dict[ReplicaId, deque[str]] = {}
         self._lock = threading.Lock()
 
-    def follow(self, space_id: SpaceId, replica_id: ReplicaId, namespace: str, pod: str, uid: str) -> None:
-        """Begin, once per pod. Does nothing beyond `limit`."""
+    def follow(
+        self, space_id: SpaceId, replica_id: ReplicaId, namespace: str, pod: str, uid: str, still_runs: Callable[[], bool] = lambda: True
+    ) -> None:
+        """Begin, once per pod. Does nothing beyond `limit`. `still_runs`: whether to go on after the log ended properly.
+
+        A container that the kubelet started again is not followed: its replica has failed, and what it said last must
+        stay the last of its log.
+        """
         with self._lock:
             if uid in self._followers or len(self._followers) >= self._limit:
                 return
@@ -79,7 +85,7 @@ class _Follower:
     def __init__(
         self, api: KubeApi, deliver: Deliver, space_id: SpaceId, replica_id: ReplicaId, path: str, tail: deque[str], wait_s: float
     ) -> None:
-        self._api, self._path, self._tail, self._wait_s = api, path, tail, wait_s
+        self._api, self._path, self._tail, self._wait_s, self._still_runs = api, path, tail, wait_s, still_runs
         self._hand_over: Callable[[list[LogLine]], None] = partial(deliver, space_id, replica_id)
         self._ending = threading.Event()
         self._stopping = threading.Event()
@@ -105,13 +111,15 @@ class _Follower:
 
     def _run(self) -> None:
         while not self._stopping.is_set():
+            ended = False
             try:
                 self._follow()
+                ended = True
             except Absent:
                 return
             except VitrineError:
                 pass  # the container is not up yet, or the connection broke: again, from where we were
-            if self._ending.wait(self._wait_s):
+            if self._ending.wait(self._wait_s) or (ended and not self._still_runs()):
                 return
 
     def _follow(self) -> None:

@@ -13,6 +13,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from typing import Any, TypeVar
 
 from control_plane.domain.builds import SourceKind
@@ -362,7 +363,15 @@ class KubernetesRuntime:
                 metadata = pod["metadata"]
                 states = [c.get("state") or {} for c in pod["status"].get("containerStatuses") or []]
                 if any("running" in s or "terminated" in s for s in states):
-                    self._followers.follow(space_id, replica_id, metadata["namespace"], metadata["name"], metadata["uid"])
+                    runs = partial(self._runs_first_time, replica_id, metadata["uid"])
+                    self._followers.follow(space_id, replica_id, metadata["namespace"], metadata["name"], metadata["uid"], runs)
+
+    def _runs_first_time(self, replica_id: ReplicaId, uid: str) -> bool:
+        for pod in self.cache.pods_of(replica_id):
+            if pod["metadata"]["uid"] == uid:
+                containers = pod["status"].get("containerStatuses") or []
+                return any("running" in (c.get("state") or {}) and not c.get("restartCount") for c in containers)
+        return False
 
     def _deliver(self, space_id: SpaceId, replica_id: ReplicaId, lines: list[LogLine]) -> None:
         """In a follower's thread; waits for the store, which slows a flood down to what the store takes."""
