@@ -172,8 +172,8 @@ def build_services(settings: Settings) -> Services:
     bus = BusClient(settings.run_dir / BUS_SOCKET)
     pools = load_pools(settings)
 
-    async def check_quota(uow: UnitOfWork, account: Account, key: str, asked: float) -> None:
-        await check_quota_of(uow, account, key, asked, catalog=pools().catalog, now=clock.now())
+    async def check_quota(uow: UnitOfWork, account: Account, key: str, asked: float, space_id: SpaceId | None = None, /) -> None:
+        await check_quota_of(uow, account, key, asked, catalog=pools().catalog, now=clock.now(), space_id=space_id)
 
     async def meter_build(uow: UnitOfWork, build: Build) -> None:
         await meter_build_of(uow, await uow.repos.get(RepoId(build.space_id)), build, clock.now())
@@ -228,7 +228,7 @@ async def run_scheduler(settings: Settings, ready: Callable[[dict[str, Any]], No
     async def check_running(uow: UnitOfWork, repo: Repo, space: Space) -> None:
         owner = await uow.accounts.get(repo.owner_id)
         assert owner is not None
-        await services.spaces.check_quota(uow, owner, f"running.{space.hardware}", space.replicas)
+        await services.spaces.check_quota(uow, owner, f"running.{space.hardware}", space.replicas, space.id)
 
     async def meter(uow: UnitOfWork, repo: Repo | None, replica: Any, now: Any) -> None:
         await meter_replica(uow, repo, replica, services.catalog, now)
@@ -298,7 +298,10 @@ def build_runtime(settings: Settings, services: Services) -> Any:
     if settings.runtime == "kubernetes":
         from control_plane.runtimes.kubernetes.assemble import kubernetes_runtime
 
-        return kubernetes_runtime(namespace=settings.kube_namespace, pools=services.pools, log=sink)
+        async def cluster_sink(space_id: str, replica_id: str, lines: Sequence[LogLine]) -> None:
+            await services.logs.append(f"run/{space_id}", lines)
+
+        return kubernetes_runtime(namespace=settings.kube_namespace, pools=services.pools, log=cluster_sink)
     from control_plane.runtimes.process.runtime import ProcessRuntime
 
     return ProcessRuntime(settings.data_dir, sink, run_dir=settings.run_dir)
@@ -359,7 +362,11 @@ def worker_config(settings: Settings) -> WorkerConfig:
     keys = load_platform_keys(settings)
     return WorkerConfig(
         broker=broker_options(settings.redis_url or None, settings.data_dir / "queue"),
-        door=DoorConfig(secret=keys.worker_secret, socket_path="" if settings.api_url else str(settings.run_dir / API_SOCKET), base_url=settings.api_url or "http://vitrine"),
+        door=DoorConfig(
+            secret=keys.worker_secret,
+            socket_path="" if settings.api_url else str(settings.run_dir / API_SOCKET),
+            base_url=settings.api_url or "http://vitrine",
+        ),
         data_dir=settings.data_dir,
         concurrency=settings.build_concurrency,
         tools=ToolConfig(

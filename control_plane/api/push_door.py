@@ -28,6 +28,7 @@ from control_plane.spaces.space_card import validate
 from control_plane.spaces.views import usual_seconds
 
 WAIT_OPTION = "wait"
+_OTHER_SDKS = ", ".join(s for s in Sdk if s != Sdk.GRADIO)
 _POLL_S = 0.2
 _WAIT_LIMIT_S = 3600.0
 _SHOWN_LOG_LINES = 25
@@ -79,7 +80,7 @@ class PushDoor:
         if readme is None:
             raise Rejected(
                 "README.md is missing. It tells how to run the Space.",
-                hint=f"Add one that begins with:\n---\ntitle: My demo\nsdk: gradio    # or {', '.join(s for s in Sdk if s != Sdk.GRADIO)}\n---",
+                hint=f"Add one that begins with:\n---\ntitle: My demo\nsdk: gradio    # or {_OTHER_SDKS}\n---",
             )
         report = validate(readme, RepoType.SPACE, flavors=self.deps.catalog().names)
         if report.config is None:

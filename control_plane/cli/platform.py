@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import logging
 import os
 import signal
 import sys
@@ -158,21 +157,18 @@ _component("builder", "Builds what is pushed (a Celery worker)", _builder)
 
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="For machines")
-@_options
-def doctor(as_json: bool, config: Path | None, **overrides: Any) -> None:
-    """What this machine can and cannot do, each finding with its fix."""
+def doctor(as_json: bool) -> None:
+    """What this machine can and cannot do, each finding with its fix. Exit code 1 when something users meet does not work."""
     from dataclasses import asdict
 
-    from control_plane.runtimes.process.doctor import examine
+    from control_plane.runtimes.process.doctor import Level, examine
 
-    settings = _settings(config, **overrides)
-    findings = examine(data_dir=settings.data_dir, apps_domain=settings.apps_domain)
+    findings = examine()
     if as_json:
-        click.echo(json.dumps([asdict(f) for f in findings], default=str, indent=2))
+        click.echo(json.dumps([asdict(f) for f in findings], indent=2))
     else:
         for finding in findings:
-            mark = "ok " if finding.ok else "no "
-            click.echo(
-                f"{mark} {finding.name}: {finding.detail}" + (f"\n      fix: {finding.fix}" if finding.fix and not finding.ok else "")
-            )
-    logging.shutdown()
+            click.echo(f"{finding.level.value:8} {finding.name}: {finding.detail}")
+            if finding.fix and finding.level is not Level.OK:
+                click.echo(f"         fix: {finding.fix}")
+    sys.exit(1 if any(f.level is Level.PROBLEM for f in findings) else 0)

@@ -92,7 +92,7 @@ class Supervisor:
             directory.mkdir(parents=True, exist_ok=True, mode=0o700)
             self._settings.run_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
             self._logs.mkdir(parents=True, exist_ok=True, mode=0o700)
-            self._lock = open(directory / "up.lock", "w")
+            self._lock = open(directory / "up.lock", "w")  # noqa: SIM115  held until the process ends
         except OSError as error:
             raise Rejected(f"the data dir {directory} cannot be used: {error.strerror}") from error
         try:
@@ -127,14 +127,13 @@ class Supervisor:
         command = [sys.executable, "-m", "control_plane.cli.main", "serve", child.name]
         if self._config is not None:
             command += ["--config", str(self._config)]
-        log = open(self._logs / f"{child.name}.log", "ab")
-        if log.tell() > 32 << 20:
-            log.truncate(0)
-        child.process = subprocess.Popen(
-            command, env=self._environment(write_end), pass_fds=(write_end,), stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-            start_new_session=True,
-        )  # fmt: skip
-        log.close()
+        with open(self._logs / f"{child.name}.log", "ab") as log:
+            if log.tell() > 32 << 20:
+                log.truncate(0)
+            child.process = subprocess.Popen(
+                command, env=self._environment(write_end), pass_fds=(write_end,), stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                start_new_session=True,
+            )  # fmt: skip
         os.close(write_end)
         child.pipe, child.ready = read_end, False
         selector.register(read_end, selectors.EVENT_READ, child)

@@ -102,11 +102,9 @@ class FileLogStore:
 
     def _scan(self, path: Path, take: Callable[[LogLine, int, int], bool]) -> None:
         number = 0
-        try:
-            file = open(path, encoding="utf-8", errors="replace", newline="\n")
-        except FileNotFoundError:
+        if not path.exists():
             return
-        with file:
+        with open(path, encoding="utf-8", errors="replace", newline="\n") as file:
             fcntl.flock(file, fcntl.LOCK_SH)
             for raw in file:
                 if not raw.endswith("\n"):

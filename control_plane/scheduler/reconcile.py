@@ -306,11 +306,12 @@ class Reconciler:
         by_generation = {d.generation: d for d in (newest, live) if d}
         for replica in replicas:
             seen = observations.get(replica.id)
-            if replica.state is ReplicaState.STARTING and seen and seen.endpoint and seen.state is ReplicaState.STARTING:
-                if deployment := by_generation.get(replica.generation):
-                    host = self._c.app_host_port(space.subdomain)
-                    self._d.prober.watch(replica.id, space_id, seen.endpoint, host)
-                    self.request_at(space_id, self._d.clock.now() + timedelta(seconds=min(5, deployment.config.startup_timeout_s)))
+            deployment = by_generation.get(replica.generation)
+            if deployment is None or seen is None or seen.endpoint is None:
+                continue
+            if replica.state is ReplicaState.STARTING and seen.state is ReplicaState.STARTING:
+                self._d.prober.watch(replica.id, space_id, seen.endpoint, self._c.app_host_port(space.subdomain))
+                self.request_at(space_id, self._d.clock.now() + timedelta(seconds=min(5, deployment.config.startup_timeout_s)))
         return Facts(
             space=space, newest=newest, live=live, replicas=replicas, observations=observations, probes=dict(self._d.prober.results),
             failures=failures, drain=self._c.drain, start_timeout=self._c.start_timeout,

@@ -9,8 +9,8 @@ from control_plane.domain.errors import Rejected
 
 MAX_LABEL = 56  # a DNS label holds 63; `--7887`-like suffixes must still fit
 RESERVED = frozenset(
-    ("www", "api", "app", "apps", "admin", "git", "ssh", "ftp", "mail", "cdn", "static", "assets", "docs", "status", "health")
-    + ("auth", "oauth", "login", "hub", "internal", "datasets-server", "localhost", "vitrine", "registry", "metrics")
+    {"www", "api", "app", "apps", "admin", "git", "ssh", "ftp", "mail", "cdn", "static", "assets", "docs", "status", "health"}
+    | {"auth", "oauth", "login", "hub", "internal", "datasets-server", "localhost", "vitrine", "registry", "metrics"}
 )
 _NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_.-]{0,94}[A-Za-z0-9_])?\Z")
 

@@ -92,7 +92,7 @@ def _names(resolve: Callable[[str], str]) -> Finding:
     address = resolve("vitrine-doctor.localhost")
     if address in ("127.0.0.1", "::1"):
         return Finding("names below localhost", Level.OK, address)
-    fix = "Browsers work. For other programs: install libnss-myhostname, or set VITRINE_BASE_DOMAIN to a name that resolves."
+    fix = "Browsers work. For other programs: install libnss-myhostname, or set VITRINE_APPS_DOMAIN to a name that resolves."
     return Finding("names below localhost", Level.WARNING, "the system does not resolve *.localhost", fix)
 
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
+
 from control_plane.domain.builds import Artifact, ArtifactKind, BuildStatus, LaunchPlan
 from control_plane.domain.ids import BuildId, ReplicaId, Sha, SpaceId
 from control_plane.domain.reasons import Reason

@@ -6,6 +6,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
+
 from control_plane.domain.builds import Artifact, ArtifactKind, LaunchPlan
 from control_plane.domain.ids import BuildId, ReplicaId, Sha, SpaceId
 from control_plane.domain.reasons import Reason
@@ -13,7 +14,18 @@ from control_plane.domain.replicas import ReplicaObservation, ReplicaState
 from control_plane.domain.routes import Endpoint, EndpointKind
 from control_plane.domain.spaces import Deployment, DesiredState, Replica, Sdk, Space, SpaceConfig
 from control_plane.scheduler.planning import (
-    MAX_RESTARTS, Apply, Facts, FailDeployment, Forget, Mark, Probe, Promote, Retry, Start, Stop, plan,
+    MAX_RESTARTS,
+    Apply,
+    Facts,
+    FailDeployment,
+    Forget,
+    Mark,
+    Probe,
+    Promote,
+    Retry,
+    Start,
+    Stop,
+    plan,
 )  # fmt: skip
 
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
@@ -107,7 +119,10 @@ def test_a_new_generation_that_never_served_fails_at_its_first_exit_and_the_old_
 
 def test_a_generation_that_served_is_started_again_with_growing_pauses_and_fails_in_the_end() -> None:
     one = deployment(1, live_at=NOW - timedelta(hours=1))
-    exits = [replica(f"r{i}", 1, ReplicaState.FAILED, reason=Reason.APP_EXITED, stopped_at=NOW - timedelta(seconds=i)) for i in range(MAX_RESTARTS)]
+    exits = [
+        replica(f"r{i}", 1, ReplicaState.FAILED, reason=Reason.APP_EXITED, stopped_at=NOW - timedelta(seconds=i))
+        for i in range(MAX_RESTARTS)
+    ]
     first = world(newest=one, live=one, failures=(exits[0],))
     assert plan(first, NOW).actions == (Retry(NOW + timedelta(seconds=0.5)),)
     assert plan(first, NOW + timedelta(seconds=1)).actions == (Start(one, restarts=1),)
