@@ -116,7 +116,7 @@ async def request_hardware(deps: SpaceDeps, actor: Actor, repo: Repo, flavor_nam
         owner = await uow.accounts.get(repo.owner_id)
         assert owner is not None
         if flavor.name != change.space.hardware:
-            await deps.check_quota(uow, owner, f"{QuotaKey.RUNNING}.{flavor.name}", 0 if change.space.asleep else 1)
+            await deps.check_quota(uow, owner, f"{QuotaKey.RUNNING}.{flavor.name}", 0 if change.space.asleep else 1, change.space.id)
         before = change.space.hardware
         space = replace(change.space, hardware=flavor.name)
         if sleep_after_s is not None:
@@ -153,7 +153,7 @@ async def set_replicas(deps: SpaceDeps, actor: Actor, repo: Repo, count: int) ->
         owner = await uow.accounts.get(repo.owner_id)
         assert owner is not None
         if count > change.space.replicas:
-            await deps.check_quota(uow, owner, QuotaKey.RUNNING, count - change.space.replicas)
+            await deps.check_quota(uow, owner, f"{QuotaKey.RUNNING}.{change.space.hardware}", count - change.space.replicas)
         await change.note("settings.changed", "spaces.update_replicas", {"before": change.space.replicas, "after": count})
         await change.save(replace(change.space, replicas=count))
 
@@ -177,7 +177,7 @@ async def restart(deps: SpaceDeps, actor: Actor, repo: Repo, *, factory: bool = 
         owner = await uow.accounts.get(repo.owner_id)
         assert owner is not None
         if change.space.asleep or change.space.desired is DesiredState.PAUSED:
-            await deps.check_quota(uow, owner, f"{QuotaKey.RUNNING}.{change.space.hardware}", change.space.replicas)
+            await deps.check_quota(uow, owner, f"{QuotaKey.RUNNING}.{change.space.hardware}", change.space.replicas, change.space.id)
         await change.save(
             replace(
                 change.space,

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 from control_plane.domain.accounts import Account
 from control_plane.domain.builds import BuildLimits, SourceKind
 from control_plane.domain.hardware import FlavorCatalog
+from control_plane.domain.ids import SpaceId
 from control_plane.domain.spaces import Build, SpaceConfig
 from control_plane.ports.clock import Clock
 from control_plane.ports.git import GitStore
@@ -16,8 +18,18 @@ from control_plane.ports.secret_box import SecretBox
 from control_plane.ports.signals import Signals
 from control_plane.ports.stores import UnitOfWork, UnitOfWorkFactory
 
-# Raises QuotaExceeded when `asked` more of `key` does not fit; runs inside the caller's write transaction.
-QuotaCheck = Callable[[UnitOfWork, Account, str, float], Awaitable[None]]
+
+class QuotaCheck(Protocol):
+    """Raises QuotaExceeded when `asked` more of `key` does not fit; runs inside the caller's write transaction.
+
+    `space_id`: the Space that asks, which may hold something already and gives it back.
+    """
+
+    def __call__(
+        self, uow: UnitOfWork, account: Account, key: str, asked: float, space_id: SpaceId | None = None, /
+    ) -> Awaitable[None]: ...
+
+
 # Adds what an ended build used to its owner's month; inside the caller's write transaction.
 BuildMeter = Callable[[UnitOfWork, Build], Awaitable[None]]
 
