@@ -31,6 +31,7 @@ from control_plane.domain.reasons import Reason
 logger = logging.getLogger("vitrine.builder")
 
 RETRY_S = 60.0
+HURRY_S = 0.5
 LOG_FLUSH_S = 0.1
 LOG_BATCH_LINES = 500
 LOG_QUEUE_LINES = 20_000  # more than this unsent is thrown away with a line that says so; the build never waits for its log
@@ -93,6 +94,7 @@ class BuildDoor:
         if transport is None and config.socket_path:
             transport = httpx.HTTPTransport(uds=config.socket_path)
         self._retry_s = retry_s
+        self._hurry = threading.Event()
         self._client = httpx.Client(
             base_url=config.base_url,
             transport=transport,
@@ -100,6 +102,10 @@ class BuildDoor:
             timeout=httpx.Timeout(10.0, read=30.0),
             trust_env=False,
         )
+
+    def hurry(self) -> None:
+        """The worker goes away: from now on a lost connection is tried again for `HURRY_S` only."""
+        self._hurry.set()
 
     def close(self) -> None:
         self._client.close()
@@ -139,7 +145,8 @@ class BuildDoor:
         return self._retrying(lambda: self._client.post(path, json=body), retry_s)
 
     def _retrying(self, call: Callable[[], httpx.Response], retry_s: float | None) -> httpx.Response:
-        until = time.monotonic() + (self._retry_s if retry_s is None else retry_s)
+        began = time.monotonic()
+        until = began + (self._retry_s if retry_s is None else retry_s)
         pause = 0.05
         while True:
             try:
@@ -149,10 +156,15 @@ class BuildDoor:
                 trouble = f"HTTP {response.status_code}"
             except httpx.TransportError as error:
                 trouble = str(error) or type(error).__name__
+            if self._hurry.is_set():
+                until = min(until, began + HURRY_S)
             if time.monotonic() + pause > until:
                 raise DoorClosed(f"the control plane does not answer: {trouble}")
-            time.sleep(pause)  # back-off of a lost connection; the build waits, which is what it should do
-            pause = min(pause * 2, 5.0)
+            if self._hurry.is_set():
+                time.sleep(pause)
+            else:
+                self._hurry.wait(pause)
+                pause = min(pause * 2, 5.0)
 
 
 def _open(response: httpx.Response) -> None:

@@ -100,11 +100,12 @@ def session_members(sid: int) -> list[tuple[int, int]]:
 
 
 def kill_session(sid: int) -> None:
-    """SIGKILL to every process of the session; again while new ones appear, so that a forking step cannot outrun it."""
+    """SIGKILL to every process of the session and their descendants; again while new ones appear, so that a forking step cannot
+    outrun it. The list is made before the first one dies: an orphan cannot be traced back."""
     for _ in range(50):
+        members = session_members(sid)
         with contextlib.suppress(OSError):
             os.killpg(sid, signal.SIGKILL)
-        members = session_members(sid)
         if not members:
             return
         for pid, _pages in members:

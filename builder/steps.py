@@ -10,11 +10,12 @@ from __future__ import annotations
 import contextlib
 import os
 import resource
+import selectors
 import subprocess
 import threading
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -149,13 +150,36 @@ class StepRunner:
             with contextlib.suppress(BrokenPipeError):
                 process.stdin.write(stdin.encode())
                 process.stdin.close()
-        assert process.stdout is not None
-        while raw := process.stdout.readline(1 << 16):
-            text = raw.decode("utf-8", "replace").rstrip("\r\n")
+        for raw in _lines(process):
+            text = raw.decode("utf-8", "replace").rstrip("\r")
             tail.append(text[:4000])
             if not quiet:
                 self._log.line(text)
         return tail
+
+
+def _lines(process: subprocess.Popen[bytes]) -> Iterator[bytes]:
+    """Lines of the output until its end, or until the command is gone and nothing more comes: what it left in the background may
+    hold the pipe open for ever."""
+    assert process.stdout is not None
+    handle, rest = process.stdout.fileno(), b""
+    with selectors.DefaultSelector() as selector:
+        selector.register(handle, selectors.EVENT_READ)
+        while True:
+            if not selector.select(WATCH_S):
+                if process.poll() is not None:
+                    break
+                continue
+            chunk = os.read(handle, 1 << 16)
+            if not chunk:
+                break
+            *lines, rest = (rest + chunk).split(b"\n")
+            yield from lines
+            if len(rest) > 1 << 16:
+                yield rest
+                rest = b""
+    if rest:
+        yield rest
 
 
 class _Watchdog:

@@ -89,6 +89,7 @@ class BuildWorker:
     def stop(self) -> None:
         """Ends every running build now and takes no other; may be called from a signal handler's thread."""
         self._closing.stop()
+        self._door.hurry()
         for cancel in list(self._running.values()):
             cancel.stop()
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from builder.config import ToolConfig
+from builder.worker import uv_config
 from control_plane.domain.builds import ArtifactKind, BuildEvent, BuildEventKind, BuildLimits, BuildPhase, BuildRequest, BuildVerdict
 from control_plane.domain.ids import BuildId
 from control_plane.domain.reasons import Reason
@@ -128,13 +131,13 @@ def phases(door: FakeDoor) -> list[BuildPhase | None]:
 
 def test_a_flood_of_output_stops_the_build(make_workplace: Any, door: FakeDoor, tmp_path: Any) -> None:
     loud = tmp_path / "loud-uv"
-    loud.write_text(
-        '#!/bin/sh\n[ "$1" = venv ] && exec yes flood\nfor last; do :; done\necho "tinydep==1.0" > "$(dirname "$last")/lock.txt"\n'
-    )
+    loud.write_text(f'#!/bin/sh\n[ "$2" = install ] && exec yes flood\nexec {uv_config(ToolConfig()).path} "$@"\n')
     loud.chmod(0o755)
     workplace = make_workplace(uv=str(loud))
-    event = build(workplace, build_request(limits=BuildLimits(log_bytes=20_000, time_s=2)))
-    assert event.reason in (Reason.BUILD_LOG_FLOOD.value, Reason.BUILD_TIMEOUT.value)
+    event = build(workplace, build_request(limits=BuildLimits(log_bytes=20_000)))
+    assert event.reason == Reason.BUILD_LOG_FLOOD.value
+    assert 20_000 > sum(len(line) + 1 for line in door.lines if line == "flood") > 15_000
+    assert "is cut here" in door.lines[-1]
 
 
 def test_time_is_limited(make_workplace: Any, door: FakeDoor, tmp_path: Any) -> None:
@@ -143,6 +146,38 @@ def test_time_is_limited(make_workplace: Any, door: FakeDoor, tmp_path: Any) -> 
     slow.chmod(0o755)
     event = build(make_workplace(uv=str(slow)), build_request(limits=BuildLimits(time_s=1)))
     assert event.reason == Reason.BUILD_TIMEOUT.value
+
+
+@pytest.mark.parametrize(
+    ("program", "limits", "reason"),
+    [
+        ("import time; x = bytearray(300 << 20); time.sleep(600)", {"memory_bytes": 150 << 20}, Reason.BUILD_MEMORY),
+        ("import os, time; [os.fork() for _ in range(6)]; time.sleep(600)", {"pids": 20}, Reason.BUILD_FAILED),
+        (
+            "import os, time\nif os.fork() == 0: os.setsid(); x = bytearray(300 << 20)\ntime.sleep(600)",
+            {"memory_bytes": 150 << 20},
+            Reason.BUILD_MEMORY,
+        ),
+    ],
+)
+def test_a_greedy_step_is_stopped(
+    make_workplace: Any, door: FakeDoor, tmp_path: Any, program: str, limits: dict[str, int], reason: Reason
+) -> None:
+    greedy = tmp_path / "greedy-uv"
+    greedy.write_text(f"#!{sys.executable} -IS\n{program}\n")
+    greedy.chmod(0o755)
+    event = build(make_workplace(uv=str(greedy)), build_request(limits=BuildLimits(**limits)))
+    assert event.reason == reason.value, event.message
+
+
+def test_a_step_that_fills_the_disk_is_stopped(make_workplace: Any, door: FakeDoor, tmp_path: Any) -> None:
+    greedy = tmp_path / "greedy-uv"
+    fill = 'for last; do :; done; d=$(dirname $(dirname "$6")); while :; do head -c 5000000 /dev/zero >> "$d/fill"; done'
+    greedy.write_text(f'#!/bin/sh\n[ "$2" = install ] && {{ {fill}; }}\nexec {uv_config(ToolConfig()).path} "$@"\n')
+    greedy.chmod(0o755)
+    event = build(make_workplace(uv=str(greedy)), build_request(limits=BuildLimits(disk_bytes=200 << 20)))
+    assert event.reason in (Reason.BUILD_DISK.value, Reason.REQUIREMENTS_FAILED.value), event.message
+    assert event.reason == Reason.BUILD_DISK.value
 
 
 def test_a_lost_connection_is_tried_again(workplace: Workplace, door: FakeDoor) -> None:

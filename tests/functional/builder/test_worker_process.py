@@ -120,6 +120,19 @@ def test_a_worker_that_dies_leaves_no_step_behind(start: Start, door: FakeDoor, 
     os.close(step)
 
 
+def test_a_worker_told_to_stop_does_not_wait_for_a_platform_that_is_gone(start: Start, door: FakeDoor, tmp_path: Path) -> None:
+    slow = tmp_path / "slow-uv"
+    slow.write_text("#!/bin/sh\nexec sleep 600\n")
+    slow.chmod(0o755)
+    door.source = tar_of({"app.py": "x = 1\n"})
+    process = start(uv=str(slow))
+    submit(tmp_path, build_request())
+    assert door.wait(lambda: BuildPhase.RESOLVE in [event.phase for event in door.events])
+    door.failures = 10_000
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(5) == 0
+
+
 @pytest.fixture
 def redis_url() -> Iterator[str]:
     server = shutil.which("redis-server")
