@@ -13,7 +13,6 @@ from __future__ import annotations
 import array
 import json
 import os
-import resource
 import selectors
 import signal
 import socket
@@ -23,21 +22,13 @@ from collections.abc import Callable
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))))
 
 from control_plane.runtimes.process import kernel as k
-from control_plane.runtimes.process import netlink, rootfs, seccomp
+from control_plane.runtimes.process import netlink, rootfs
 from control_plane.runtimes.process.door import Door
+from control_plane.runtimes.process.inner import Inner
+from control_plane.runtimes.process.launch_spec import CANNOT, Failed, Json, list_of, object_of
 
 HUB_ADDRESS = "198.18.0.1"  # of the range reserved for benchmarks (RFC 2544): never a real destination
 NAME_SERVER = "198.18.0.53"
-CANNOT = 125
-
-Json = dict[str, object]
-
-
-class Failed(Exception):
-    """The sandbox could not be made: which step, and why."""
-
-    def __init__(self, step: str, why: object) -> None:
-        super().__init__(f"{step}: {why}")
 
 
 class Launch:
@@ -58,7 +49,7 @@ class Launch:
 
     def run(self) -> int:
         gateway = self._fork_gateway() if self.network == "egress" and self.spec.get("egress_inline") else None
-        groups = [self._open_group(str(path)) for path in _list(self.spec, "cgroup_procs")]
+        groups = [self._open_group(str(path)) for path in list_of(self.spec, "cgroup_procs")]
         self._enter_namespaces()
         if "net" not in self.missing and self.network != "host":
             self._make_network(gateway)
@@ -73,7 +64,8 @@ class Launch:
         self.pid1 = os.fork()
         if self.pid1 == 0:
             ours.close()
-            Inner(self, theirs, [fd for fd in groups if fd is not None], isolated=isolated).main()
+            held = [fd for fd in groups if fd is not None]
+            Inner(self.spec, theirs, held, isolated=isolated, rootful=self.rootful, outer_uid=self.outer_uid).main()
         theirs.close()
         return self._supervise(ours)
 
@@ -166,8 +158,8 @@ class Launch:
 
     def _etc_files(self) -> dict[str, str]:
         uid, home = rootfs.INSIDE_ID, rootfs.HOME
-        hosts = {str(name): str(address) for name, address in _object(self.spec, "hosts").items()}
-        for name in _list(_object(self.spec, "egress"), "hub_hosts"):
+        hosts = {str(name): str(address) for name, address in object_of(self.spec, "hosts").items()}
+        for name in list_of(object_of(self.spec, "egress"), "hub_hosts"):
             hosts[str(name)] = HUB_ADDRESS
         lines = ["127.0.0.1 localhost", "::1 localhost ip6-localhost", "127.0.1.1 space", *(f"{a} {n}" for n, a in hosts.items())]
         return {
@@ -272,208 +264,6 @@ class Launch:
         k.drop_capabilities()
         k.die_with_parent()
         k.prctl(k.PR_SET_DUMPABLE, 0)
-
-
-class Inner:
-    """Pid 1 of the sandbox."""
-
-    def __init__(self, launch: Launch, line: socket.socket, groups: list[int], *, isolated: bool) -> None:
-        self.launch = launch
-        self.line = line
-        self.groups = groups
-        self.isolated = isolated
-        self.missing: list[str] = []
-
-    def main(self) -> None:
-        code = CANNOT
-        try:
-            k.die_with_parent()
-            self._confine()
-            app = self._start()
-            self._say({"event": "started", "missing": self.missing})
-            code = self._reap(app)
-        except (OSError, ValueError, Failed) as error:
-            self._say({"event": "failed", "message": str(error)})
-        finally:
-            os._exit(code)
-
-    def _say(self, event: Json) -> None:
-        self.line.send(json.dumps(event).encode())
-
-    def _confine(self) -> None:
-        launch = self.launch
-        for group in self.groups:
-            os.write(group, b"0")
-            os.close(group)
-        self._try("cgroup-namespace", lambda: k.unshare(k.CLONE_NEWCGROUP))
-        if self.isolated:
-            try:
-                self.missing += rootfs.enter(lenient=launch.lenient)
-            except OSError as error:
-                raise Failed("filesystem", error) from error
-            self._try("uts", lambda: socket.sethostname("space"))
-        self._limit()
-        if launch.rootful:
-            self._become_user()
-        k.drop_capabilities()
-        k.die_with_parent()
-        k.prctl(k.PR_SET_DUMPABLE, 0)
-        if seccomp.supported(k.machine()):
-            self._try("seccomp", lambda: k.load_seccomp(seccomp.build_filter(k.machine())))
-        elif launch.lenient:
-            self.missing.append("seccomp")
-        else:
-            raise Failed("seccomp", f"no table of system calls for {k.machine()}")
-
-    def _try(self, item: str, do: Callable[[], object]) -> None:
-        try:
-            do()
-        except OSError as error:
-            if not self.launch.lenient:
-                raise Failed(item, error) from error
-            self.missing.append(item)
-
-    def _become_user(self) -> None:
-        """As root: a user namespace whose one user is an unprivileged id of the host."""
-        uid = self.launch.outer_uid
-        try:
-            k.unshare(k.CLONE_NEWUSER)
-            self._say({"event": "map"})
-            if self.line.recv(1) != b"M":
-                raise Failed("user", "no id map")
-            uid = rootfs.INSIDE_ID
-        except OSError as error:
-            if not self.launch.lenient:
-                raise Failed("user", error) from error
-            self.missing.append("user")
-        os.setresgid(uid, uid, uid)
-        os.setresuid(uid, uid, uid)
-
-    def _limit(self) -> None:
-        limits = _object(self.launch.spec, "limits")
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        for name, which in (
-            ("nofile", resource.RLIMIT_NOFILE), ("fsize", resource.RLIMIT_FSIZE), ("cpu_s", resource.RLIMIT_CPU),
-            ("nproc", resource.RLIMIT_NPROC), ("data", resource.RLIMIT_DATA)
-        ):  # fmt: skip
-            if limits.get(name):
-                wanted = int(str(limits[name]))
-                hard = resource.getrlimit(which)[1]
-                if hard != resource.RLIM_INFINITY:  # in a user namespace even root may not raise it
-                    wanted = min(wanted, hard)
-                resource.setrlimit(which, (wanted, wanted))
-
-    def _start(self) -> int:
-        spec = self.launch.spec
-        argv = [str(word) for word in _list(spec, "argv")]
-        env = {str(name): str(value) for name, value in _object(spec, "env").items()}
-        pid = os.fork()
-        if pid:
-            return pid
-        try:
-            os.setsid()
-            for number in (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGTERM, signal.SIGINT):
-                signal.signal(number, signal.SIG_DFL)
-            os.umask(0o022)
-            _prefer_for_oom()
-            if self.isolated:
-                os.chdir(str(spec.get("cwd") or rootfs.HOME))
-            else:
-                _private_copy(spec, argv, env)
-            os.closerange(3, 1 << 20)
-            os.execvpe(argv[0], argv, env)  # noqa: S606  (no shell is the point)
-        except (OSError, IndexError, ValueError) as error:
-            os.write(2, f"cannot start {argv[0] if argv else 'nothing'}: {error}\n".encode())
-        finally:
-            os._exit(127)
-
-    def _reap(self, app: int) -> int:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        keep = self.line.fileno()
-        os.closerange(3, keep)
-        os.closerange(keep + 1, 1 << 20)
-        wake_read, wake_write = socket.socketpair()
-        wake_read.setblocking(False)
-        wake_write.setblocking(False)
-        signal.signal(signal.SIGCHLD, lambda *_: None)
-        signal.set_wakeup_fd(wake_write.fileno(), warn_on_full_buffer=False)
-        selector = selectors.SelectSelector()
-        selector.register(wake_read, selectors.EVENT_READ)
-        selector.register(self.line, selectors.EVENT_READ)
-        while True:
-            while True:
-                try:
-                    pid, raw = os.waitpid(-1, os.WNOHANG)
-                except ChildProcessError:
-                    break
-                if pid == 0:
-                    break
-                if pid == app:
-                    code = os.waitstatus_to_exitcode(raw)
-                    ended = {"event": "exited", "code": None if code < 0 else code, "signal": -code if code < 0 else 0}
-                    self._say({**ended, "disk_full": self.isolated and _scratch_is_full()})
-                    return 0
-            for key, _ in selector.select():
-                if key.fileobj is self.line:
-                    if not self.line.recv(16):
-                        return 0  # the launcher is gone
-                    self._signal_all(signal.SIGTERM, app)
-                else:
-                    try:
-                        wake_read.recv(4096)
-                    except BlockingIOError:
-                        pass
-
-    def _signal_all(self, number: int, app: int) -> None:
-        try:
-            os.kill(-1 if os.getpid() == 1 else -app, number)
-        except ProcessLookupError:
-            pass
-
-
-def _prefer_for_oom() -> None:
-    """When the memory limit is hit, the app ends before its pid 1, which can then say so."""
-    try:
-        with open("/proc/self/oom_score_adj", "w", encoding="utf-8") as file:
-            file.write("500")
-    except OSError:
-        pass  # a nicety: without it the limit still holds
-
-
-def _scratch_is_full() -> bool:
-    room = os.statvfs(rootfs.HOME)
-    return room.f_bavail * 200 < room.f_blocks or room.f_ffree * 200 < room.f_files
-
-
-def _private_copy(spec: Json, argv: list[str], env: dict[str, str]) -> None:
-    """Trusted mode without a mount namespace: the tree is copied to a directory of its own, and paths are told accordingly."""
-    import shutil
-    import tempfile
-
-    home = tempfile.mkdtemp(prefix="vitrine-trusted-")
-    pairs = rootfs._pairs(spec, "overlays")
-    for source, target in pairs:
-        if target.startswith(rootfs.HOME):
-            shutil.copytree(source, home + target[len(rootfs.HOME) :], symlinks=True, dirs_exist_ok=True)
-    argv[:] = [word.replace(rootfs.HOME, home) for word in argv]
-    for name, value in env.items():
-        env[name] = value.replace(rootfs.HOME, home)
-    os.chdir(str(spec.get("cwd") or rootfs.HOME).replace(rootfs.HOME, home))
-
-
-def _list(spec: Json, key: str) -> list[object]:
-    value = spec.get(key) or []
-    if not isinstance(value, list):
-        raise Failed("spec", f"{key} is not a list")
-    return value
-
-
-def _object(spec: Json, key: str) -> Json:
-    value = spec.get(key) or {}
-    if not isinstance(value, dict):
-        raise Failed("spec", f"{key} is not an object")
-    return value
 
 
 def _ports(egress: object) -> list[int]:

@@ -84,11 +84,11 @@ def build(spec: dict[str, object], owner: Owner, prefixes: list[str], etc: dict[
     for prefix in prefixes:
         if not prefix.startswith("/usr/") and not os.path.exists(NEW + prefix):
             _bind(OLD + prefix, NEW + prefix, read_only=True)
-    for source, target in sorted(_pairs(spec, "binds_ro"), key=lambda pair: pair[1].count("/")):
+    for source, target in sorted(pairs_of(spec, "binds_ro"), key=lambda pair: pair[1].count("/")):
         _bind(OLD + source, NEW + target, read_only=True)
-    for index, (source, target) in enumerate(_pairs(spec, "overlays")):
+    for index, (source, target) in enumerate(pairs_of(spec, "overlays")):
         _overlay(index, OLD + source, NEW + target, owner)
-    for source, target in sorted(_pairs(spec, "binds_rw"), key=lambda pair: pair[1].count("/")):
+    for source, target in sorted(pairs_of(spec, "binds_rw"), key=lambda pair: pair[1].count("/")):
         _bind_writable(OLD + source, NEW + target, owner)
     k.mount_setattr(k.AT_FDCWD, NEW, k.MOUNT_ATTR_RDONLY, recursive=False)
 
@@ -112,7 +112,7 @@ def enter(*, lenient: bool) -> list[str]:
     return missing
 
 
-def _pairs(spec: dict[str, object], key: str) -> list[tuple[str, str]]:
+def pairs_of(spec: dict[str, object], key: str) -> list[tuple[str, str]]:
     rows = spec.get(key) or []
     if not isinstance(rows, list):
         raise ValueError(f"{key} is not a list")
