@@ -31,6 +31,7 @@ _BY_RIGHT: dict[Right, tuple[str, ...]] = {
         "GET /api/telemetry/{topic:tail}",
         "HEAD /api/telemetry/{topic:tail}",
         "ANY /api/{word:absent}",
+        "ANY /api/{rest:tail}",
         "ANY /api/{word:absent}/{rest:tail}",
         "GET /api/users/{name:seg}/overview",
         "GET /api/users/{name:seg}/followers",

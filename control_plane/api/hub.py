@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fastapi import APIRouter
+from starlette.responses import Response
 
 from control_plane.api import (
     catalogue,
@@ -22,6 +23,7 @@ from control_plane.api import (
 from control_plane.api.deps import Hub, Services
 from control_plane.api.webhook_delivery import Deliveries
 from control_plane.http import raw_path  # registers the path convertors that the routes name
+from control_plane.http.error_map import plain
 
 assert raw_path.SLASH
 
@@ -49,4 +51,10 @@ def hub_router(services: Services, deliveries: Deliveries | None = None) -> APIR
         files,
     ):
         api.include_router(room.router(hub))
+    api.add_api_route("/api/{rest:tail}", _nothing_here, methods=["GET", "POST", "PUT", "PATCH", "DELETE"], include_in_schema=False)
     return api
+
+
+async def _nothing_here(rest: str) -> Response:
+    """Unknown API addresses are plain: a page or a repository of that name must never answer."""
+    return plain(404, "There is nothing at this address of the API.")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.functional.hub_api.platform import Platform
+from tests.functional.hub_api.running import Platform
 
 # Clients read these once at import; a test machine's own sign-in must never reach a test.
 os.environ.update(HF_HUB_DISABLE_TELEMETRY="1", HF_HUB_DISABLE_PROGRESS_BARS="1", HF_HUB_DISABLE_IMPLICIT_TOKEN="1", HF_HUB_DISABLE_XET="1")

@@ -21,7 +21,7 @@ from control_plane.api.access_table import DOCUMENTATION, TABLE, Access, right_o
 from control_plane.domain.accounts import Action, Actor, OrgRole, TokenRole
 from control_plane.domain.spaces import Repo, RepoType, Sdk, Visibility
 from control_plane.ports.space_actions import NewRepo
-from tests.functional.hub_api.platform import PlatformServices, make_app, make_services
+from tests.functional.hub_api.running import PlatformServices, make_app, make_services
 
 ORG = "acme"
 

@@ -6,7 +6,7 @@ import pytest
 from huggingface_hub import CommitOperationAdd, HfApi
 from huggingface_hub.errors import HfHubHTTPError
 
-from tests.functional.hub_api.platform import Platform
+from tests.functional.hub_api.running import Platform
 
 
 @pytest.fixture

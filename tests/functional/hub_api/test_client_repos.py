@@ -14,7 +14,7 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
-from tests.functional.hub_api.platform import Platform
+from tests.functional.hub_api.running import Platform
 
 
 @pytest.fixture

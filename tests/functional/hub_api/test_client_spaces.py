@@ -15,7 +15,7 @@ from control_plane.domain.builds import BuildStatus
 from control_plane.domain.ids import SpaceId
 from control_plane.domain.spaces import RepoType
 from control_plane.ports.log_store import LogLine
-from tests.functional.hub_api.platform import Platform
+from tests.functional.hub_api.running import Platform
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from control_plane.accounts import oauth, people
 from control_plane.accounts.sign_in import open_session
 from control_plane.domain.ids import SpaceId
 from control_plane.domain.spaces import RepoType
-from tests.functional.hub_api.platform import Platform
+from tests.functional.hub_api.running import Platform
 
 README = b"---\nsdk: static\ntitle: App\nhf_oauth: true\nhf_oauth_scopes: [email, read-repos]\n---\n"
 

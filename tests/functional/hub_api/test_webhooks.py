@@ -15,7 +15,7 @@ from huggingface_hub.errors import HfHubHTTPError
 
 from control_plane.api.webhook_delivery import Deliveries
 from control_plane.domain.errors import Rejected
-from tests.functional.hub_api.platform import Platform
+from tests.functional.hub_api.running import Platform
 
 Delivery = tuple[dict[str, str], dict[str, Any]]
 

@@ -16,6 +16,8 @@ from fastapi import FastAPI
 from control_plane.accounts import people, tokens
 from control_plane.accounts.sign_in import Throttle
 from control_plane.api.hub import hub_router
+from control_plane.asgi import build_app, first_start
+from control_plane.bootstrap import build_services
 from control_plane.db.engine import Database, SystemClock, create_database
 from control_plane.domain.accounts import Account, OrgRole, TokenRole
 from control_plane.domain.builds import BuildLimits, SourceKind
@@ -26,6 +28,7 @@ from control_plane.git.store import BareGitStore
 from control_plane.http import context, error_map
 from control_plane.logs.files import FileLogStore
 from control_plane.secrets.envelope import EnvelopeBox
+from control_plane.settings import Settings
 from control_plane.spaces import space_card, starter
 from control_plane.spaces.actions import Actions
 from control_plane.spaces.deps import SpaceDeps
@@ -179,3 +182,21 @@ class Platform:
                 return (await tokens.create_token(uow, self.services.clock, account, "test", role, **more))[1]
 
         return self.run(make())
+
+
+class WholePlatform(Platform):
+    """The same with everything the API process serves: git, LFS, Xet and pages too. Nothing builds or runs."""
+
+    admin_token: str
+
+    async def _main(self) -> None:
+        settings = Settings(data_dir=self._root, port=self.port)
+        services = build_services(settings)
+        await services.database.migrate()
+        self.admin_token = (await first_start(services))["admin_token"]
+        self.app = build_app(services)
+        self.server = uvicorn.Server(uvicorn.Config(self.app, log_level="warning", timeout_graceful_shutdown=1))
+        self._loop.call_soon(self._ready.set)
+        await self.server.serve(sockets=[self._socket])
+        await services.bus.close()
+        await services.database.close()

@@ -1,0 +1,82 @@
+"""The whole journey on the whole API process, with the newest and the oldest supported client, with and without Xet."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.functional.hub_api.running import WholePlatform
+
+JOURNEY = Path(__file__).parent / "journey.py"
+OLDEST = "1.16.0"
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WholePlatform]:
+    running = WholePlatform(tmp_path_factory.mktemp("whole"))
+    running.start()
+    yield running
+    running.stop()
+
+
+def travel(python: str, whole: WholePlatform, folder: Path, *, xet: bool) -> str:
+    keep = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "HUGGING"))}
+    env = keep | {"HF_HUB_DISABLE_XET": "0" if xet else "1", "PYTHONWARNINGS": "ignore"}
+    done = subprocess.run(
+        [python, "-I", str(JOURNEY), whole.url, whole.admin_token, str(folder)], env=env, capture_output=True, text=True, timeout=240
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize("xet", [True, False], ids=["xet", "lfs"])
+def test_current_client(whole: WholePlatform, tmp_path: Path, xet: bool) -> None:
+    assert "journey complete 2." in travel(sys.executable, whole, tmp_path, xet=xet)
+
+
+@pytest.mark.slow
+def test_oldest_supported_client(whole: WholePlatform, tmp_path: Path) -> None:
+    """In an environment of its own, as a user with an old lock file has it."""
+    uv = Path(sys.executable).parent / "uv"
+    subprocess.run([str(uv), "venv", "-q", "--python", sys.executable, str(tmp_path / "env")], check=True, timeout=120)
+    python = str(tmp_path / "env" / "bin" / "python")
+    subprocess.run([str(uv), "pip", "install", "-q", "--python", python, f"huggingface_hub=={OLDEST}"], check=True, timeout=240)
+    for xet in (True, False):
+        folder = tmp_path / str(xet)
+        folder.mkdir()
+        assert f"journey complete {OLDEST}" in travel(python, whole, folder, xet=xet)
+
+
+def test_command_line(whole: WholePlatform, tmp_path: Path) -> None:
+    """`hf` from sign-in to log, as a person types it."""
+    env = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "HUGGING"))}
+    env |= {"HF_ENDPOINT": whole.url, "HF_HOME": str(tmp_path / "home"), "HF_HUB_DISABLE_TELEMETRY": "1", "NO_COLOR": "1"}
+    source = tmp_path / "source"
+    source.mkdir()
+    (source / "app.py").write_text("print('hi')\n")
+
+    def hf(*words: str) -> str:
+        program = str(Path(sys.executable).parent / "hf")
+        done = subprocess.run([program, *words], env=env, capture_output=True, text=True, timeout=120, cwd=tmp_path)
+        assert done.returncode == 0, f"hf {' '.join(words)}: {done.stdout}{done.stderr}"
+        return done.stdout + done.stderr
+
+    hf("auth", "login", "--token", whole.admin_token)
+    assert "admin" in hf("auth", "whoami")
+    hf("repos", "create", "cli", "--type", "space", "--space-sdk", "gradio")
+    assert "/spaces/admin/cli/commit/" in hf("upload", "admin/cli", str(source), "--type", "space")
+    assert "cli" in hf("spaces", "search", "cli")
+    assert "a100-large" in hf("spaces", "hardware", "--format", "json")
+    hf("spaces", "settings", "admin/cli", "--sleep-time", "300")
+    hf("spaces", "variables", "add", "admin/cli", "-e", "A=1")
+    hf("spaces", "secrets", "add", "admin/cli", "-s", "B=2")
+    assert "PAUSED" in hf("spaces", "pause", "admin/cli")
+    assert "BUILDING" in hf("spaces", "restart", "admin/cli")
+    hf("download", "admin/cli", "--type", "space", "--local-dir", str(tmp_path / "down"))
+    assert (tmp_path / "down" / "app.py").read_text() == "print('hi')\n"
+    hf("repos", "delete", "admin/cli", "--type", "space", "--yes")
