@@ -71,6 +71,7 @@ def markdown(text: str, *, file_base: str = "", raw_base: str = "", folder: str 
         url_schemes={"http", "https", "mailto"},
         link_rel="nofollow noopener noreferrer ugc",
         strip_comments=True,
+        set_tag_attribute_values={"pre": {"tabindex": "0"}},  # a wide block can be scrolled by keyboard
         clean_content_tags={"script", "style", "noscript", "template", "iframe", "object", "svg", "math", "title", "textarea", "select"},
     )
     return Markup(clean)  # noqa: S704 - nh3's allow list is the wall
