@@ -18,6 +18,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Coroutine
 
+from control_plane.runtimes.process.egress_pipe import Pipe, Traffic
 from control_plane.runtimes.process.egress_policy import (
     FORMAT_ERROR,
     HUB_ADDRESS,
@@ -44,18 +45,16 @@ Listener = tuple[str, int, socket.socket]
 
 
 class Egress:
-    """What one replica (or build step) may call. `denied` and `allowed` count by "address:port"; bytes are since start."""
+    """What one replica (or build step) may call. `denied` and `allowed` count by "address:port"; `traffic` has the bytes."""
 
     def __init__(self, policy: EgressPolicy, *, on_denied: Callable[[str, str], None] | None = None) -> None:
         self.policy = policy
         self.allowed: Counter[str] = Counter()
         self.denied: Counter[str] = Counter()
-        self.sent_bytes = 0
-        self.received_bytes = 0
+        self.traffic = Traffic()
         self.on_denied = on_denied
         self._listeners: list[socket.socket] = []
         self._tasks: set[asyncio.Task[None]] = set()
-        self._transports: set[asyncio.Transport] = set()
         self._names: dict[tuple[str, int], tuple[float, list[str]]] = {}
         self._questions = 0
 
@@ -75,7 +74,7 @@ class Egress:
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        for transport in list(self._transports):
+        for transport in list(self.traffic.transports):
             transport.abort()
         for sock in self._listeners:
             loop.remove_reader(sock.fileno())
@@ -96,7 +95,7 @@ class Egress:
             except OSError:
                 await asyncio.sleep(0.05)  # out of descriptors, or the client went: neither may end the loop
                 continue
-            if len(self._tasks) >= MAX_CONNECTIONS or len(self._transports) >= 2 * MAX_CONNECTIONS:
+            if len(self._tasks) >= MAX_CONNECTIONS or len(self.traffic.transports) >= 2 * MAX_CONNECTIONS:
                 self._refuse(client, "too many connections at once")
             elif is_dns:
                 self._spawn(self._answer_stream(client))
@@ -120,7 +119,7 @@ class Egress:
             raise
         self.allowed[f"{address}:{port}"] += 1
         loop = asyncio.get_running_loop()
-        inward, outward = _Pipe(self, sends=True), _Pipe(self, sends=False)
+        inward, outward = Pipe(self.traffic, sends=True), Pipe(self.traffic, sends=False)
         try:
             await loop.connect_accepted_socket(lambda: inward, client)
             await loop.create_connection(lambda: outward, sock=upstream)
@@ -255,59 +254,6 @@ class Egress:
 
 class _Denied(Exception):
     pass
-
-
-class _Pipe(asyncio.Protocol):
-    """One side of a connection; what it reads goes to the other side, no faster than that side takes it."""
-
-    def __init__(self, egress: Egress, *, sends: bool) -> None:
-        self._egress = egress
-        self._sends = sends
-        self._peer: _Pipe | None = None
-        self.transport: asyncio.Transport | None = None
-
-    def join(self, other: _Pipe) -> None:
-        self._peer, other._peer = other, self
-        for side, opposite in ((self, other), (other, self)):
-            if side.transport is None or side.transport.is_closing():
-                if opposite.transport is not None:
-                    opposite.transport.abort()
-            else:
-                side.transport.resume_reading()
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
-        self._egress._transports.add(transport)
-        transport.pause_reading()  # until both sides are there
-
-    def data_received(self, data: bytes) -> None:
-        if self._sends:
-            self._egress.sent_bytes += len(data)
-        else:
-            self._egress.received_bytes += len(data)
-        if self._peer is not None and self._peer.transport is not None:
-            self._peer.transport.write(data)
-
-    def eof_received(self) -> bool:
-        if self._peer is not None and self._peer.transport is not None and self._peer.transport.can_write_eof():
-            with contextlib.suppress(OSError, RuntimeError):
-                self._peer.transport.write_eof()
-        return True
-
-    def pause_writing(self) -> None:
-        if self._peer is not None and self._peer.transport is not None and not self._peer.transport.is_closing():
-            self._peer.transport.pause_reading()
-
-    def resume_writing(self) -> None:
-        if self._peer is not None and self._peer.transport is not None and not self._peer.transport.is_closing():
-            self._peer.transport.resume_reading()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        if self.transport is not None:
-            self._egress._transports.discard(self.transport)
-        if self._peer is not None and self._peer.transport is not None:
-            self._peer.transport.close()
 
 
 async def _connect(address: object, family: int) -> socket.socket:

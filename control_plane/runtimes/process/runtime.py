@@ -143,7 +143,7 @@ class ProcessRuntime:
         replica.cpu_mark = (now, used)
         cores = max(0.0, used - before) / max(0.001, now - then)
         limit = group_limits(replica.spec, self._machine).memory_bytes
-        traffic = replica.egress
+        traffic = replica.egress.traffic
         return ReplicaUsage(replica_id, cores, replica.group.memory_bytes(), limit, traffic.received_bytes, traffic.sent_bytes)
 
     def egress_of(self, replica_id: ReplicaId) -> Egress | None:

@@ -56,15 +56,18 @@ def once(results):
 results = []
 threads = [threading.Thread(target=once, args=(results,)) for _ in range(5)]
 [t.start() for t in threads]; [t.join() for t in threads]
-print(len(results), set(results))
+print(len(results), set(results), flush=True)
+socket.create_server(("0.0.0.0", 7860)).accept()
 """
     spec = place.spec(app)
-    seen = await place.until_end(spec)
-    assert seen.log_tail == (f"5 {{(True, '{hashlib.sha256(PAYLOAD).hexdigest()}')}}",)
+    await place.runtime.apply(spec)
+    await place.poke(spec)
     egress = place.runtime.egress_of(spec.replica_id)
     assert egress is not None
+    assert egress.traffic.transports == set()  # a connection whose halves have both ended is closed
+    assert place.lines == [f"5 {{(True, '{hashlib.sha256(PAYLOAD).hexdigest()}')}}"]
     assert dict(egress.allowed) == {f"127.0.0.1:{mirror}": 5}
-    assert (egress.sent_bytes, egress.received_bytes) == (5 * 2_048_000, 5 * (64 + len(PAYLOAD)))
+    assert (egress.traffic.sent_bytes, egress.traffic.received_bytes) == (5 * 2_048_000, 5 * (64 + len(PAYLOAD)))
 
 
 async def test_names_are_answered_over_udp_and_tcp(place: Place) -> None:

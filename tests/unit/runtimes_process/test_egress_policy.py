@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from control_plane.runtimes.process.egress_pipe import Pace
 from control_plane.runtimes.process.egress_policy import NAME_ERROR, NO_ERROR, EgressPolicy, is_forbidden, parse_question
 
 
@@ -74,3 +75,19 @@ def test_the_policy_of_a_spec() -> None:
     assert policy.hub_hosts == ("hub",)
     with pytest.raises(ValueError, match="not an object"):
         EgressPolicy.from_spec([])
+
+
+def test_the_pace_allows_a_burst_and_then_the_rate() -> None:
+    pace = Pace(1000)
+    assert pace.take(1000, 100.0) == 0.0
+    assert pace.take(500, 100.0) == pytest.approx(0.5)
+    assert pace.take(0, 100.5) == 0.0
+    assert pace.take(1000, 200.0) == 0.0
+
+
+def test_over_a_minute_no_more_than_the_rate_and_one_burst_pass() -> None:
+    pace, now, passed = Pace(1000), 0.0, 0
+    while now < 60:
+        passed += 300
+        now += pace.take(300, now) or 0.001
+    assert passed <= 61_300
