@@ -8,8 +8,9 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
-from builder.environments import EnvironmentStore, UvConfig
+from builder.environments import EnvironmentStore
 from builder.sandbox import NoSandbox
+from builder.uv import UvConfig
 
 GRACE_S = 3600.0  # younger ones may belong to a build whose success is being recorded
 

@@ -24,7 +24,6 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
 
 from builder.bytecode import BytecodeStore, read_distributions
 from builder.errors import BuildEnded, BuildFailed
@@ -34,6 +33,7 @@ from builder.requirements import Declaration
 from builder.sandbox import BuildSandbox
 from builder.step_guard import StepGuard
 from builder.steps import Deadline, StepResult, StepRunner
+from builder.uv import NEEDS_SOURCE_BUILD, UvConfig, last_words, lock_lines
 from control_plane.domain.builds import BuildLimits
 from control_plane.domain.reasons import Reason
 
@@ -41,8 +41,6 @@ logger = logging.getLogger("vitrine.builder")
 
 READY = ".vitrine-env.json"  # inside an environment: what it was made of; its mtime is the last use
 COMPILED = ".vitrine-compiled"  # beside it: all bytecode is there
-# uv's words when wheels alone do not resolve (uv 0.9 to 0.13)
-_NEEDS_SOURCE_BUILD = ("no usable wheels", "building from source is disabled", "building source distributions is disabled")
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,42 +50,6 @@ class Environment:
     key: str
     path: Path
     was_there: bool
-
-
-@dataclass(frozen=True, slots=True)
-class UvConfig:
-    """How uv is called. `env` is the whole environment of its processes besides what this module sets."""
-
-    path: str
-    index_url: str = ""
-    ca_bundle: str = ""
-    env: Mapping[str, str] | None = None
-
-    def files(self) -> tuple[Path, ...]:
-        """What must be visible for uv to run as configured."""
-        index = urlsplit(self.index_url)
-        local = (Path(unquote(index.path)),) if index.scheme == "file" else ()
-        return (Path(self.path), *((Path(self.ca_bundle),) if self.ca_bundle else ()), *local)
-
-    def variables(self, cache: Path) -> dict[str, str]:
-        variables = {
-            "PATH": os.defpath,
-            "HOME": str(cache),
-            **(self.env or {}),
-            "UV_CACHE_DIR": str(cache),
-            "UV_NO_CONFIG": "1",
-            "UV_PYTHON_DOWNLOADS": "never",
-            "UV_NO_PROGRESS": "1",
-            "UV_LINK_MODE": "hardlink",
-            "NO_COLOR": "1",
-        }
-        if self.index_url:
-            variables["UV_DEFAULT_INDEX"] = self.index_url
-        if self.ca_bundle:
-            variables["SSL_CERT_FILE"] = self.ca_bundle
-        else:
-            variables["UV_SYSTEM_CERTS"] = "1"
-        return variables
 
 
 class EnvironmentStore:
@@ -197,8 +159,8 @@ class EnvironmentStore:
                 self._compile_argv(declaration, python, folder, fresh, ("--no-build",)), env=self._variables(""), cwd=folder, quiet=True
             )
             if done.ok:
-                return Lock(_lock_lines((folder / "lock.txt").read_text()), False)
-        if any(words in done.text.lower() for words in _NEEDS_SOURCE_BUILD):
+                return Lock(lock_lines((folder / "lock.txt").read_text()), False)
+        if any(words in done.text.lower() for words in NEEDS_SOURCE_BUILD):
             runner.log.line("some requirements have no wheel for this Python; they are built from source in the build sandbox")
             return None
         raise _unresolved(done.text, runner)
@@ -211,7 +173,7 @@ class EnvironmentStore:
             argv = self._compile_argv(declaration, python, folder, fresh, ())
             done = self._contained(argv, folder, tree, tenant, python, runner)
             if done.ok:
-                return Lock((*declaration.options, *_lock_lines((folder / "lock.txt").read_text())), True)
+                return Lock((*declaration.options, *lock_lines((folder / "lock.txt").read_text())), True)
         raise _unresolved(done.text, runner)
 
     def _compile_argv(
@@ -291,7 +253,7 @@ class EnvironmentStore:
             else:
                 done = runner.run(argv, env=self._variables(""), watch=(building,))
         if not done.ok:
-            raise BuildFailed(Reason.REQUIREMENTS_FAILED, f"A requirement could not be installed: {_last_words(done.text)}")
+            raise BuildFailed(Reason.REQUIREMENTS_FAILED, f"A requirement could not be installed: {last_words(done.text)}")
 
     def _contained(
         self,
@@ -410,21 +372,10 @@ def site_packages(environment: Path) -> Path:
     return next((environment / "lib").glob("python3.*/site-packages"))
 
 
-def _lock_lines(text: str) -> tuple[str, ...]:
-    return tuple(line.strip() for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#"))
-
-
 def _unresolved(text: str, runner: StepRunner) -> BuildFailed:
     for line in text.splitlines():
         runner.log.line(line)
-    return BuildFailed(Reason.REQUIREMENTS_UNRESOLVED, f"The requirements cannot be resolved: {_last_words(text)}")
-
-
-def _last_words(text: str) -> str:
-    """The telling part of uv's error, at most 600 characters."""
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    causes = [line for line in lines if line.lower().startswith(("cause:", "caused by", "╰─▶", "× ", "because", "error:"))]
-    return " ".join(causes or lines[-3:])[:600]
+    return BuildFailed(Reason.REQUIREMENTS_UNRESOLVED, f"The requirements cannot be resolved: {last_words(text)}")
 
 
 def _tree_digest(tree: Path) -> str:

@@ -23,12 +23,13 @@ from celery.platforms import SecurityWarning
 
 from builder.broker import prepare_spool
 from builder.config import ToolConfig, WorkerConfig
-from builder.environments import EnvironmentStore, UvConfig
+from builder.environments import EnvironmentStore
 from builder.interpreters import Interpreters
 from builder.pipeline import BuildDeps, ImagePipeline, run_build
 from builder.reporter import BuildDoor, CancelToken
 from builder.sandbox import make_sandbox
 from builder.step_guard import StepGuard
+from builder.uv import UvConfig
 from control_plane.domain.builds import TASK_NAME, BuildRequest
 from control_plane.domain.errors import Rejected
 
