@@ -46,9 +46,8 @@ class LogFollowers:
             if uid in self._followers or len(self._followers) >= self._limit:
                 return
             tail = self._tails.setdefault(replica_id, deque(maxlen=TAIL_LINES))
-            follower = _Follower(
-                self._api, self._deliver, space_id, replica_id, f"/api/v1/namespaces/{namespace}/pods/{pod}/log", tail, self._wait_s
-            )
+            path = f"/api/v1/namespaces/{namespace}/pods/{pod}/log"
+            follower = _Follower(self._api, self._deliver, space_id, replica_id, path, tail, self._wait_s, still_runs)
             self._followers[uid] = follower
         follower.start()
 
@@ -83,7 +82,15 @@ class LogFollowers:
 
 class _Follower:
     def __init__(
-        self, api: KubeApi, deliver: Deliver, space_id: SpaceId, replica_id: ReplicaId, path: str, tail: deque[str], wait_s: float
+        self,
+        api: KubeApi,
+        deliver: Deliver,
+        space_id: SpaceId,
+        replica_id: ReplicaId,
+        path: str,
+        tail: deque[str],
+        wait_s: float,
+        still_runs: Callable[[], bool],
     ) -> None:
         self._api, self._path, self._tail, self._wait_s, self._still_runs = api, path, tail, wait_s, still_runs
         self._hand_over: Callable[[list[LogLine]], None] = partial(deliver, space_id, replica_id)
