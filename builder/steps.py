@@ -117,6 +117,7 @@ class StepRunner:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
+                umask=0o022,  # apps run as another user and read what is installed here
             )
         except OSError as error:
             raise BuildFailed(Reason.PLATFORM_ERROR, f"{argv[0]} cannot be started: {error}") from error
