@@ -7,6 +7,8 @@ configuration run something are overridden on the command scope, which wins over
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -131,13 +133,22 @@ class GitBinary:
 
 
 async def end(process: asyncio.subprocess.Process) -> None:
-    """Make sure that a child is gone and reaped; safe to call twice."""
-    if process.returncode is None:
+    """Make sure that a child and what it started are gone and reaped; safe to call twice.
+
+    SIGTERM first: git then removes its quarantine and its lock files.
+    """
+    for word in (signal.SIGTERM, signal.SIGKILL):
+        if process.returncode is not None:
+            break
         try:
-            process.kill()
+            os.killpg(process.pid, word)  # every child leads a session of its own
         except ProcessLookupError:
             pass
-        await process.wait()
+        try:
+            async with asyncio.timeout(2.0):
+                await process.wait()
+        except TimeoutError:
+            continue
     # The transport keeps the pipes open until the loop has seen their end; close them now.
     transport = getattr(process, "_transport", None)
     if transport is not None:

@@ -17,7 +17,7 @@ import os
 import secrets
 import shutil
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from pathlib import Path
 
 from control_plane.domain.errors import NotFound, Rejected, TooLarge
@@ -110,6 +110,16 @@ class FileLfsStore:
             await self.drop(repo_id, oid)
         await asyncio.to_thread(shutil.rmtree, self._root / check_repo_id(repo_id), True)
 
+    async def drop_unreferenced(self, repo_id: RepoId, keep: Collection[str], *, older_than_s: float = 7 * 24 * 3600.0) -> int:
+        """Give up objects that no commit names (`keep` = those that one does); how many. Young ones may wait for their commit."""
+        limit, gone = time.time() - older_than_s, 0
+        for oid, _ in await self.oids(repo_id):
+            path = self._owned(repo_id, oid)
+            if oid not in keep and path.stat().st_mtime < limit:
+                await self.drop(repo_id, oid)
+                gone += 1
+        return gone
+
     async def sweep(self, *, older_than_s: float = 24 * 3600.0) -> int:
         """Remove abandoned uploads and bytes that nobody owns; how many files went."""
 
@@ -141,6 +151,7 @@ class FileLfsStore:
             _link(temporary, shared)
             try:
                 _link(shared, target)
+                os.utime(target)  # fresh again for `drop_unreferenced`
                 return
             except FileNotFoundError:
                 continue  # a drop of the last other owner came between; our own copy is still in `temporary`

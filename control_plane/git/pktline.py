@@ -14,18 +14,22 @@ def line(data: bytes) -> bytes:
 
 def capabilities(head: bytes) -> frozenset[str] | None:
     """Of a receive-pack request, from its first bytes; None while there are too few. Empty for a probe or for nonsense."""
-    if len(head) < 4:
-        return None
-    try:
-        length = int(head[:4], 16)
-    except ValueError:
-        return frozenset()
-    if length < 4 or length > MAX_LINE:
-        return frozenset()
-    if len(head) < length:
-        return None
-    _, _, words = head[4:length].partition(b"\0")
-    return frozenset(words.decode(errors="replace").split())
+    at = 0
+    while True:
+        if len(head) < at + 4:
+            return None
+        try:
+            length = int(head[at : at + 4], 16)
+        except ValueError:
+            return frozenset()
+        if length < 4 or length > MAX_LINE:
+            return frozenset()
+        if len(head) < at + length:
+            return None
+        text = head[at + 4 : at + length]
+        at += length
+        if not text.startswith(b"shallow "):  # a copy without its whole history lists where that ends first
+            return frozenset(text.partition(b"\0")[2].decode(errors="replace").split())
 
 
 class Demux:

@@ -17,6 +17,7 @@ import logging
 import os
 import resource
 import shlex
+import shutil
 import socket
 import sys
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -33,6 +34,7 @@ from control_plane.git.policy import RefUpdate
 log = logging.getLogger(__name__)
 
 HOOKS = ("pre-receive", "post-receive")
+_HEAD_BYTES = 4 << 20  # where the capabilities of a push must have come
 _DASHES = "-" * 73
 
 
@@ -82,7 +84,11 @@ class Push:
         self._held: list[bytes] = []
         self._released = asyncio.Event()
         self._body_complete = asyncio.Event()
+        self._accepted = asyncio.Event()
         self._framed = False
+        self._ended = False
+        self._quarantine: Path | None = None
+        self._verdict = ""
 
     async def output(self) -> AsyncIterator[bytes]:
         """The response body. Leaving it early detaches the client."""
@@ -102,6 +108,11 @@ class Push:
         """Set when the request was read to its end or given up: the moment from which an answer may be sent."""
         return self._body_complete
 
+    @property
+    def accepted(self) -> asyncio.Event:
+        """Set when the refs have moved, or the push is over without that: the heavy part is done."""
+        return self._accepted
+
     async def run(self, body: AsyncIterator[bytes]) -> None:
         ours, theirs = socket.socketpair()
         try:
@@ -114,6 +125,7 @@ class Push:
         except BaseException:
             ours.close()
             self._body_complete.set()
+            self._accepted.set()
             await self._out.put(None)
             raise
         finally:
@@ -124,19 +136,41 @@ class Push:
             asyncio.create_task(self._feed(process, body)),
             asyncio.create_task(self._serve_hooks(reader, writer)),
             asyncio.create_task(_complain(process)),
+            asyncio.create_task(self._watch(process)),
         ]
         try:
             await self._forward(process)
             await process.wait()
             await self._release()
+            if self._framed and not self._ended:
+                # git died. Without a last word the client would wait for ever: its own helper keeps the pipe open.
+                text = self._verdict or "The push was ended before it was complete; nothing was acknowledged."
+                await self._send(pktline.line(b"\x03" + text.encode() + b"\n") + pktline.FLUSH)
         finally:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
             writer.close()
             await end(process)
+            await asyncio.to_thread(self._clean_up)
             self._body_complete.set()
+            self._accepted.set()
             await self._send(None)
+
+    def _clean_up(self) -> None:
+        """A quarantine that git could not remove because it was ended."""
+        path = self._quarantine
+        if path is not None and path.name.startswith("tmp_objdir-") and path.parent == self._repo / "objects":
+            shutil.rmtree(path, ignore_errors=True)
+
+    async def _watch(self, process: asyncio.subprocess.Process) -> None:
+        try:
+            async with asyncio.timeout(self._limits.unpack_s):
+                await self._accepted.wait()
+        except TimeoutError:
+            log.warning("a push took more than %g s to unpack and was ended", self._limits.unpack_s)
+            self._verdict = f"The push took more than {self._limits.unpack_s:g} s to check and was ended; nothing was changed."
+            await end(process)
 
     async def _feed(self, process: asyncio.subprocess.Process, body: AsyncIterator[bytes]) -> None:
         stdin = process.stdin
@@ -147,10 +181,10 @@ class Push:
             async with aclosing(body) as chunks:  # type: ignore[type-var]
                 async for chunk in chunks:
                     if head is not None:
-                        head += chunk[: pktline.MAX_LINE]
+                        head = (head + chunk)[:_HEAD_BYTES]
                         words = pktline.capabilities(head)
-                        if words is not None:
-                            self._framed, head = bool(words & {"side-band-64k", "side-band"}), None
+                        if words is not None or len(head) == _HEAD_BYTES:
+                            self._framed, head = bool((words or frozenset()) & {"side-band-64k", "side-band"}), None
                     stdin.write(chunk)
                     await stdin.drain()
         except VitrineError as error:
@@ -169,10 +203,14 @@ class Push:
         demux = pktline.Demux()
         while chunk := await process.stdout.read(1 << 16):
             if not self._framed:
-                self._held.append(chunk)
+                if self._released.is_set():
+                    await self._send(chunk)
+                else:
+                    self._held.append(chunk)
                 continue
             try:
                 for band, packet in demux.feed(chunk):
+                    self._ended = packet == pktline.FLUSH
                     if band == 2 or self._released.is_set():
                         await self._send(packet)
                     else:
@@ -204,8 +242,10 @@ class Push:
             body = json.loads(asked)
             call = HookCall(tuple(RefUpdate(*update) for update in body["updates"]), tuple(body["options"]), dict(body["env"]))
             code = 0
+            if quarantine := call.env.get("GIT_QUARANTINE_PATH"):
+                self._quarantine = self._repo / quarantine
             if body["hook"] == "post-receive":
-                # The report came before; give its packets a moment to arrive, then sync and let it pass.
+                self._accepted.set()
                 await self._release()
             try:
                 async for text in self._answers[body["hook"]](call):

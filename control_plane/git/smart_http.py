@@ -246,16 +246,26 @@ class _Server:
             self._deps.limits,
         )  # fmt: skip
         body = read_body(request, self._deps.limits.body_bytes, self._deps.limits.idle_s)
-        task = asyncio.create_task(self._run_push(push, body))
+        slot = self._slot()
+        await slot.__aenter__()  # refused with 503 here, before anything is read
+        task = asyncio.create_task(self._run_push(push, body, slot))
         self._pushes.add(task)
         task.add_done_callback(self._pushes.discard)
         return _ReceivePack(push)
 
-    async def _run_push(self, push: Push, body: AsyncIterator[bytes]) -> None:
+    async def _run_push(self, push: Push, body: AsyncIterator[bytes], slot: _Slot) -> None:
+        """The slot is for the unpacking; remarks may take an hour and need none."""
+        running = asyncio.create_task(push.run(body))
         try:
-            await push.run(body)
+            await push.accepted.wait()
+        finally:
+            await slot.__aexit__()
+        try:
+            await running
         except Exception:
             log.exception("a push ended with an error")
+        finally:
+            running.cancel()
 
     def _slot(self) -> _Slot:
         return _Slot(self._slots, self._deps.queue_s)

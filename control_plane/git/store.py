@@ -263,6 +263,12 @@ class BareGitStore:
             await asyncio.to_thread(sync_folder, folder)
         return True
 
+    async def lfs_in_use(self, repo_id: RepoId) -> frozenset[str]:
+        """The objects that some commit of some ref names; the others may go (`FileLfsStore.drop_unreferenced`)."""
+        repo = self._existing(repo_id)
+        tips = [ref.target for ref in await self.refs(repo_id)]
+        return frozenset(p.oid for p in await objects.pointers_in(self.git, repo, tips)) if tips else frozenset()
+
     async def maintain(self, repo_id: RepoId) -> None:
         """Repack and drop what no ref has named for two weeks. Safe beside readers and pushes; run it now and then."""
         await self.git.run(self._existing(repo_id), "gc", "--quiet", "--prune=2.weeks.ago", timeout_s=3600)

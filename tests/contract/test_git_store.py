@@ -254,3 +254,18 @@ async def test_sweep_removes_what_nobody_owns(lfs: FileLfsStore, tmp_path: Path)
     assert await lfs.has(A, oid_of(b"x")) == 1
     await lfs.remove_repo(A)
     assert await lfs.total_bytes(A) == 0
+
+
+async def test_objects_that_no_commit_names_may_go(store: BareGitStore, lfs: FileLfsStore) -> None:
+    await store.create(A)
+    assert await store.lfs_in_use(A) == frozenset()
+    for data in (b"used", b"old"):
+        await lfs.put(A, oid_of(data), len(data), chunks(data))
+    await store.commit(A, request(FileChange("m.bin", lfs=LfsPointer(oid_of(b"used"), 4, 0))))
+    used = await store.lfs_in_use(A)
+    assert used == {oid_of(b"used")}
+    assert await lfs.drop_unreferenced(A, used) == 0
+    assert await lfs.drop_unreferenced(A, used, older_than_s=-5) == 1
+    assert await lfs.has(A, oid_of(b"used")) == 4 and await lfs.has(A, oid_of(b"old")) is None
+    await store.maintain(A)
+    assert await store.resolve(A, "main")

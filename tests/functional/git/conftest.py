@@ -76,6 +76,15 @@ class World:
     documents: Documents = field(default_factory=lambda: Documents())
     limits: policy.PushLimits = field(default_factory=policy.PushLimits)
 
+    def rebuild(self, limits: ReceiveLimits, parallel: int) -> None:
+        """Serve git with other limits from now on."""
+        routes = self.app.router.routes
+        before = len(routes)
+        hooks = Path(self.store.path(SPACE)).parent.parent / "hooks"
+        deps = GitDeps(self.store.git, self.store.path, hooks, self.authorize, self.check_push, self.pushed, limits, parallel)
+        self.app.include_router(git_router(deps))
+        routes[:] = routes[before:] + routes[:before]
+
     def remote(self, user: str | None = "alice", path: str = "spaces/alice/demo") -> str:
         return f"{self.url.replace('://', f'://{user}:{user}-token@') if user else self.url}/{path}"
 

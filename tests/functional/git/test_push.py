@@ -4,12 +4,14 @@ import asyncio
 import gzip
 import os
 import subprocess
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import httpx
 import pytest
 
+from control_plane.git.receive import ReceiveLimits
+from control_plane.git.smart_http import PushReceived
 from tests.functional.git.conftest import SPACE, Work, World
 
 
@@ -325,3 +327,31 @@ async def test_umask_does_not_open_the_hooks(world: World, tmp_path: Path) -> No
     for path in (tmp_path / "hooks").iterdir():
         assert path.stat().st_mode & 0o077 == 0
     assert not (Path(world.store.path(SPACE)) / "hooks").exists()
+
+
+async def test_a_shallow_copy_can_push(world: World, work: Work, another: Callable[[str], Work]) -> None:
+    await work.commit(a="1")
+    await work.commit(a="2")
+    await work.git("push", world.remote(), "main")
+    copy = another("shallow")
+    await copy.git("clone", "-q", "--depth=1", world.remote(), ".")
+    sha = await copy.commit(b="3")
+    await copy.git("push", "origin", "main")
+    assert await world.store.resolve(SPACE, "main") == sha
+    assert await world.store.commit_count(SPACE, await world.store.resolve(SPACE, "main")) == 3
+
+
+async def test_a_slow_push_is_ended_and_frees_its_place(world: World, work: Work, monkeypatch: pytest.MonkeyPatch) -> None:
+    sha = await work.commit(a="1")
+
+    async def stuck(push: PushReceived) -> AsyncIterator[str]:
+        yield "thinking"
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(world, "check_push", stuck)
+    world.rebuild(ReceiveLimits(unpack_s=0.5), parallel=1)
+    for _ in range(2):
+        done = await work.git("push", world.remote(), "main", ok=False)
+        assert done.code != 0 and "thinking" in done.text and "took more than 0.5 s" in done.text
+    assert await world.store.refs(SPACE) == () and sha
+    assert not list(Path(world.store.path(SPACE), "objects").glob("tmp_objdir*"))

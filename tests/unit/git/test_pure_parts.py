@@ -124,6 +124,7 @@ def test_capabilities_wait_for_the_whole_first_line() -> None:
     line = pktline.line(f"{ZERO} {SHA} refs/heads/main\0report-status side-band-64k".encode())
     assert pktline.capabilities(line[:10]) is None
     assert pktline.capabilities(line) == {"report-status", "side-band-64k"}
+    assert pktline.capabilities(pktline.line(b"shallow " + b"1" * 40) + line) == {"report-status", "side-band-64k"}
     for probe in (b"0000", b"zzzz", b"0001", b"ffff"):
         assert pktline.capabilities(probe) == frozenset()
 
