@@ -66,7 +66,9 @@ def build_app(services: Services) -> FastAPI:
         builds_door(
             BuildsDoor(
                 uow=services.uow, clock=services.clock, signals=services.signals, git=services.git, logs=services.logs,
-                open_secret=lambda setting: open_secret(services.spaces, setting), worker_secret=services.internal_secret, meter=services.spaces.meter_build,
+                open_secret=lambda setting: open_secret(services.spaces, setting), worker_secret=services.internal_secret,
+                meter=services.spaces.meter_build,
+                admit=services.admit,
             )
         )
     )  # fmt: skip

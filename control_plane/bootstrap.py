@@ -86,6 +86,13 @@ class Services:
     def catalog(self) -> FlavorCatalog:
         return self.pools().catalog
 
+    async def admit(self, uow: UnitOfWork, space: Space) -> None:
+        """Raises QuotaExceeded when the owner's quotas do not let this Space run now. Call it inside the write that starts it."""
+        repo = await uow.repos.get(RepoId(space.id))
+        owner = await uow.accounts.get(repo.owner_id) if repo else None
+        if owner is not None:
+            await self.spaces.check_quota(uow, owner, f"running.{space.hardware}", space.replicas, space.id)
+
     @property
     def apps_domain(self) -> str:
         return self.settings.apps_domain

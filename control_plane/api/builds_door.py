@@ -14,7 +14,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, StreamingResponse
 
 from control_plane.api.deps import json_object
-from control_plane.builds.record import BuildMeter, record_event
+from control_plane.builds.record import Admit, BuildMeter, record_event
 from control_plane.domain.builds import BuildEvent, BuildStatus
 from control_plane.domain.errors import Forbidden, NotFound, Rejected
 from control_plane.domain.ids import BuildId, RepoId
@@ -42,6 +42,7 @@ class BuildsDoor:
     open_secret: Callable[[Setting], Sensitive]
     worker_secret: str
     meter: BuildMeter
+    admit: Admit | None = None
 
 
 def builds_door(deps: BuildsDoor) -> APIRouter:
@@ -65,7 +66,7 @@ def builds_door(deps: BuildsDoor) -> APIRouter:
         event = BuildEvent.from_payload(await json_object(request, most=_MAX_BODY))
         if event.build_id != build_id:
             raise Rejected("the event belongs to another build")
-        verdict = await record_event(deps.uow, deps.clock, deps.signals, event, meter=deps.meter)
+        verdict = await record_event(deps.uow, deps.clock, deps.signals, event, meter=deps.meter, admit=deps.admit)
         return JSONResponse({"verdict": verdict.value})
 
     @router.post("/{build_id}/log")

@@ -18,15 +18,17 @@ from control_plane.domain.builds import (
     SourceKind,
     advance_build,
 )  # fmt: skip
-from control_plane.domain.errors import NotFound
+from control_plane.domain.errors import NotFound, QuotaExceeded
 from control_plane.domain.hardware import FlavorCatalog
 from control_plane.domain.ids import BuildId, SpaceId
 from control_plane.domain.reasons import Reason
-from control_plane.domain.spaces import Build, Deployment, DesiredState, Repo, Setting, Space
+from control_plane.domain.spaces import Build, Deployment, DesiredState, Repo, Sdk, Setting, Space
 from control_plane.ports.clock import Clock
 from control_plane.ports.signals import Signals
 from control_plane.ports.stores import UnitOfWork, UnitOfWorkFactory
 
+# Raises QuotaExceeded when the Space may not run now; inside the caller's write transaction.
+Admit = Callable[[UnitOfWork, Space], Awaitable[None]]
 BuildMeter = Callable[[UnitOfWork, Build], Awaitable[None]]
 
 _LOST_AFTER_S = 12.0  # workers beat every 2 s; a crashed one is noticed within 15 s
@@ -57,9 +59,12 @@ def build_request(
 
 
 async def record_event(
-    uow_factory: UnitOfWorkFactory, clock: Clock, signals: Signals, event: BuildEvent, *, meter: BuildMeter
+    uow_factory: UnitOfWorkFactory, clock: Clock, signals: Signals, event: BuildEvent, *, meter: BuildMeter, admit: Admit | None = None
 ) -> BuildVerdict:
-    """Apply one report; `meter` counts what an ended build used. STOP tells the worker that this attempt is over for it. NotFound for an unknown build."""
+    """Apply one report. STOP tells the worker that this attempt is over for it. NotFound for an unknown build.
+
+    `meter` counts what an ended build used; `admit` asks the owner's quota before a Space that is not up comes up.
+    """
     now = clock.now()
     async with uow_factory.write() as uow:
         build = await uow.builds.get(event.build_id)
@@ -92,7 +97,7 @@ async def record_event(
                 await uow.events.add(build.space_id, now, "build.phase", facts)
             await uow.builds.save(replace(build, phase=event.phase, message=event.message, progress=event.progress, heartbeat_at=now))
         elif event.kind is BuildEventKind.SUCCEEDED:
-            await meter(uow, await _succeed(uow, clock, build, event))
+            await meter(uow, await _succeed(uow, clock, build, event, admit))
         elif event.kind is BuildEventKind.FAILED:
             reason = Reason(event.reason) if event.reason in set(Reason) else Reason.BUILD_FAILED
             await meter(uow, await _fail(uow, clock, build, reason, event.message))
@@ -106,7 +111,7 @@ async def record_event(
     return BuildVerdict.GO_ON
 
 
-async def _succeed(uow: UnitOfWork, clock: Clock, build: Build, event: BuildEvent) -> Build:
+async def _succeed(uow: UnitOfWork, clock: Clock, build: Build, event: BuildEvent, admit: Admit | None) -> Build:
     now = clock.now()
     assert event.result is not None
     ended = replace(
@@ -124,9 +129,23 @@ async def _succeed(uow: UnitOfWork, clock: Clock, build: Build, event: BuildEven
             launch=event.result.launch, hardware=space.hardware, created_at=now, config=space.config,
         )
     )  # fmt: skip
-    await uow.spaces.save(replace(space, generation=generation, asleep=False, last_used_at=now, updated_at=now))
+    refused = await _refusal(uow, space, admit)
+    await uow.spaces.save(replace(space, generation=generation, asleep=refused is not None, last_used_at=now, updated_at=now))
+    if refused is not None:
+        await uow.events.add(space.id, now, "sleep", {"reason": Reason.QUOTA.value, "message": refused.message})
     await uow.events.add(space.id, now, "deploy.created", {"generation": generation, "cause": "push", "revision": build.revision})
     return ended
+
+
+async def _refusal(uow: UnitOfWork, space: Space, admit: Admit | None) -> QuotaExceeded | None:
+    """Why the Space may not come up now; it sleeps then, and a visit asks again. What is up already is never stopped by a quota."""
+    if admit is None or space.sdk is Sdk.STATIC or (space.live_generation > 0 and not space.asleep):
+        return None
+    try:
+        await admit(uow, space)
+    except QuotaExceeded as error:
+        return error
+    return None
 
 
 def _seconds(build: Build, now: datetime) -> float | None:

@@ -16,9 +16,10 @@ from hypothesis import strategies as st
 
 from control_plane.accounts import quotas
 from control_plane.accounts.metering import by_day, meter_build, meter_replica
+from control_plane.builds.record import record_event
 from control_plane.db.engine import Database, create_database
 from control_plane.domain.accounts import Account, AccountKind
-from control_plane.domain.builds import Artifact, ArtifactKind, BuildStatus, LaunchPlan
+from control_plane.domain.builds import Artifact, ArtifactKind, BuildEvent, BuildEventKind, BuildResult, BuildStatus, LaunchPlan
 from control_plane.domain.errors import QuotaExceeded, Rejected
 from control_plane.domain.hardware import FlavorCatalog
 from control_plane.domain.ids import AccountId, BuildId, ReplicaId, RepoId, Sha, SpaceId, new_id
@@ -26,6 +27,8 @@ from control_plane.domain.quotas import Held, QuotaKey, parse_key, parse_value
 from control_plane.domain.reasons import Reason
 from control_plane.domain.replicas import ReplicaState
 from control_plane.domain.spaces import Build, Deployment, DesiredState, Replica, Repo, RepoType, Sdk, Space, SpaceConfig, Visibility
+from control_plane.ports.stores import UnitOfWork
+from tests.fakes.clock import FixedClock
 
 NOW = datetime(2026, 8, 20, 12, 0, tzinfo=UTC)
 CATALOG = FlavorCatalog()
@@ -185,6 +188,48 @@ async def test_two_generations_during_a_switch_count_once_and_what_failed_or_sle
         await work.spaces.save(replace(space, desired=DesiredState.DELETED))
         held = await work.quotas.held(ann.id)
     assert (held.spaces, held.storage_bytes) == (0, 0)
+
+
+class _Quiet:
+    async def notify(self, topic: str, key: str) -> None: ...
+
+    async def subscribe(self, *topics: str) -> AsyncIterator[tuple[str, str]]:
+        return
+        yield
+
+
+async def test_a_first_version_over_the_limit_sleeps_and_one_that_is_up_is_never_stopped(db: Database, ann: Account) -> None:
+    await limit(db, "ann", running=1)
+    up, new = await add_space(db, ann, asleep=False), await add_space(db, ann, asleep=False)
+    async with db.write() as work:
+        await work.spaces.save(replace(up, live_generation=1))
+
+    async def admit(work: UnitOfWork, space: Space) -> None:
+        await quotas.check(work, ann, f"running.{space.hardware}", space.replicas, catalog=CATALOG, now=NOW, space_id=space.id)
+
+    async def meter(work: UnitOfWork, build: Build) -> None: ...
+
+    async def built(space: Space) -> Space:
+        build = Build(BuildId(new_id()), space.id, Sha("a" * 40), BuildStatus.RUNNING, NOW, started_at=NOW)
+        async with db.write() as work:
+            await work.builds.add(build)
+        result = BuildResult(Artifact(ArtifactKind.BUNDLE, "r"), LaunchPlan())
+        event = BuildEvent(build.id, 1, BuildEventKind.SUCCEEDED, result=result)
+        await record_event(db, FixedClock(NOW), _Quiet(), event, meter=meter, admit=admit)
+        async with db.read() as work:
+            found = await work.spaces.get(space.id)
+        assert found is not None
+        return found
+
+    assert (await built(up)).asleep is False
+    refused_one = await built(new)
+    assert refused_one.asleep is True
+    async with db.read() as work:
+        assert (await work.events.of_space(new.id))[-2].facts["reason"] == "QUOTA"
+    await limit(db, "ann", running=0)
+    assert (await built(up)).asleep is False
+    await limit(db, "ann", running=2)
+    assert (await built(refused_one)).asleep is False
 
 
 async def test_a_month_rolls_over_in_utc(db: Database, ann: Account) -> None:
