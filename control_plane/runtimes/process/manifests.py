@@ -81,7 +81,19 @@ def environment(spec: ReplicaSpec, place: Place) -> dict[str, str]:
     env.update(spec.launch.env)
     for name, value in spec.env.items():
         env[name] = value.reveal() if isinstance(value, Sensitive) else value
+    if "HF_ENDPOINT" in env:
+        env["HF_ENDPOINT"] = _without_port(env["HF_ENDPOINT"], spec.hub_host)
     return env
+
+
+def _without_port(url: str, hub_host: str) -> str:
+    """The Hub's own name answers on 80 and 443 inside. The platform's public port may be the very one the app listens on."""
+    scheme, separator, rest = url.partition("://")
+    authority, slash, path = rest.partition("/")
+    host, colon, port = authority.partition(":")
+    if not separator or not hub_host or host != hub_host or not colon or not port.isdigit():
+        return url
+    return f"{scheme}://{host}{slash}{path}"
 
 
 def arguments(spec: ReplicaSpec, place: Place) -> list[str]:

@@ -62,6 +62,21 @@ def test_without_an_environment_python_is_the_platforms_own() -> None:
         made(replace(SPEC, launch=LaunchPlan(("python",), workdir="../..")))
 
 
+@pytest.mark.parametrize(
+    ("given", "inside"),
+    [
+        ("http://hub.internal:7860", "http://hub.internal"),
+        ("http://hub.internal:7860/x", "http://hub.internal/x"),
+        ("http://hub.internal", "http://hub.internal"),
+        ("https://vitrine.example.org:8443", "https://vitrine.example.org:8443"),
+    ],
+)
+def test_the_hub_is_reached_on_a_port_that_no_app_uses(given: str, inside: str) -> None:
+    env = made(replace(SPEC, hub_host="hub.internal", env={"HF_ENDPOINT": given}))["env"]
+    assert isinstance(env, dict)
+    assert env["HF_ENDPOINT"] == inside
+
+
 def test_a_flavor_is_capped_to_the_machine() -> None:
     limits = group_limits(SPEC, LAPTOP)
     assert (limits.memory_bytes, limits.vcpu) == (8 << 30, 2)
