@@ -251,11 +251,7 @@ def _drained(facts: Facts, target: Deployment, now: datetime) -> tuple[Action, .
                 actions.append(Retry(replica.drain_until))
         elif replica.state is ReplicaState.READY and facts.space.live_generation == target.generation:
             actions.append(Mark(replica, ReplicaState.DRAINING, Reason.REPLACED))
-        elif (
-            (replica.state in (ReplicaState.PENDING, ReplicaState.STARTING) and replica.generation < target.generation)
-            or replica.state is not ReplicaState.READY
-            or replica.generation > target.generation
-        ):
+        elif replica.state is not ReplicaState.READY or replica.generation > target.generation:
             actions.append(Stop(replica, Reason.REPLACED, 1.0))
     return tuple(actions)
 

@@ -1,0 +1,58 @@
+"""`make bench [ONLY=name]`: a table on the screen and `bench-results.json`. Each figure stands beside its reference of the same run."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, is_dataclass
+from pathlib import Path
+from typing import Any
+
+# Which function makes which rows; imported only when asked for, because they need different tools.
+SOURCES: tuple[tuple[tuple[str, ...], str, str], ...] = (
+    (("proxy.cpu", "proxy.rps", "proxy.p99", "proxy.connect", "proxy.stream"), "tests.bench.proxy", "http_rows"),
+    (("proxy.ws",), "tests.bench.proxy", "ws_rows"),
+    (("push.first", "push.code", "push.shared", "wake.http", "wake.many"), "tests.bench.push", "rows"),
+    (("place.rate",), "tests.bench.place", "rows"),
+    (("api.list",), "tests.bench.api", "rows"),
+    (("git.clone", "git.push"), "tests.bench.git", "rows"),
+)
+
+
+def _plain(row: Any) -> dict[str, Any]:
+    return asdict(row) if is_dataclass(row) and not isinstance(row, type) else dict(row)
+
+
+def _show(row: Mapping[str, Any]) -> str:
+    reference = row.get("reference_value")
+    beside = f"{row.get('reference')}: {reference:g}" if isinstance(reference, int | float) else str(row.get("reference") or "–")
+    ratio = f"{row['ratio']:.2f}" if isinstance(row.get("ratio"), int | float) else "–"
+    return f"{row['name']:<18} {row['value']:>12.4g} {row['unit']:<12} ratio {ratio:>6}   n={row['n']:<4} {beside}"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--only", help="a name such as proxy.cpu, or its first part such as proxy")
+    only = parser.parse_args().only
+    known = [name for names, _, _ in SOURCES for name in names]
+    if only and not any(name == only or name.startswith(f"{only}.") for name in known):
+        print(f"bench: unknown name '{only}'; known: {', '.join(known)}", file=sys.stderr)
+        return 2
+    results: list[dict[str, Any]] = []
+    for names, module, function in SOURCES:
+        if only and not any(name == only or name.startswith(f"{only}.") for name in names):
+            continue
+        print(f"… {', '.join(names)}", flush=True)
+        make: Callable[[], Iterable[Any]] = getattr(__import__(module, fromlist=[function]), function)
+        for row in map(_plain, make()):
+            if not only or row["name"] == only or row["name"].startswith(f"{only}."):
+                results.append(row)
+                print(_show(row), flush=True)
+    Path("bench-results.json").write_text(json.dumps(results, indent=2) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
