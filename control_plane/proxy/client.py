@@ -266,13 +266,14 @@ class ClientConnection(asyncio.Protocol):
         minor = request_line(data, line_end, limits)[2]
         block = data[line_end:end]
         head = self.head
-        if head is None or head.block != block or head.minor != minor:
-            self.head = None
-            known = self.core.known_heads
-            head = known.get(block) if minor == b"1" else None
+        if head is None:  # a new connection: its client may be known from others
+            head = self.core.known_heads.get(block) if minor == b"1" else None
             if head is None:
                 head = RequestHead(block, minor, limits)
                 self.core.remember_head(block, minor, head)
+        elif head.block != block or head.minor != minor:
+            self.head = None
+            head = RequestHead(block, minor, limits)
         return head, data, line_end, end + 4
 
     def _express(self, head: RequestHead, entry: Entry) -> bool:

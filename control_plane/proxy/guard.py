@@ -84,8 +84,13 @@ class Guard:
         task = self._asking.get(key)
         if task is None:
             task = self._asking[key] = asyncio.create_task(self._call(key))
-            task.add_done_callback(lambda _done: self._asking.pop(key, None))
+            task.add_done_callback(lambda done: self._answered(key, done))
         return await asyncio.shield(task)
+
+    def _answered(self, key: tuple[str, str, str], done: asyncio.Task[Verdict]) -> None:
+        self._asking.pop(key, None)
+        if not done.cancelled():
+            done.exception()  # everyone who asked may have left; then nobody else looks at it
 
     async def _call(self, key: tuple[str, str, str]) -> Verdict:
         asked_at = time.monotonic()  # the life of a verdict counts from the question: the answer may be as old as that

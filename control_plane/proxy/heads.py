@@ -77,10 +77,14 @@ class RequestHead:
     ours and our cookies are gone from the app's.
     """
 
-    __slots__ = (
-        "app_block", "authorization", "block", "cookie", "expect", "hf_authorization", "host", "is_plain", "keep_alive", "length", "low",
-        "minor", "platform_block", "tail", "upgrade",
-    )  # fmt: skip
+    # Defaults live on the class: most heads set few of these.
+    host = b""
+    length = NO_BODY
+    upgrade = False
+    expect = False
+    authorization = b""
+    hf_authorization = b""
+    cookie = b""
 
     def __init__(self, block: bytes, minor: bytes, limits: HeadLimits) -> None:
         if _REQUEST_BLOCK.fullmatch(block) is None:
@@ -94,14 +98,7 @@ class RequestHead:
         self.tail = block + b"\r\n\r\n"
         self.minor = minor
         self.low = low
-        self.host = b""
-        self.length = NO_BODY
         self.keep_alive = minor == b"1"
-        self.upgrade = False
-        self.expect = False
-        self.authorization = b""
-        self.hf_authorization = b""
-        self.cookie = b""
         cuts: list[tuple[int, int, bytes]] = []  # from both
         app_cuts: list[tuple[int, int, bytes]] = []  # from the app's only
         nominated: list[bytes] = []

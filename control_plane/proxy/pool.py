@@ -102,8 +102,7 @@ class Pools:
             for upstream in pool.idle:
                 upstream.close()
             pool.idle.clear()
-            if pool.open:
-                self.retired.append((self.now, pool))
+            self.retired.append((self.now, pool))
 
     def sweep(self, now: float, drain_s: float) -> None:
         """Age out idle connections; tell the sockets of replicas that left the table `drain_s` ago to go elsewhere."""
@@ -116,7 +115,7 @@ class Pools:
             if now - since >= drain_s:
                 for upstream in tuple(pool.open):
                     upstream.go_away()
-            if pool.open:
+            if pool.open or now - since < pool.connect_timeout_s:  # a connection may be on its way
                 still.append((since, pool))
         self.retired = still
 

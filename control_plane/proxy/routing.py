@@ -186,7 +186,8 @@ def is_internal(path: bytes) -> bool:
                     segments.pop()
             elif segment not in (b"", b"."):
                 segments.append(segment)
-        if segments and segments[0].strip().lower() == b"internal":
+        literal = path.replace(b"\\", b"/").lstrip(b"/").lower()
+        if (segments and segments[0].strip().lower() == b"internal") or literal.startswith((b"internal/", b"internal;")):
             return True
         decoded = unquote_to_bytes(path)
         if decoded == path:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import re
 from collections.abc import Callable
@@ -19,6 +20,7 @@ from control_plane.proxy.activity import Activity, SpaceActivity
 from control_plane.proxy.limits import Bucket
 from control_plane.proxy.pool import Pool, Pools
 
+_log = logging.getLogger("vitrine.proxy")
 _SAFE_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _SAFE_VALUE = re.compile(r"[\t\x20-\x7e]*")
 _SAFE_HOST = re.compile(r"[a-z0-9](?:[a-z0-9.\-]*[a-z0-9])?")
@@ -131,8 +133,9 @@ class Table:
             except BaseException:
                 self._release(pools)
                 raise
-        except (Rejected, UnicodeError, TypeError, AttributeError, ValueError):
+        except (Rejected, UnicodeError, TypeError, AttributeError, ValueError) as error:
             self.skipped += 1
+            _log.warning("route_skipped host=%r error=%s", host, error)
             return
         self._entries[host] = entry
         if known is not None:

@@ -1,0 +1,105 @@
+# ruff: noqa: E501  (one case per line reads best)
+from __future__ import annotations
+
+import pytest
+
+from control_plane.proxy.errors import Code
+from control_plane.proxy.heads import (
+    CHUNKED,
+    NO_BODY,
+    HeadError,
+    HeadLimits,
+    RequestHead,
+    ResponseHead,
+    origin_form,
+    request_line,
+    take_sign,
+)
+
+LIMITS = HeadLimits()
+
+
+def head(*lines: str, minor: bytes = b"1") -> RequestHead:
+    return RequestHead("".join(f"\r\n{line}" for line in ("Host: A.localhost:7860", *lines)).encode("latin-1"), minor, LIMITS)
+
+
+def test_an_ordinary_block_passes_untouched() -> None:
+    made = head("Accept: */*", "X-Own: 1")
+    assert made.app_block == made.platform_block == made.block
+    assert (made.host, made.length, made.keep_alive, made.is_plain) == (b"a.localhost:7860", NO_BODY, True, True)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "X-Forwarded-For: 1", "x-forwarded-anything: 1", "X_Forwarded_For: 1", "Forwarded: for=1", "X-Real-IP: 1", "x_real_ip: 1", "X-Vitrine-Site: a",
+        "X_VITRINE_USER: a", "X-IP-Token: t", "X_IP_Token: t", "Keep-Alive: 5", "Proxy-Connection: x", "Proxy: x", "TE: trailers", "Trailer: x",
+        "Upgrade: h2c", "HTTP2-Settings: x", "Content_Length: 5", "Transfer_Encoding: chunked", "X-Client-IP: 1", "True-Client-IP: 1", "Connection: x-a, close",
+    ],
+)  # fmt: skip
+def test_trust_and_hop_by_hop_headers_reach_nobody(line: str) -> None:
+    made = head(line, "X-Own: 1")
+    assert made.platform_block == made.app_block == b"\r\nHost: A.localhost:7860\r\nX-Own: 1"
+
+
+@pytest.mark.parametrize("line", ["X-HF-Authorization: Bearer hf_x", "x_hf_authorization: Bearer hf_x", "Authorization: bearer hf_x"])
+def test_tokens_of_ours_stop_before_the_app(line: str) -> None:
+    assert b"hf_x" not in head(line).app_block
+
+
+def test_the_platform_keeps_authorization_and_cookies() -> None:
+    made = head("Authorization: Bearer hf_x", "Cookie: vitrine_session=1; a=b")
+    assert b"hf_x" in made.platform_block and b"vitrine_session=1" in made.platform_block
+    assert made.app_block == b"\r\nHost: A.localhost:7860\r\nCookie: a=b"
+    assert made.cookies(b"vitrine_session") == [b"1"]
+
+
+def test_a_connection_header_cannot_remove_what_gives_a_request_its_meaning() -> None:
+    made = head("Connection: authorization, host, x-a, content-length", "Authorization: Basic x", "X-A: 1", "Content-Length: 3")
+    assert b"Basic x" in made.app_block and b"Content-Length: 3" in made.app_block and b"X-A" not in made.app_block
+
+
+def test_framing() -> None:
+    assert head("Transfer-Encoding: Chunked").length == CHUNKED
+    assert head("Content-Length: 007").length == 7
+    for lines in (("Content-Length: 1", "Content-Length: 1"), ("Content-Length: 1", "Transfer-Encoding: chunked"), ("Content-Length: x",)):
+        with pytest.raises(HeadError) as caught:
+            head(*lines)
+        assert caught.value.code is Code.BAD_FRAMING
+
+
+def test_navigation_is_told_from_scripts() -> None:
+    assert head("Accept: text/html,*/*").wants_page
+    assert head("Accept: text/html", "Sec-Fetch-Mode: navigate").wants_page
+    assert not head("Accept: text/html", "Sec-Fetch-Mode: cors").wants_page
+    assert not head("Accept: */*").wants_page
+
+
+def test_request_lines() -> None:
+    assert request_line(b"GET /a?b HTTP/1.0\r\nrest", 17, LIMITS) == (b"GET", b"/a?b", b"0")
+    assert origin_form(b"GET", b"http://a.b?x", b"a.b") == b"/?x"
+    assert origin_form(b"OPTIONS", b"*", b"a.b") == b"*"
+    for target in (b"*", b"http://c/", b"x"):
+        with pytest.raises(HeadError):
+            origin_form(b"GET", target, b"a.b")
+
+
+@pytest.mark.parametrize(
+    ("target", "clean", "sign"),
+    [
+        (b"/a?__sign=x", b"/a", b"x"),
+        (b"/a?b=1&__sign=x&c=2", b"/a?b=1&c=2", b"x"),
+        (b"/a?__sign=x&__sign=y", b"/a", b"x"),
+        (b"/a?my__sign=x", b"/a?my__sign=x", b""),
+        (b"/a", b"/a", b""),
+    ],
+)
+def test_the_sign_leaves_the_target(target: bytes, clean: bytes, sign: bytes) -> None:
+    assert take_sign(target) == (clean, sign)
+
+
+def test_responses_of_the_platform_keep_its_cookies() -> None:
+    raw = b"HTTP/1.1 200 OK\r\nSet-Cookie: vitrine_session=1; Domain=x\r\nX-Vitrine-Error: Y\r\nContent-Length: 0"
+    assert b"vitrine_session" in ResponseHead(raw, None).block
+    assert b"X-Vitrine-Error" in ResponseHead(raw, None).block
+    assert ResponseHead(raw, b"a.localhost").block == b"\r\nContent-Length: 0"
