@@ -207,6 +207,8 @@ class ApiServer:
             assert request.query["fieldManager"], "server-side apply needs a field manager"
             assert body["metadata"]["name"] == name, "the body must name the object of the path"
             merged = _merge(copy.deepcopy(known), body) if known else body
+            if known is not None and known.get("immutable") and merged.get("data") != known.get("data"):
+                return _status(422, "data: Forbidden: field is immutable when `immutable` is set")
             if known is not None and _without_version(merged) == _without_version(known):
                 return aiohttp.web.json_response(known)
             return aiohttp.web.json_response(await self.put(plural, merged), status=200 if known else 201)

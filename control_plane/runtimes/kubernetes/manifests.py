@@ -59,6 +59,7 @@ class ClusterOptions:
     per_owner_namespaces: bool = False
     platform_namespace: str = "vitrine-system"
     proxy_labels: tuple[tuple[str, str], ...] = (("app.kubernetes.io/name", "vitrine"), ("app.kubernetes.io/component", "proxy"))
+    proxy_ranges: tuple[str, ...] = ()  # addresses of proxies that run outside the cluster, such as 192.0.2.7/32
     hub_ports: tuple[int, ...] = (8080,)
     dns_namespace: str = "kube-system"
     dns_labels: tuple[tuple[str, str], ...] = (("k8s-app", "kube-dns"),)
@@ -97,6 +98,7 @@ def network_policy(space_id: SpaceId, port: int, namespace_name: str, options: C
     dns_ports = [{"protocol": "UDP", "port": 53}, {"protocol": "TCP", "port": 53}]
     dns_peers: list[Manifest] = [_pods_in(options.dns_namespace, options.dns_labels)]
     dns_peers += [{"ipBlock": {"cidr": _host_block(address)}} for address in options.dns_addresses]
+    outside = [{"ipBlock": {"cidr": _host_block(block)}} for block in options.proxy_ranges]
     blocked = blocked_ranges(options.cluster_ranges)
     internet = [{"ipBlock": {"cidr": "0.0.0.0/0", "except": blocked[4]}}, {"ipBlock": {"cidr": "::/0", "except": blocked[6]}}]
     egress: list[Manifest] = [{"to": dns_peers, "ports": dns_ports}]
@@ -109,7 +111,7 @@ def network_policy(space_id: SpaceId, port: int, namespace_name: str, options: C
         "spec": {
             "podSelector": {"matchLabels": {names.SPACE: space_id}},
             "policyTypes": ["Ingress", "Egress"],
-            "ingress": [{"from": [proxy], "ports": [{"protocol": "TCP", "port": port}]}],
+            "ingress": [{"from": [proxy, *outside], "ports": [{"protocol": "TCP", "port": port}]}],
             "egress": egress,
         },
     }
@@ -309,7 +311,7 @@ def _host_block(address: str) -> str:
     try:
         return str(ipaddress.ip_network(address))
     except ValueError as error:
-        raise Rejected(f"DNS address '{address}' is not an IP address") from error
+        raise Rejected(f"'{address}' is not an IP address or network") from error
 
 
 def _mount_path(mount: Mount) -> str:

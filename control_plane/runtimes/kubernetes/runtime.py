@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 from control_plane.domain.builds import SourceKind
 from control_plane.domain.capacity import Capacity, NodePool
-from control_plane.domain.errors import Rejected, StaleGeneration, Unavailable, VitrineError
+from control_plane.domain.errors import Broken, Rejected, StaleGeneration, Unavailable, VitrineError
 from control_plane.domain.ids import ReplicaId, SpaceId
 from control_plane.domain.reasons import Reason
 from control_plane.domain.replicas import ReplicaObservation, ReplicaSpec, ReplicaState, ReplicaUsage
@@ -231,7 +231,7 @@ class KubernetesRuntime:
             claim = _path("v1", "persistentvolumeclaims", namespace, names.claim(spec.space_id))
             self._apply_once(claim, manifests.volume_claim(spec.space_id, namespace, options))
         secret_path = _path("v1", "secrets", namespace, names.replica(spec.replica_id))
-        self._api.apply(secret_path, secret)
+        self._apply_secret(secret_path, secret)
         made = self._api.apply(_path("apps/v1", "deployments", namespace, names.replica(spec.replica_id)), deployment)
         self.cache.applied(made)
         try:
@@ -247,6 +247,16 @@ class KubernetesRuntime:
         if self._applied.get((path, "")) != text:
             self._api.apply(path, manifest)
             self._applied[path, ""] = text
+
+    def _apply_secret(self, path: str, secret: Mapping[str, Any]) -> None:
+        """An earlier try of this replica may have left one with older values; it cannot be changed, only made anew."""
+        try:
+            self._api.apply(path, secret)
+        except Broken as error:
+            if "immutable" not in error.message:
+                raise
+            self._api.delete(path)
+            self._api.apply(path, secret)
 
     def _stop(self, item: facts.Item, grace_s: int) -> None:
         namespace, name = item["metadata"]["namespace"], item["metadata"]["name"]

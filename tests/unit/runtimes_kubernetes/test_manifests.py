@@ -255,6 +255,14 @@ def test_bad_cluster_range(bad: str) -> None:
         manifests.blocked_ranges([bad])
 
 
+def test_a_proxy_outside_the_cluster_is_let_in_by_address() -> None:
+    policy = manifests.network_policy(SPACE, 7860, "vitrine", replace(OPTIONS, proxy_ranges=("192.0.2.7", "2001:db8::/64")))
+    (ingress,) = policy["spec"]["ingress"]
+    assert [peer["ipBlock"]["cidr"] for peer in ingress["from"] if "ipBlock" in peer] == ["192.0.2.7/32", "2001:db8::/64"]
+    with pytest.raises(Rejected):
+        manifests.network_policy(SPACE, 7860, "vitrine", replace(OPTIONS, proxy_ranges=("anywhere",)))
+
+
 # -- names
 
 

@@ -366,6 +366,17 @@ async def test_a_silent_server_is_unavailable() -> None:
         await runtime.close()
 
 
+async def test_an_environment_that_changed_between_two_tries_replaces_the_immutable_secret() -> None:
+    async with world() as w:
+        w.server.deny("PATCH", "/deployments/", 503)
+        with pytest.raises(Unavailable):
+            await w.runtime.apply(spec(pool="cpu"))
+        await w.runtime.apply(spec(pool="cpu", env={"NEW": "x"}))
+        data = w.server.objects["secrets", "vitrine", f"replica-{REPLICA}"]["data"]
+        assert "NEW" in data
+        assert "API_KEY" not in data
+
+
 async def test_stop_of_the_unknown_and_stop_during_409() -> None:
     async with world() as w:
         await w.runtime.stop(ReplicaId("nobody"))
@@ -495,3 +506,21 @@ async def test_paged_lists() -> None:
         await runtime.start()
         assert len((await runtime.capacity()).nodes) == 40
         await runtime.close()
+
+
+async def test_doing_nothing_costs_nothing() -> None:
+    """A thousand replicas, then silence: only the watches that are open anyway."""
+    async with world() as w:
+        w.server.run_pods = False
+        for number in range(1000):
+            labels = {"app.kubernetes.io/managed-by": "vitrine", "vitrine.dev/space": f"s{number}", "vitrine.dev/generation": "1"}
+            metadata = {"name": f"replica-r{number}", "namespace": "vitrine", "labels": {**labels, "vitrine.dev/replica": f"r{number}"}}
+            template = {"spec": {"containers": [{"ports": [{"containerPort": 7860}]}]}}
+            item = {"metadata": metadata, "spec": {"template": template}}
+            await w.server.put("deployments", item)
+        await w.until(lambda: _true(len(w.runtime.cache.deployments_now()) == 1000))
+        before = len(w.server.requests)
+        for _ in range(3):
+            assert len(await w.runtime.observe_all()) == 1000
+            await w.runtime.capacity()
+        assert len(w.server.requests) == before
