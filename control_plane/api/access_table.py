@@ -20,6 +20,8 @@ class Access(StrEnum):
     VIEW_AND_WRITE_TOKEN = "view-and-write-token"  # signed in, may see the repository
     READ_CODE_AND_CREATE = "read-code-and-create"  # may read it and make repositories elsewhere
     PLATFORM_ADMIN = "platform-admin"
+    GIT = "git"  # fetch: read the code; push, upload and locks: write
+    SIGNED_LINK = "signed-link"  # the address or its short-lived token is the right
     INTERNAL = "internal"  # the platform's own processes, by shared secret
 
 

@@ -21,6 +21,7 @@ def file(path: str, content: bytes = b"x") -> str:
 
 
 HEADER = line("header", summary="s", description="")
+ODD_PATHS = ("/a", "../a", "a/../b", "a//b", ".git/config", "a/.GIT/x", "a\\b", "a\nb", "x" * 5000, "./a", "git~1/a")
 BAD = {
     "empty": "",
     "no header": file("a"),
@@ -44,7 +45,7 @@ BAD = {
     "delete of nothing": f"{HEADER}\n{line('deletedFile', path='never-there')}",
     "parent is a number": f'{{"key": "header", "value": {{"summary": "s", "parentCommit": 1}}}}\n{file("a")}',
     "stale parent": line("header", summary="s", parentCommit="0" * 39 + "1") + "\n" + file("a"),
-    **{f"path {p!r}": f"{HEADER}\n{file(p)}" for p in ("/a", "../a", "a/../b", "a//b", ".git/config", "a/.GIT/x", "a\\b", "a\nb", "x" * 5000, "./a", "git~1/a")},
+    **{f"path {p!r}": f"{HEADER}\n{file(p)}" for p in ODD_PATHS},
 }  # fmt: skip
 
 

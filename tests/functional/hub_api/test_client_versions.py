@@ -9,7 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from fastapi.routing import iter_route_contexts
 
+from control_plane.api.access_rooms import right_of_room
+from control_plane.api.access_table import DOCUMENTATION, right_of
 from tests.functional.hub_api.running import WholePlatform
 
 JOURNEY = Path(__file__).parent / "journey.py"
@@ -80,3 +83,14 @@ def test_command_line(whole: WholePlatform, tmp_path: Path) -> None:
     hf("download", "admin/cli", "--type", "space", "--local-dir", str(tmp_path / "down"))
     assert (tmp_path / "down" / "app.py").read_text() == "print('hi')\n"
     hf("repos", "delete", "admin/cli", "--type", "space", "--yes")
+
+
+def test_every_route_of_the_process_is_declared(whole: WholePlatform) -> None:
+    """Whoever adds a route anywhere says in the access table which right it asks for."""
+    missing = [
+        f"{method} {route.path}"
+        for route in iter_route_contexts(whole.app.routes)
+        for method in route.methods or ()
+        if route.path not in DOCUMENTATION and right_of(method, str(route.path)) is None and right_of_room(method, str(route.path)) is None
+    ]
+    assert missing == []

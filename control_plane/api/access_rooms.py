@@ -1,0 +1,100 @@
+"""The access table of the rooms beside the Hub API: git, large files, administration, builds, pages.
+
+Pages ask the same rights as the API routes that do the same thing; `{P}` stands for each type's prefix.
+"""
+
+from __future__ import annotations
+
+from control_plane.api.access_table import Access, Right
+from control_plane.domain.accounts import Action
+
+_PREFIXES = ("", "/datasets", "/spaces")
+_KINDS = ("models", "datasets", "spaces")
+
+_FIXED: dict[Right, tuple[str, ...]] = {
+    Access.OPEN: (
+        "GET /healthz", "GET /readyz", "GET /metrics", "POST /v1/telemetry",
+        "GET /", "GET /spaces", "GET /models", "GET /datasets", "GET /{owner:seg}",
+        "GET /login", "GET /sign-in", "POST /sign-in", "GET /sign-in/once", "POST /sign-in/once", "GET /join",
+        "GET /sign-up", "POST /sign-up",
+        "POST /sign-out", "GET /-/language",
+    ),
+    Access.SIGNED_IN: (
+        "GET /settings", "GET /settings/account", "GET /settings/tokens", "POST /settings/tokens", "POST /settings/tokens/revoke",
+        "POST /settings/sessions/end", "POST /settings/password", "GET /new-space", "POST /new-space",
+    ),
+    Access.PLATFORM_ADMIN: ("ANY /admin", "ANY /admin/{page}", "ANY /api/admin/{rest}"),
+    Access.INTERNAL: ("ANY /internal/builds/{rest}",),
+    Access.SIGNED_LINK: ("ANY /_lfs/{rest}", "ANY /_cas/{rest}"),
+    Action.VIEW: (
+        "GET /spaces/{owner:seg}/{name:seg}", "GET /-/spaces/{owner:seg}/{name:seg}/panel", "GET /-/spaces/{owner:seg}/{name:seg}/events",
+        "GET /spaces/{owner:seg}/{name:seg}/share", "GET /datasets/{owner:seg}/{name:seg}", "GET /{owner:seg}/{name:seg}",
+    ),
+    Access.READ_CODE_AND_CREATE: ("GET /spaces/{owner:seg}/{name:seg}/duplicate", "POST /spaces/{owner:seg}/{name:seg}/duplicate"),
+    Action.WRITE: (
+        "GET /spaces/{owner:seg}/{name:seg}/logs", "GET /-/spaces/{owner:seg}/{name:seg}/logs/{which}",
+        "GET /-/spaces/{owner:seg}/{name:seg}/logs/{which}/download", "GET /spaces/{owner:seg}/{name:seg}/analytics",
+        *(
+            f"POST /spaces/{{owner:seg}}/{{name:seg}}/settings/{word}"
+            for word in (
+                "hardware", "sleep", "variable", "secret", "variable-remove", "secret-remove", "pause", "restart", "rebuild", "deploy",
+                "cancel-build",
+            )
+        ),
+    ),
+}  # fmt: skip
+
+# Under every type's prefix.
+_PER_PREFIX: dict[Right, tuple[str, ...]] = {
+    Access.VIEW_AND_WRITE_TOKEN: ("POST {P}/{owner:seg}/{name:seg}/like",),
+    Access.GIT: (
+        "GET {P}/{owner}/{name}/info/refs", "POST {P}/{owner}/{name}/git-upload-pack", "POST {P}/{owner}/{name}/git-receive-pack",
+        "POST {P}/{owner}/{name}/info/lfs/objects/batch", "POST {P}/{owner}/{name}/info/lfs/objects/verify",
+        "GET {P}/{owner}/{name}/info/lfs/locks", "POST {P}/{owner}/{name}/info/lfs/locks", "POST {P}/{owner}/{name}/info/lfs/locks/verify",
+        "POST {P}/{owner}/{name}/info/lfs/locks/{lock_id}/unlock",
+    ),
+    Action.READ_CODE: (
+        *(
+            f"GET {{P}}/{{owner:seg}}/{{name:seg}}/{page}"
+            for page in (
+                "tree/{rev:seg}", "tree/{rev:seg}/{path:tail}", "blob/{rev:seg}/{path:tail}", "raw/{rev:seg}/{path:tail}",
+                "commits/{rev:seg}", "commit/{sha:seg}", "discussions", "discussions/{number:int}",
+            )
+        ),
+    ),
+    Action.DISCUSS: (
+        "GET {P}/{owner:seg}/{name:seg}/discussions/new", "POST {P}/{owner:seg}/{name:seg}/discussions/new",
+        "POST {P}/{owner:seg}/{name:seg}/discussions/{number:int}/comment",
+        "POST {P}/{owner:seg}/{name:seg}/discussions/{number:int}/status",
+    ),
+    Action.WRITE: (
+        *(
+            f"{method} {{P}}/{{owner:seg}}/{{name:seg}}/{word}/{{rev:seg}}{file}"
+            for method in ("GET", "POST")
+            for word in ("new", "edit", "upload", "delete")
+            for file in ("", "/{file:tail}")
+        ),
+        "GET {P}/{owner:seg}/{name:seg}/settings",
+    ),
+    Action.ADMIN: tuple(f"POST {{P}}/{{owner:seg}}/{{name:seg}}/settings/{word}" for word in ("visibility", "rename", "delete")),
+}  # fmt: skip
+
+_XET: dict[Right, tuple[str, ...]] = {
+    Action.WRITE: tuple(f"GET /api/{kind}/{{owner}}/{{name}}/xet-write-token/{{rev:path}}" for kind in _KINDS),
+    Action.READ_CODE: tuple(f"GET /api/{kind}/{{owner}}/{{name}}/xet-read-token/{{rev:path}}" for kind in _KINDS),
+}
+
+ROOMS: dict[str, Right] = {
+    **{row: right for right, rows in _FIXED.items() for row in rows},
+    **{row.replace("{P}", prefix): right for right, rows in _PER_PREFIX.items() for row in rows for prefix in _PREFIXES},
+    **{row: right for right, rows in _XET.items() for row in rows},
+}
+
+# Whole trees of addresses that ask for one right: "ANY /tree/{rest}" covers everything below.
+_TREES = {row.removeprefix("ANY ").partition("{")[0]: right for row, right in ROOMS.items() if row.startswith("ANY ")}
+
+
+def right_of_room(method: str, path: str) -> Right | None:
+    """The right that a route of another room asks for; None when nobody declared it."""
+    found = ROOMS.get(f"{method} {path}") or ROOMS.get(f"ANY {path}")
+    return found or next((right for tree, right in _TREES.items() if tree.endswith("/") and path.startswith(tree)), None)
