@@ -88,10 +88,17 @@ def _hub(app: FastAPI, services: Services) -> None:
 
 
 def _web(app: FastAPI, services: Services) -> Any:
-    from control_plane.api import app_access
+    from control_plane.api import admin_quotas, app_access
     from web.router import error_page, mount_static, web_pages, web_router
     from web.services.deps import WebDeps
     from web.services_backend import ServicesBackend
+
+    async def pool_facts() -> tuple[dict[str, Any], ...]:
+        ask = getattr(services, "capacity", None)
+        async with services.uow.read() as uow:
+            replicas = await uow.deployments.open_replicas()
+        hardware = services.pools()
+        return tuple(admin_quotas.pool_rows(hardware.pools, hardware.catalog.flavors, await ask() if ask else None, replicas))
 
     settings = services.settings
     public = urlsplit(services.public_url)
@@ -110,6 +117,7 @@ def _web(app: FastAPI, services: Services) -> Any:
         public_url=services.public_url,
         frame_source=f"{public.scheme}://*.{settings.apps_domain}{port}",
         sign_up_open=settings.registration,
+        pool_facts=pool_facts,
         app_proof=lambda user, space_id: app_access.issue(services.signing_key, services.clock, user, space_id),
     )
     app.state.web_backend = ServicesBackend(deps)

@@ -468,14 +468,15 @@ class UserRow:
 
 @dataclass(frozen=True, slots=True)
 class PoolRow:
+    """Units of replicas of one flavor in one pool; None where nobody counts them now."""
+
     name: str
-    flavors: str
-    nodes: int
-    total: float
-    used: float
-    free: float
+    flavor: str
+    nodes: int | None
+    total: int | None
+    used: int
+    free: int | None
     queued: int
-    unit: str = "vCPU"
 
 
 @dataclass(frozen=True, slots=True)

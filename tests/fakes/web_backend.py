@@ -566,7 +566,7 @@ class MemoryWebBackend:
     async def admin_overview(self, actor: Actor) -> AdminOverview:
         counts = (Measure("Spaces", "1,284"), Measure("Running now", "37"), Measure("People", "212"), Measure("Builds in line", "2"))
         builds = (AdminBuildRow("structbio/fold-viewer", BuildRow("b1", NEW, "x", "running", self.now, None, "61 of 74 packages")),)
-        pools = (PoolRow("cpu", "cpu-basic, cpu-upgrade", 4, 64, 22, 42, 0), PoolRow("t4", "t4-small, t4-medium", 2, 8, 5, 3, 2, "GPU"))
+        pools = (PoolRow("cpu", "cpu-basic", 4, 16, 6, 10, 0), PoolRow("t4", "t4-small", 2, 8, 5, 3, 2))
         return AdminOverview(counts, tuple(c for c in self.cards if c.stage.tone == "run"), builds, pools)
 
     async def admin_users(self, actor: Actor) -> tuple[UserRow, ...]:

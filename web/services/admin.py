@@ -39,7 +39,10 @@ class AdminFamily(PeopleFamily, GalleryFamily):
             Measure("Builds in line", f"{len(builds):,}"), Measure("People", f"{len(accounts):,}"),
             Measure("Models", f"{counts[RepoType.MODEL]:,}"), Measure("Datasets", f"{counts[RepoType.DATASET]:,}"),
         )  # fmt: skip
-        pools = tuple(PoolRow(**dict(row)) for row in await self.d.pool_rows(actor))
+        pools = tuple(
+            PoolRow(str(r["pool"]), str(r["flavor"]), r["nodes"], r["total"], r["used"], r["free"], r["queued"])
+            for r in await self.d.pool_facts()
+        )
         return AdminOverview(figures, await self.cards(running), rows, pools)
 
     async def admin_users(self, actor: Actor) -> tuple[UserRow, ...]:

@@ -22,21 +22,7 @@ from control_plane.ports.stores import UnitOfWork, UnitOfWorkFactory
 from web.backend import MovedTo
 
 
-@dataclass(frozen=True, slots=True)
-class FlavorState:
-    """How much of one flavor there is now: units of replicas that fit, and how many wait. `wait_s` for the next in line."""
-
-    total: int
-    free: int
-    queued: int = 0
-    wait_s: float | None = None
-
-
-async def _no_states() -> Mapping[str, FlavorState]:
-    return {}
-
-
-async def _no_report(_actor: Actor) -> Sequence[Mapping[str, Any]]:
+async def _no_pools() -> Sequence[Mapping[str, Any]]:
     return ()
 
 
@@ -44,8 +30,8 @@ async def _no_report(_actor: Actor) -> Sequence[Mapping[str, Any]]:
 class WebDeps:
     """`app_url`: subdomain → origin without a trailing slash. `frame_source`: CSP source that covers every app.
 
-    `flavor_states` and `pool_rows` tell free units and pools (of `domain.capacity`); empty means that this platform
-    does not count them. `merge_pull` merges a pull request into main.
+    `pool_facts`: a row per pool and flavor with nodes, total, used, free (units of replicas, None while nobody counts) and
+    queued, as the admin API gives them. `merge_pull` merges a pull request into main.
     """
 
     uow: UnitOfWorkFactory
@@ -62,8 +48,7 @@ class WebDeps:
     frame_source: str
     sign_up_open: bool = True
     banner: Callable[[], str] = field(default=lambda: "")
-    flavor_states: Callable[[], Awaitable[Mapping[str, FlavorState]]] = _no_states
-    pool_rows: Callable[[Actor], Awaitable[Sequence[Mapping[str, Any]]]] = _no_report
+    pool_facts: Callable[[], Awaitable[Sequence[Mapping[str, Any]]]] = _no_pools
     merge_pull: Callable[[Actor, Repo, int], Awaitable[None]] | None = None
     app_proof: Callable[[Account | None, SpaceId], str] | None = None  # lets a browser into a private app for minutes
 

@@ -37,24 +37,25 @@ class SettingsFamily(Base):
         )
 
     async def _options(self, account: Account, limits: dict[str, float | None], requested: str, current: str) -> tuple[HardwareOption, ...]:
-        states = await self.d.flavor_states()
+        rows = [r for r in await self.d.pool_facts() if r["total"] is not None]
         options = []
         for flavor in self.d.catalog().flavors:
-            state = states.get(flavor.name)
+            own = [r for r in rows if r["flavor"] == flavor.name]
+            total, free = sum(r["total"] for r in own), sum(r["free"] or 0 for r in own)
+            queued = max((r["queued"] for r in own), default=0)
             refusal = ""
             if limits.get(f"{QuotaKey.RUNNING}.{flavor.name}", 1.0) == 0.0:
                 refusal = "not in your quota; ask an operator"
-            elif state is not None and state.total == 0:
+            elif rows and total == 0:
                 refusal = "no machine of this kind here"
-            waits = state is not None and state.free == 0
             options.append(
                 HardwareOption(
                     name=flavor.name, pretty_name=flavor.pretty_name, vcpu=flavor.vcpu, memory_gb=flavor.memory_gb,
                     gpu=flavor.accelerator.model if flavor.accelerator else "",
                     gpu_memory_gb=flavor.accelerator.memory_gb * flavor.accelerator.count if flavor.accelerator else 0,
-                    price_per_hour=flavor.price_per_hour, units_total=state.total if state else None,
-                    units_free=state.free if state else None, queue_position=state.queued + 1 if state and waits else None,
-                    wait_s=state.wait_s if state else None, refusal=refusal, is_requested=flavor.name == requested,
+                    price_per_hour=flavor.price_per_hour,
+                    units_total=total if rows else None, units_free=free if rows else None,
+                    queue_position=queued + 1 if rows and total and not free else None, refusal=refusal, is_requested=flavor.name == requested,
                     is_current=flavor.name == current,
                 )
             )  # fmt: skip
