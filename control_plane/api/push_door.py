@@ -7,7 +7,7 @@ up to live or why not. A refusal names the key, the line, the allowed values, or
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,6 +43,7 @@ class PushDoor:
     git: GitBinary
     lfs: LfsStore
     limits: PushLimits
+    moved: Callable[[Repo, str, Sha | None, Sha | None], Awaitable[None]] | None = None  # fires webhooks
 
     # --- git.smart_http.Authorize
     async def authorize(self, path: RepoPath, service: Service, headers: Mapping[str, str], address: str) -> RepoAccess:
@@ -110,6 +111,8 @@ class PushDoor:
             new = None if update.is_delete else Sha(update.new)
             last_event = await self._last_event(repo)
             outcome = await accept_push(self.deps, repo.id, push.actor, update.ref, Sha(update.old), new)
+            if self.moved is not None:
+                await self.moved(repo, update.ref, Sha(update.old), new)
             if repo.type is not RepoType.SPACE or update.ref != SERVED_REF:
                 yield f"{_short_ref(update.ref)}: {outcome.message}."
                 continue
