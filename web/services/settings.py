@@ -55,7 +55,8 @@ class SettingsFamily(Base):
                     gpu_memory_gb=flavor.accelerator.memory_gb * flavor.accelerator.count if flavor.accelerator else 0,
                     price_per_hour=flavor.price_per_hour,
                     units_total=total if rows else None, units_free=free if rows else None,
-                    queue_position=queued + 1 if rows and total and not free else None, refusal=refusal, is_requested=flavor.name == requested,
+                    queue_position=queued + 1 if rows and total and not free else None, refusal=refusal,
+                    is_requested=flavor.name == requested,
                     is_current=flavor.name == current,
                 )
             )  # fmt: skip

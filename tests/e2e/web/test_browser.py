@@ -48,7 +48,7 @@ def test_axe_finds_nothing_serious_and_every_page_fits(browser: Browser, site: t
             if rule["impact"] in ("serious", "critical"):
                 found.append(f"{name}: {rule['id']} {[n['html'][:120] for n in rule['nodes'][:3]]}")
     context.close()
-    assert found == []
+    assert not found, "\n".join(found)
 
 
 def test_targets_are_large_enough_on_a_phone(browser: Browser, site: tuple[str, MemoryWebBackend]) -> None:
