@@ -27,6 +27,7 @@ from control_plane.api.builds_door import BuildsDoor, builds_door
 from control_plane.api.hub import hub_router
 from control_plane.api.push_door import PushDoor
 from control_plane.api.sites import SiteServer
+from control_plane.api.webhook_delivery import Deliveries
 from control_plane.bootstrap import API_SOCKET, STATIC_SOCKET, Services, build_services
 from control_plane.domain.accounts import Account, TokenRole
 from control_plane.domain.errors import VitrineError
@@ -72,19 +73,20 @@ def build_app(services: Services) -> FastAPI:
             )
         )
     )  # fmt: skip
-    _git(app, services)
-    _hub(app, services)
+    deliveries = Deliveries(services)
+    _git(app, services, deliveries)
+    _hub(app, services, deliveries)
     pages = _web(app, services)
     error_map.install(app, html=pages)
     context.install_context(app)
     return app
 
 
-def _hub(app: FastAPI, services: Services) -> None:
+def _hub(app: FastAPI, services: Services, deliveries: Deliveries) -> None:
     from control_plane.api.admin import admin_router
 
     app.include_router(admin_router(services))
-    app.include_router(hub_router(services))
+    app.include_router(hub_router(services, deliveries))
 
 
 def _web(app: FastAPI, services: Services) -> Any:
@@ -127,13 +129,13 @@ def _web(app: FastAPI, services: Services) -> Any:
     return error_page(pages)
 
 
-def _git(app: FastAPI, services: Services) -> None:
+def _git(app: FastAPI, services: Services, deliveries: Deliveries) -> None:
     from control_plane.git.lfs_http import LfsDeps, lfs_router
     from control_plane.git.xet_http import XetDeps, xet_router
 
     settings = services.settings
     git = GitBinary(settings.data_dir / "repos" / ".no-hooks")
-    door = PushDoor(services.spaces, git, services.lfs, PushLimits(file_bytes=settings.max_file_bytes))
+    door = PushDoor(services.spaces, git, services.lfs, PushLimits(file_bytes=settings.max_file_bytes), moved=deliveries.content)
     deps = GitDeps(
         git=git, repo_dir=services.git.path, hooks_dir=settings.data_dir / "hooks", authorize=door.authorize, check_push=door.check_push,
         pushed=door.pushed, limits=ReceiveLimits(body_bytes=settings.max_push_bytes),
