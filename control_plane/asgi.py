@@ -31,7 +31,7 @@ from control_plane.api.webhook_delivery import Deliveries
 from control_plane.bootstrap import API_SOCKET, STATIC_SOCKET, Services, build_services
 from control_plane.domain.accounts import Account, TokenRole
 from control_plane.domain.errors import VitrineError
-from control_plane.domain.ids import SpaceId
+from control_plane.domain.ids import RepoId, SpaceId
 from control_plane.domain.spaces import RepoType
 from control_plane.git.gitbin import GitBinary
 from control_plane.git.policy import PushLimits
@@ -141,8 +141,17 @@ def _git(app: FastAPI, services: Services, deliveries: Deliveries) -> None:
         pushed=door.pushed, limits=ReceiveLimits(body_bytes=settings.max_push_bytes),
     )  # fmt: skip
     app.include_router(git_router(deps))
-    app.include_router(lfs_router(LfsDeps(services.lfs, door.authorize, services.signing_key, services.uow)))
-    app.include_router(xet_router(XetDeps(settings.data_dir / "xet", services.lfs, services.signing_key, door.authorize)))
+
+    async def room_for(repo_id: RepoId, size: int) -> None:
+        """QuotaExceeded when the owner's storage has no room for `size` more bytes."""
+        async with services.uow.read() as uow:
+            repo = await uow.repos.get(repo_id)
+            owner = await uow.accounts.get(repo.owner_id) if repo else None
+            if owner is not None:
+                await services.spaces.check_quota(uow, owner, "storage-gb", size / 1e9)
+
+    app.include_router(lfs_router(LfsDeps(services.lfs, door.authorize, services.signing_key, services.uow, room_for)))
+    app.include_router(xet_router(XetDeps(settings.data_dir / "xet", services.lfs, services.signing_key, door.authorize, room_for)))
 
 
 def _health(app: FastAPI, services: Services) -> None:

@@ -311,7 +311,13 @@ def build_runtime(settings: Settings, services: Services) -> Any:
         return kubernetes_runtime(namespace=settings.kube_namespace, pools=services.pools, log=cluster_sink)
     from control_plane.runtimes.process.runtime import ProcessRuntime
 
-    return ProcessRuntime(settings.data_dir, sink, run_dir=settings.run_dir)
+    return ProcessRuntime(
+        settings.data_dir,
+        sink,
+        run_dir=settings.run_dir,
+        egress_ports=tuple(int(port) for port in settings.egress_ports.split(",") if port.strip()),
+        egress_allow=tuple(pair.strip() for pair in settings.egress_allow.split(",") if pair.strip()),
+    )
 
 
 # --- the proxy -----------------------------------------------------------------------------------------------------
@@ -324,6 +330,7 @@ def proxy_config(settings: Settings) -> ProxyConfig:
         api_socket="" if settings.api_url else str(settings.run_dir / API_SOCKET),
         apps_domain=settings.apps_domain,
         public_url=settings.resolved_public_url,
+        platform_hosts=(HUB_HOST,),
         table_file=settings.data_dir / "routes.json",
         wake_timeout_s=float(settings.wake_timeout_s),
     )

@@ -49,6 +49,8 @@ class Settings:
     start_timeout_s: int = field(default=1800, metadata={"doc": "Longest app start when the README does not say, seconds"})
     drain_s: int = field(default=60, metadata={"doc": "How long a replaced version finishes what it began, seconds"})
     sleep_after_s: int = field(default=0, metadata={"doc": "Idle seconds before sleep, for Spaces whose owner set none; 0 = by flavor"})
+    egress_ports: str = field(default="80,443", metadata={"doc": "Ports of the internet that apps may reach, comma-separated"})
+    egress_allow: str = field(default="", metadata={"doc": "Private `host:port` pairs that apps may reach all the same, comma-separated"})
     registration: bool = field(default=False, metadata={"doc": "Whether people may create their own account"})
     hub_fallback_url: str = field(default="", metadata={"doc": "Another Hub that apps may load models from; default: none"})
     otlp_endpoint: str = field(default="", metadata={"doc": "OpenTelemetry collector (OTLP over HTTP)"})

@@ -100,7 +100,10 @@ async def record_event(
             await meter(uow, await _succeed(uow, clock, build, event, admit))
         elif event.kind is BuildEventKind.FAILED:
             reason = Reason(event.reason) if event.reason in set(Reason) else Reason.BUILD_FAILED
-            await meter(uow, await _fail(uow, clock, build, reason, event.message))
+            if reason in (Reason.BUILD_LOST, Reason.REGISTRY_UNAVAILABLE) and build.attempt < MAX_ATTEMPTS:
+                await _lose(uow, clock, build, reason)  # not the build's fault: another worker, or the same one later, tries again
+            else:
+                await meter(uow, await _fail(uow, clock, build, reason, event.message))
 
         async def told() -> None:
             await signals.notify("events", build.space_id)
@@ -174,16 +177,19 @@ async def repair_lost(uow_factory: UnitOfWorkFactory, clock: Clock, *, limit_s: 
             if build.attempt >= MAX_ATTEMPTS:
                 await _fail(uow, clock, build, Reason.BUILD_LOST, f"the build machine went away {build.attempt} times")
                 continue
-            await uow.builds.save(
-                replace(
-                    build, status=advance_build(build.status, BuildChange.LOSE), attempt=build.attempt + 1, worker="", submitted_at=None,
-                    heartbeat_at=None, reason=Reason.BUILD_LOST, phase=None, progress=None,
-                )
-            )  # fmt: skip
-            await uow.events.add(
-                build.space_id, now, "build.queued", {"build_id": build.id, "attempt": build.attempt + 1, "reason": "BUILD_LOST"}
-            )
+            await _lose(uow, clock, build, Reason.BUILD_LOST)
     return tuple(touched)
+
+
+async def _lose(uow: UnitOfWork, clock: Clock, build: Build, reason: Reason) -> None:
+    """Back to the queue as the next attempt."""
+    again = replace(
+        build, status=advance_build(build.status, BuildChange.LOSE), attempt=build.attempt + 1, worker="", submitted_at=None,
+        heartbeat_at=None, reason=reason, phase=None, progress=None,
+    )  # fmt: skip
+    await uow.builds.save(again)
+    words = {"build_id": build.id, "attempt": again.attempt, "reason": reason.value}
+    await uow.events.add(build.space_id, clock.now(), "build.queued", words)
 
 
 def _is_lost(build: Build, now: datetime, limit_s: float) -> bool:

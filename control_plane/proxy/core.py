@@ -37,6 +37,7 @@ class ProxyConfig:
     port: int = 7860
     public_url: str = "http://localhost:7860"
     apps_domain: str = "localhost"
+    platform_hosts: tuple[str, ...] = ()  # further names of the platform, such as the one apps know it by
     api_socket: str = ""
     api_address: str = ""
     table_file: Path | None = None
@@ -99,7 +100,7 @@ class Core:
         parts = urlsplit(config.public_url)
         self.scheme = parts.scheme.encode() or b"http"
         self.hub = f"{parts.scheme}://{parts.netloc}"
-        self._platform_hosts = {(parts.hostname or "localhost").lower(), "localhost"}
+        self._platform_hosts = {(parts.hostname or "localhost").lower(), "localhost", *config.platform_hosts}
         self._apps_suffix = "." + config.apps_domain.lower().strip(".")
         self.tick()
         self._trusted = tuple(ipaddress.ip_network(net) for net in config.trusted_proxies)
