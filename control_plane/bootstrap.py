@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 
 from control_plane.domain.accounts import Account
 from control_plane.domain.builds import BuildLimits, SourceKind
+from control_plane.domain.capacity import Capacity
 from control_plane.domain.errors import Rejected
 from control_plane.domain.hardware import FlavorCatalog
 from control_plane.domain.ids import ReplicaId, RepoId, SpaceId
@@ -85,6 +86,12 @@ class Services:
     @property
     def catalog(self) -> FlavorCatalog:
         return self.pools().catalog
+
+    async def capacity(self) -> Capacity | None:
+        """Pools and nodes as the scheduler's runtime sees them now; None when it does not answer."""
+        from control_plane.bus.usage import ask_capacity
+
+        return await ask_capacity(self.settings.run_dir / USAGE_SOCKET)
 
     async def admit(self, uow: UnitOfWork, space: Space) -> None:
         """Raises QuotaExceeded when the owner's quotas do not let this Space run now. Call it inside the write that starts it."""
