@@ -54,6 +54,7 @@ class ClientConnection(asyncio.Protocol):
     proto = b"http"
     phase = HEAD
     deadline = 0.0
+    _fresh_until = 0.0
     head: RequestHead | None = None
     entry: Entry | None = None
     pool: Pool | None = None
@@ -102,6 +103,7 @@ class ClientConnection(asyncio.Protocol):
         peer = transport.get_extra_info("peername")
         self.address = peer[0] if isinstance(peer, tuple) and peer else ""
         self.deadline = core.now + core.config.header_timeout_s
+        self._fresh_until = core.now + 1.0
         self.client = core.clients.arrive(self.address, core.now)
         core.connections.add(self)
         if self.client is None or len(core.connections) > core.config.max_connections > 0:
@@ -733,8 +735,8 @@ class ClientConnection(asyncio.Protocol):
     def check(self, now: float) -> None:
         """The tick: end what waited too long. `now` is the loop's clock."""
         phase = self.phase
-        if self.core.draining and phase == HEAD and not self._buffer:
-            self.transport.close()
+        if self.core.draining and phase == HEAD and not self._buffer and (self.request_id or now > self._fresh_until):
+            self.transport.close()  # a connection just accepted gets a second: its request may be on its way
         elif now < self.deadline:
             return
         elif phase == HEAD:

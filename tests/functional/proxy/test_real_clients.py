@@ -101,12 +101,16 @@ async def test_a_listener_is_handed_over_without_a_lost_request(world: World) ->
 
     proxy = await start()
     visitors = [asyncio.create_task(visitor()) for _ in range(4)]
-    for _ in range(3):
-        successor = await start()
-        await proxy.stop(2)
-        proxy = successor
-    going = False
-    await asyncio.gather(*visitors)
+    try:
+        for _ in range(3):
+            successor = await start()
+            await proxy.stop(2)
+            proxy = successor
+    finally:
+        going = False
+        async with asyncio.timeout(10):
+            results = await asyncio.gather(*visitors, return_exceptions=True)
+        await proxy.stop(0)
+        listener.close()
+    assert [error for error in results if error is not None] == []
     assert done > 20
-    await proxy.stop(0)
-    listener.close()
