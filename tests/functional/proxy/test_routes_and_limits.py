@@ -119,6 +119,8 @@ async def test_graceful_stop_finishes_exchanges_and_says_1001_to_sockets(world: 
     socket, idle = await world.wire(), await world.wire()
     await socket.send(UPGRADE)
     await socket.head()
+    await idle.send(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    assert (await idle.answer()).status == 200
     asking = asyncio.create_task(world.get("/slow"))
     async with asyncio.timeout(5):
         while len(world.app.seen) < 2:
