@@ -64,8 +64,8 @@ def router(hub: Hub) -> APIRouter:
             # One row more than the page tells whether there is a next one.
             rows = await visible(
                 uow, actor, of_type,
-                owner=request.query_params.get("author") or None,
-                search=request.query_params.get("search") or None,
+                owner=next(iter(values(request, "author")), None) or None,
+                search=next(iter(values(request, "search")), None) or None,
                 sdk=sdks, tags=tags, sort=_SORTS.get(request.query_params.get("sort", ""), "trending"),
                 limit=limit + 1, offset=offset,
             )  # fmt: skip
@@ -88,7 +88,7 @@ def router(hub: Hub) -> APIRouter:
         async with services.uow.read() as uow:
             repos = await visible(
                 uow, actor, RepoType.SPACE,
-                search=request.query_params.get("q") or None, sdk=[s for s in values(request, "sdk") if s in set(Sdk)],
+                search=next(iter(values(request, "q")), None) or None, sdk=[s for s in values(request, "sdk") if s in set(Sdk)],
                 tags=values(request, "filter"), running_only=not flag(request, "includeNonRunning", True),
                 limit=limit, offset=offset,
             )  # fmt: skip

@@ -295,6 +295,10 @@ def _take_header(draft: Draft, line: Line) -> None:
     summary, description, parent = value.get("summary"), value.get("description"), value.get("parentCommit")
     if not isinstance(summary, str | None) or not isinstance(description, str | None) or not isinstance(parent, str | None):
         raise Rejected("summary, description and parentCommit of a commit are texts")
+    try:
+        f"{summary}{description}{parent}".encode()
+    except UnicodeEncodeError:
+        raise Rejected("summary and description of a commit must be valid Unicode") from None
     draft.summary = (summary or "").strip()[:2000] or "Upload files"
     draft.description = (description or "").strip()[:65_000]
     draft.parent = Sha(parent) if parent else None

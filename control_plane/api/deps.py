@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
+from urllib.parse import quote
 
 from fastapi import Request
 from starlette.responses import JSONResponse
@@ -12,12 +14,13 @@ from control_plane.accounts import policy
 from control_plane.accounts.sign_in import Throttle, authenticate, csrf_matches
 from control_plane.api.webhook_delivery import Deliveries
 from control_plane.domain.accounts import Account, Action, Actor
-from control_plane.domain.errors import Forbidden, Rejected, RepoNotFound
+from control_plane.domain.errors import Forbidden, Rejected, RepoNotFound, TooLarge
 from control_plane.domain.hardware import FlavorCatalog
 from control_plane.domain.ids import Sha, SpaceId
 from control_plane.domain.spaces import Repo, RepoType, Space
 from control_plane.http import addresses
 from control_plane.http.error_map import Moved
+from control_plane.http.raw_path import SLASH
 from control_plane.ports.clock import Clock
 from control_plane.ports.git import GitStore, LfsStore
 from control_plane.ports.log_store import LogStore
@@ -143,16 +146,14 @@ async def find_repo(uow: UnitOfWork, type: RepoType, ns: str, name: str) -> tupl
 
 
 def _relocated(request: Request, ns: str, name: str, repo: Repo) -> str:
-    raw: bytes = request.scope.get("raw_path") or request.scope["path"].encode()
-    path = raw.partition(b"?")[0].decode("ascii", "replace")
+    """The same address under the repository's name of today. Built from the decoded path: any spelling leads there."""
+    path = request.scope["path"].replace(f"/{ns}/{name}", f"/{repo.full_name}", 1)
     query = f"?{request.url.query}" if request.url.query else ""
-    return path.replace(f"/{ns}/{name}", f"/{repo.full_name}", 1) + query
+    return "%2F".join(quote(part) for part in path.split(SLASH)) + query
 
 
 async def json_object(request: Request, *, most: int = 1 << 20) -> dict[str, Any]:
     """The JSON object in the body, at most `most` bytes, whatever the content type says; {} when there is no body."""
-    import json
-
     raw = await read_body(request, most)
     if not raw.strip():
         return {}
@@ -166,8 +167,6 @@ async def json_object(request: Request, *, most: int = 1 << 20) -> dict[str, Any
 
 
 async def read_body(request: Request, most: int) -> bytes:
-    from control_plane.domain.errors import TooLarge
-
     parts: list[bytes] = []
     size = 0
     async for chunk in request.stream():

@@ -78,9 +78,12 @@ class _Meter:
     def __init__(self) -> None:
         self._open: dict[str, int] = {}
 
-    def enter(self, caller: str) -> None:
+    def check(self, caller: str) -> None:
         if self._open.get(caller, 0) >= _MAX_STREAMS_PER_CALLER:
             raise Rejected(f"{_MAX_STREAMS_PER_CALLER} streams are open already from here; close some", code="TooManyStreams")
+
+    def enter(self, caller: str) -> None:
+        """Called when the body begins, so that a response that was never sent is never counted."""
         self._open[caller] = self._open.get(caller, 0) + 1
 
     def leave(self, caller: str) -> None:
@@ -115,11 +118,12 @@ def router(hub: Hub) -> APIRouter:
     ) -> StreamingResponse:  # fmt: skip
         """`events` yields bytes to send, or None when it has nothing now and wants to wait a tick."""
         caller = actor.user.id if actor.user else caller_address(request)
-        meter.enter(caller)
+        meter.check(caller)
 
         async def body() -> AsyncIterator[bytes]:
             clock = services.clock
             spoke = checked = clock.monotonic()
+            meter.enter(caller)
             try:
                 async with woken_by(services.signals, topic, key) as woken:
                     async for item in events(woken):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
@@ -80,13 +81,20 @@ def body_of(error: e.VitrineError) -> dict[str, Any]:
     return body
 
 
+class _PlainJson(JSONResponse):
+    """ASCII only: a message may quote text that is not valid Unicode, and must still be sent."""
+
+    def render(self, content: Any) -> bytes:
+        return json.dumps(content, separators=(",", ":")).encode()
+
+
 def answer(error: e.VitrineError, *, anonymous: bool) -> JSONResponse:
     status = status_of(error, anonymous=anonymous)
-    return JSONResponse(body_of(error), status_code=status, headers=headers_of(error, status))
+    return _PlainJson(body_of(error), status_code=status, headers=headers_of(error, status))
 
 
 def plain(status: int, message: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
-    return JSONResponse({"error": message}, status_code=status, headers={**(headers or {}), "X-Error-Message": one_line(message)})
+    return _PlainJson({"error": message}, status_code=status, headers={**(headers or {}), "X-Error-Message": one_line(message)})
 
 
 def _is_anonymous(request: Request) -> bool:
@@ -123,7 +131,7 @@ def install(app: FastAPI, *, html: HtmlPage | None = None) -> None:
         problems = [f"{'.'.join(str(p) for p in item['loc'][1:]) or 'body'}: {item['msg']}" for item in error.errors()[:10]]
         message = "; ".join(problems) or "the request is not understood"
         body = {"error": problems or message}
-        return JSONResponse(body, status_code=400, headers={"X-Error-Message": one_line(message), "X-Error-Code": "BadRequest"})
+        return _PlainJson(body, status_code=400, headers={"X-Error-Message": one_line(message), "X-Error-Code": "BadRequest"})
 
     async def on_moved(_: Request, error: Exception) -> Response:
         assert isinstance(error, Moved)

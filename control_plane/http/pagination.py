@@ -43,6 +43,9 @@ def flag(request: Request, name: str, default: bool = False) -> bool:
 
 
 def values(request: Request, name: str) -> tuple[str, ...]:
-    """A repeated parameter, also spelled `name[]`."""
+    """A repeated parameter, also spelled `name[]`. Control characters are refused: no database stores them alike."""
     params = request.query_params
-    return tuple(params.getlist(name) + params.getlist(f"{name}[]"))
+    found = tuple(params.getlist(name) + params.getlist(f"{name}[]"))
+    if any("\x00" in value or len(value) > 1000 for value in found):
+        raise Rejected(f"{name}: at most 1,000 characters, without control characters")
+    return found

@@ -148,3 +148,27 @@ def test_validate_yaml_is_json_on_every_status(platform: Platform) -> None:
     assert bad.json()["errors"][0]["message"]
     fine = httpx.post(f"{platform.url}/api/validate-yaml", json={"content": "---\nsdk: static\n---\n", "repoType": "space"})
     assert (fine.status_code, fine.json()["errors"]) == (200, [])
+
+
+def test_other_spellings_lead_to_one_address(platform: Platform, repo: str) -> None:
+    reply = httpx.get(f"{platform.url}/api/models/%41LICE/str%69ct/tree/refs%2Fheads%2Fmain?recursive=true")
+    assert reply.status_code == 307
+    assert reply.headers["location"] == "/api/models/alice/strict/tree/refs%2Fheads%2Fmain?recursive=true"
+    assert httpx.get(platform.url + reply.headers["location"]).status_code == 200
+
+
+@pytest.mark.parametrize("text", ["\\ud800", "\\u0000"])
+def test_broken_text_is_refused_or_kept_harmless(platform: Platform, alice: str, repo: str, text: str) -> None:
+    headers = {"authorization": f"Bearer {alice}", "content-type": "application/json"}
+    bodies = {
+        f"/api/models/{repo}/discussions": f'{{"title": "{text}", "description": "{text}"}}',
+        "/api/repos/create": f'{{"name": "{text}"}}',
+        f"/api/models/{repo}/commit/main": f'{{"key": "header", "value": {{"summary": "{text}"}}}}\n{file("a.txt")}',
+        f"/api/models/{repo}/preupload/main": f'{{"files": [{{"path": "{text}", "size": 1}}]}}',
+        f"/api/models/{repo}/paths-info/main": f'{{"paths": ["{text}"]}}',
+        "/api/settings/webhooks": f'{{"url": "https://x/{text}", "watched": [{{"type": "user", "name": "a"}}]}}',
+    }
+    for path, body in bodies.items():
+        assert httpx.post(platform.url + path, content=body.encode(), headers=headers).status_code < 500, path
+    assert httpx.get(f"{platform.url}/api/models/{repo}/discussions").status_code == 200
+    assert httpx.get(f"{platform.url}/api/models?search=%00").status_code == 400
