@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from control_plane.accounts import people, quotas
 from control_plane.accounts.metering import HOURS
 from control_plane.domain.accounts import Account
-from control_plane.domain.capacity import Capacity, NodePool
+from control_plane.domain.capacity import Capacity, Node, NodePool
 from control_plane.domain.hardware import Flavor
 from control_plane.domain.ids import RepoId
 from control_plane.domain.quotas import DEFAULT_QUOTAS, parse_key, parse_value
@@ -180,11 +180,14 @@ async def _named(work: UnitOfWork, rows: Sequence[Mapping[str, Any]], prices: Ma
     ]
 
 
-def units(pool: NodePool, flavor: Flavor, vcpu: float, memory_bytes: float, gpus: int) -> int:
-    """How many replicas of `flavor` fit into these amounts."""
-    fits = [vcpu * pool.overcommit / flavor.vcpu, memory_bytes * pool.overcommit / (flavor.memory_gb * 1e9)]
+def units(pool: NodePool, flavor: Flavor, node: Node, *, free: bool) -> int:
+    """How many replicas of `flavor` this node holds in all, or still. Overcommit multiplies what a node has, not what is used."""
+    used_vcpu, used_memory, used_gpus = (node.used_vcpu, node.used_memory_bytes, node.used_gpus) if free else (0.0, 0, 0)
+    # A flavor larger than the machine gets the whole machine, so that is what one replica of it takes.
+    vcpu, memory = min(flavor.vcpu, node.vcpu), min(flavor.memory_gb * 1e9, node.memory_bytes)
+    fits = [(node.vcpu * pool.overcommit - used_vcpu) / vcpu, (node.memory_bytes * pool.overcommit - used_memory) / memory]
     if flavor.gpu_count:
-        fits.append(gpus / flavor.gpu_count)
+        fits.append((node.gpus - used_gpus) / flavor.gpu_count)
     return max(0, int(min(fits) + 1e-9))
 
 
@@ -203,9 +206,8 @@ def pool_rows(
             used = sum(1 for r in replicas if r.hardware == name and r.state.holds_capacity)
             free = total = None
             if its is not None:
-                total = sum(units(pool, flavor, n.vcpu, n.memory_bytes, n.gpus) for n in its)
-                left = ((n.vcpu - n.used_vcpu, n.memory_bytes - n.used_memory_bytes, n.gpus - n.used_gpus) for n in its)
-                free = sum(units(pool, flavor, *amounts) for amounts in left)
+                total = sum(units(pool, flavor, n, free=False) for n in its)
+                free = sum(units(pool, flavor, n, free=True) for n in its)
             yield {
                 "pool": pool.name,
                 "flavor": name,
