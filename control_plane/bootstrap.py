@@ -216,6 +216,7 @@ async def run_scheduler(settings: Settings, ready: Callable[[dict[str, Any]], No
     """Bus, runtime and reconciler until cancelled. The runtime is asked for its left-overs before anything starts."""
     from builder.broker import broker_options, prepare_spool
     from control_plane.accounts.metering import meter_replica
+    from control_plane.accounts.oauth import space_credentials
     from control_plane.bus.local import BusServer
     from control_plane.bus.usage import serve_usage
     from control_plane.net.probe import probe
@@ -264,13 +265,15 @@ async def run_scheduler(settings: Settings, ready: Callable[[dict[str, Any]], No
     async with services.uow.read() as uow:
         admins.update(a.id for a in await uow.accounts.list() if a.is_admin)
     public = urlsplit(settings.resolved_public_url)
-    hub_port = f":{settings.port}"
+    # Inside a process sandbox the Hub is reached by an inner name on the port of its scheme; elsewhere by its public address.
+    inner = target_of(settings) is SourceKind.PROCESS and public.scheme == "http"
     config = SchedulerConfig(
         apps_domain=settings.apps_domain, app_host_port=lambda sub: urlsplit(settings.app_url(sub)).netloc,
-        hub_endpoint=f"http://{HUB_HOST}{hub_port}" if public.scheme == "http" else settings.resolved_public_url,
+        hub_endpoint=f"http://{HUB_HOST}" if inner else settings.resolved_public_url,
         hub_upstream=f"{_loopback(settings.host)}:{settings.port}", hub_host=HUB_HOST,
         static_socket=str(settings.run_dir / STATIC_SOCKET), sleep_after_s=settings.sleep_after_s, trusted=trusted,
         target=target_of(settings), limits=build_limits(settings),
+        oauth_of=lambda space_id: space_credentials(services.signing_key, space_id),
     )  # fmt: skip
     reconciler: Reconciler
     prober = Prober(look, lambda space_id: reconciler.request(space_id))

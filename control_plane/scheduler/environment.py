@@ -11,9 +11,9 @@ from control_plane.domain.spaces import Deployment, Repo, Space
 
 def replica_environment(
     repo: Repo, space: Space, deployment: Deployment, flavor: Flavor, *, host: str, hub_endpoint: str, creator_id: str,
-    variables: Mapping[str, str], secrets: Mapping[str, Sensitive],
+    variables: Mapping[str, str], secrets: Mapping[str, Sensitive], oauth: tuple[str, str] = ("", ""),
 ) -> dict[str, str | Sensitive]:  # fmt: skip
-    """Names of contract.md section 5 and hub-api.md 5.8. `host` is the public host with its port, without scheme."""
+    """Everything by name. `host` is the public host with its port, without scheme; `oauth` the Space's own client id and secret."""
     port = str(deployment.launch.port)
     defaults: dict[str, str | Sensitive] = {
         "GRADIO_ANALYTICS_ENABLED": "False",
@@ -43,4 +43,11 @@ def replica_environment(
         "STREAMLIT_SERVER_ADDRESS": "0.0.0.0",
         "STREAMLIT_SERVER_PORT": port,
     }
+    if deployment.config.hf_oauth:
+        client_id, client_secret = oauth
+        scopes = dict.fromkeys(("openid", "profile", *deployment.config.hf_oauth_scopes))
+        platform |= {
+            "OAUTH_CLIENT_ID": client_id, "OAUTH_CLIENT_SECRET": Sensitive(client_secret), "OAUTH_SCOPES": " ".join(scopes),
+            "OPENID_PROVIDER_URL": hub_endpoint,
+        }  # fmt: skip
     return {**defaults, **variables, **secrets, **platform}

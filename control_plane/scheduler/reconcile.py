@@ -69,6 +69,7 @@ class SchedulerConfig:
     start_timeout: timedelta = timedelta(seconds=1800)
     sleep_after_s: int = 0
     trusted: Callable[[Repo], bool] = lambda repo: False
+    oauth_of: Callable[[SpaceId], tuple[str, str]] = lambda space_id: ("", "")
     volume_of: Callable[[Space], tuple[Mount, ...]] = lambda space: ()
     target: SourceKind = SourceKind.PROCESS
     limits: BuildLimits = field(default_factory=BuildLimits)
@@ -471,6 +472,7 @@ class Reconciler:
         env = replica_environment(
             repo, space, deployment, flavor, host=self._c.app_host_port(space.subdomain), hub_endpoint=self._c.hub_endpoint,
             creator_id=repo.created_by, variables={s.key: s.value for s in settings if not s.is_secret}, secrets=secrets,
+            oauth=self._c.oauth_of(space.id),
         )  # fmt: skip
         return ReplicaSpec(
             replica_id=replica.id, space_id=space.id, space_name=repo.full_name, generation=deployment.generation,

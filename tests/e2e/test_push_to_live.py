@@ -208,6 +208,52 @@ def test_who_may_push(platform: Platform, work: Make, tmp_path: Path) -> None:
     assert demo.git("ls-remote", anonymous).stdout  # public code may be read
 
 
+REACH = """
+import http.server, json, os, socket, urllib.request
+def tried(what):
+    try:
+        return what()
+    except Exception as error:
+        return type(error).__name__
+def get(url):
+    return urllib.request.urlopen(url, timeout=5).read().decode()
+def port(address, number):
+    socket.create_connection((address, number), 3).close()
+    return "open"
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        found = {
+            "hub": tried(lambda: get(os.environ["HF_ENDPOINT"] + "/healthz")),
+            "me": tried(lambda: json.loads(get(os.environ["HF_ENDPOINT"] + "/api/spaces/" + os.environ["SPACE_ID"]))["id"]),
+            "door": tried(lambda: get(os.environ["HF_ENDPOINT"] + "/internal/authorize")),
+            "metadata": tried(lambda: get("http://169.254.169.254/latest/")),
+            "platform": tried(lambda: port("127.0.0.1", PORT_OF_PLATFORM)),
+            "secret": os.environ.get("MY_SECRET"),
+            "names": sorted(k for k in os.environ if "VITRINE" in k),
+            "files": tried(lambda: os.listdir("DATA_DIR")),
+        }
+        body = json.dumps(found).encode()
+        self.send_response(200); self.send_header("Content-Length", str(len(body))); self.end_headers(); self.wfile.write(body)
+http.server.ThreadingHTTPServer(("0.0.0.0", int(os.environ["PORT"])), Handler).serve_forever()
+"""
+
+
+def test_an_app_reaches_the_hub_like_a_visitor_and_nothing_else_of_the_platform(platform: Platform, work: Make) -> None:
+    demo = work("reach")
+    answer = platform.api("POST", "/api/spaces/admin/reach/secrets", json={"key": "MY_SECRET", "value": "only mine"})
+    assert answer.status_code == 200, answer.text
+    app = REACH.replace("PORT_OF_PLATFORM", str(platform.port)).replace("DATA_DIR", str(platform.data_dir))
+    demo.write(**{"app.py": app, "requirements.txt": ""})
+    assert "Live at" in demo.push("x")
+    found = platform.app("admin-reach").json()
+    assert (found["hub"], found["me"]) == ("ok\n", "admin/reach"), found
+    assert found["secret"] == "only mine"
+    assert found["names"] == []
+    for closed in ("door", "metadata", "platform", "files"):
+        assert found[closed] not in ("open",), found
+        assert str(found[closed]).endswith(("Error", "Refused")) or found[closed] == "timeout", (closed, found)
+
+
 def test_an_idle_app_sleeps_and_a_request_wakes_it_and_is_answered(platform: Platform, work: Make) -> None:
     demo = work("sleepy")
     plain(demo, "awake")
