@@ -18,7 +18,7 @@ from builder.steps import StepRunner
 from control_plane.domain.builds import BuildLimits
 from control_plane.domain.reasons import Reason
 
-# What apps expect to be there (features.md of the public service lists these as pre-installed)
+# What apps expect to be there (the public service documents these as pre-installed)
 PACKAGES = ("ca-certificates", "curl", "ffmpeg", "git", "libgl1", "libglib2.0-0", "libsm6", "libxext6")
 SLIM_PACKAGES = ("ca-certificates",)
 DEBIAN_PYTHON = ("python3", "python3-venv")

@@ -1,4 +1,4 @@
-"""From `namespace/name` to one DNS label, one Space per label, ever (hub-api.md 8.2)."""
+"""From `namespace/name` to one DNS label, one Space per label, ever."""
 
 from __future__ import annotations
 
