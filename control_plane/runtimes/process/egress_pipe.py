@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
+from typing import cast
 
 # Per replica. The gateway shares a core with the scheduler, so no app may have all of it; models still arrive quickly.
 SEND_BYTES_PER_S = 20 << 20
@@ -69,10 +70,10 @@ class Pipe(asyncio.Protocol):
             self.transport.resume_reading()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
-        self._traffic.transports.add(transport)
-        transport.pause_reading()  # until both sides are there
+        stream = cast(asyncio.Transport, transport)  # uvloop's transports have the methods, not the base class
+        self.transport = stream
+        self._traffic.transports.add(stream)
+        stream.pause_reading()  # until both sides are there
 
     def data_received(self, data: bytes) -> None:
         if self._sends:
