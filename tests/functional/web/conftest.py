@@ -10,6 +10,7 @@ import pytest
 from fastapi import FastAPI
 
 from control_plane import asgi
+from control_plane.api.webhook_delivery import Deliveries
 from control_plane.bootstrap import Services, build_services
 from control_plane.http import context, error_map
 from control_plane.settings import Settings
@@ -50,7 +51,7 @@ async def services(tmp_path: Path) -> AsyncIterator[Services]:
 @pytest.fixture
 async def app(services: Services) -> AsyncIterator[FastAPI]:
     made = FastAPI()
-    asgi._hub(made, services)
+    asgi._hub(made, services, Deliveries(services))
     pages = asgi._web(made, services)
     error_map.install(made, html=pages)
     context.install_context(made)
