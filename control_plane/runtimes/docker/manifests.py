@@ -1,0 +1,267 @@
+"""A `ReplicaSpec` becomes the bodies of the Docker Engine API. Pure: plain dictionaries and text, no client, no clock, no environment.
+
+    one replica   a network of its own (a bridge with one container on it), one container (image by digest)
+
+Field names are the API's (https://docs.docker.com/reference/api/engine/, version 1.41 = Docker Engine 20.10). What an
+owner can choose (environment, command, port) reaches none of the fields that make the sandbox.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import ipaddress
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from control_plane.domain.builds import ArtifactKind
+from control_plane.domain.errors import Rejected
+from control_plane.domain.reasons import Reason
+from control_plane.domain.replicas import Mount, ReplicaSpec
+from control_plane.domain.sensitive import Sensitive
+
+Body = dict[str, Any]
+
+PREFIX = "com.vitrine."
+PLATFORM, REPLICA, SPACE, GENERATION = f"{PREFIX}platform", f"{PREFIX}replica", f"{PREFIX}space", f"{PREFIX}generation"
+VCPU, MEMORY, GPUS, PORT = f"{PREFIX}vcpu", f"{PREFIX}memory", f"{PREFIX}gpus", f"{PREFIX}port"
+DISK, DISK_BY_ENGINE = f"{PREFIX}disk", f"{PREFIX}disk-by-engine"
+_NOTES = {"space-name": "space_name", "revision": "revision"}
+
+USER = "1000:1000"
+HOME = "/home/user"
+MIB = 1 << 20
+GIB = 1 << 30
+_MIN_MEMORY_BYTES = 128 * MIB  # below this not even Python starts
+_SUBNET_BITS = 29  # gateway, container, and no room for a stranger's addresses
+_IMAGE_REF = re.compile(r"(?:[a-z0-9][a-z0-9._:/-]*[a-z0-9]@)?sha256:[0-9a-f]{64}")
+_ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*")
+
+# Never reachable from an app (IANA special-purpose registry, v4). 169.254.0.0/16 holds the metadata address.
+BLOCKED_V4 = (
+    "0.0.0.0/8", "10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16", "172.16.0.0/12", "192.0.0.0/24", "192.0.2.0/24",
+    "192.88.99.0/24", "192.168.0.0/16", "198.18.0.0/15", "198.51.100.0/24", "203.0.113.0/24", "224.0.0.0/4", "240.0.0.0/4",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """What the engine's host has: cores and bytes of memory."""
+
+    vcpu: float
+    memory_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """What one replica gets. `memory_bytes` and `vcpu` are limits; `gpus` are device ids of its own."""
+
+    vcpu: float
+    memory_bytes: int
+    disk_bytes: int
+    gpus: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Names:
+    """What things of one platform are called on an engine that it may share. `tag`: ten hex digits, the platform's own."""
+
+    tag: str
+
+    def of(self, replica_id: str) -> str:
+        """Name of a replica's container and of its network."""
+        return f"vitrine-{self.tag}-{replica_id}"
+
+    @property
+    def bridges(self) -> str:
+        """How names of this platform's bridges begin; the firewall goes by it."""
+        return f"v{self.tag[:5]}"
+
+    def bridge(self, replica_id: str) -> str:
+        """Name of the replica's bridge on the host; the kernel allows 15 characters."""
+        return f"{self.bridges}{hashlib.sha256(replica_id.encode()).hexdigest()[:9]}"
+
+
+def grant(spec: ReplicaSpec, machine: Machine, gpus: Sequence[str] = ()) -> Grant:
+    """The flavor's sizes, but never more than the machine has."""
+    memory = min(round(spec.flavor.memory_gb * GIB), machine.memory_bytes)
+    return Grant(min(spec.flavor.vcpu, machine.vcpu), max(memory, _MIN_MEMORY_BYTES), max(spec.flavor.disk_gb, 1) * GIB, tuple(gpus))
+
+
+def labels(spec: ReplicaSpec, tag: str) -> dict[str, str]:
+    """How containers and networks are found again, also by a later life of the platform."""
+    notes = {f"{PREFIX}{name}": str(getattr(spec, attribute)) for name, attribute in _NOTES.items()}
+    return {PLATFORM: tag, REPLICA: spec.replica_id, SPACE: spec.space_id, GENERATION: str(spec.generation), **notes}
+
+
+def container(spec: ReplicaSpec, granted: Grant, names: Names, gateway: str, *, disk_by_engine: bool) -> Body:
+    """The body of `POST /containers/create`. `gateway`: the host's address on the replica's network, in dotted form.
+
+    `disk_by_engine`: ask the storage driver for the disk limit (it needs project quotas). Raises Rejected for an
+    artifact that is not an image by digest, for bad names and for mounts that leave their place.
+    """
+    if spec.artifact.kind is not ArtifactKind.IMAGE or not _IMAGE_REF.fullmatch(spec.artifact.ref):
+        raise Rejected(
+            "The Docker runtime starts images by digest only.",
+            hint="Build the Space again for this runtime.",
+            facts={"reason": Reason.UNSUPPORTED_HERE.value},
+        )
+    body: Body = {
+        "Image": spec.artifact.ref,
+        "User": USER,  # whatever the image says: its own user may be root
+        "Env": [f"{name}={value}" for name, value in environment(spec, granted).items()],
+        "Labels": {
+            **labels(spec, names.tag),
+            VCPU: f"{granted.vcpu:g}", MEMORY: str(granted.memory_bytes), GPUS: ",".join(granted.gpus), PORT: str(spec.launch.port),
+            DISK: str(granted.disk_bytes), DISK_BY_ENGINE: "yes" if disk_by_engine else "no",
+        },
+        "Tty": False, "OpenStdin": False, "AttachStdout": False, "AttachStderr": False,
+        "Healthcheck": {"Test": ["NONE"]},  # the platform probes; an image's own check would run in the app's share of CPU
+        "StopSignal": "SIGTERM",
+        "HostConfig": _host(spec, granted, names, gateway, disk_by_engine=disk_by_engine),
+    }  # fmt: skip
+    if spec.launch.argv:
+        body["Entrypoint"], body["Cmd"] = [], list(spec.launch.argv)
+    if spec.launch.workdir:
+        workdir = spec.launch.workdir
+        if ".." in workdir.split("/"):
+            raise Rejected("The working directory leaves the repository.", facts={"reason": Reason.CONFIG_ERROR.value})
+        body["WorkingDir"] = workdir if workdir.startswith("/") else f"{HOME}/app/{workdir}"
+    return body
+
+
+def _host(spec: ReplicaSpec, granted: Grant, names: Names, gateway: str, *, disk_by_engine: bool) -> Body:
+    flavor = spec.flavor
+    shared = min(granted.disk_bytes, granted.memory_bytes // 2)  # memory-backed, counted as the app's memory
+    inodes = max(10_000, min(1_000_000, granted.memory_bytes // 4096))
+    host: Body = {
+        "NetworkMode": names.of(spec.replica_id),
+        "ExtraHosts": [f"{spec.hub_host}:{gateway}"] if spec.hub_host else [],
+        "Privileged": False, "CapAdd": [], "CapDrop": ["ALL"], "SecurityOpt": ["no-new-privileges:true"],
+        "IpcMode": "private", "CgroupnsMode": "private", "PidMode": "", "UTSMode": "", "Devices": [], "PublishAllPorts": False,
+        "PortBindings": {},
+        "NanoCpus": round(granted.vcpu * 1e9), "Memory": granted.memory_bytes, "MemorySwap": granted.memory_bytes,
+        "OomKillDisable": False, "PidsLimit": flavor.pids_max, "ShmSize": shared,
+        "Ulimits": [
+            {"Name": "nofile", "Soft": flavor.open_files_max, "Hard": flavor.open_files_max},
+            {"Name": "core", "Soft": 0, "Hard": 0},
+        ],
+        # Python packages compile into /tmp and load what they compiled, so it may be executed from.
+        "Tmpfs": {"/tmp": f"rw,exec,nosuid,nodev,mode=1777,size={shared},nr_inodes={inodes}"},
+        # The root is the container's own thin layer, not read-only: README.md, "Why a layer".
+        "ReadonlyRootfs": False,
+        "Mounts": [_mount(mount) for mount in spec.mounts],
+        "RestartPolicy": {"Name": "no", "MaximumRetryCount": 0},  # the scheduler restarts, with its back-off
+        "AutoRemove": False,  # what it said last and how it ended are read after its end
+        "Init": True,  # reaps orphans and passes TERM on to programs that were not written to be process 1
+        "LogConfig": {"Type": "json-file", "Config": {"max-size": "8m", "max-file": "2"}},
+    }  # fmt: skip
+    if disk_by_engine:
+        host["StorageOpt"] = {"size": str(granted.disk_bytes)}
+    if granted.gpus:
+        host["DeviceRequests"] = [{"Driver": "nvidia", "DeviceIDs": list(granted.gpus), "Capabilities": [["gpu"]]}]
+    return host
+
+
+def environment(spec: ReplicaSpec, granted: Grant) -> dict[str, str]:
+    """The replica's variables over the image's own; the one place where secrets are opened.
+
+    The NVIDIA runtime reads devices from this variable, so an owner's word in it never counts.
+    """
+    found = {"HOME": HOME, "PYTHONUNBUFFERED": "1", **spec.launch.env}
+    for name, value in spec.env.items():
+        found[name] = value.reveal() if isinstance(value, Sensitive) else value
+    found["NVIDIA_VISIBLE_DEVICES"] = ",".join(granted.gpus) or "void"
+    for name, value in found.items():
+        if not _ENV_NAME.fullmatch(name) or "\0" in value:
+            raise Rejected(f"'{name}' cannot be an environment variable of a container.", facts={"reason": Reason.CONFIG_ERROR.value})
+    return found
+
+
+def _mount(mount: Mount) -> Body:
+    """A named volume or a directory of the host, as the source says; only the platform chooses sources."""
+    if not mount.path.startswith("/") or ".." in mount.path.split("/"):
+        raise Rejected(f"'{mount.path}' cannot be a mount path", facts={"reason": Reason.CONFIG_ERROR.value})
+    kind = "bind" if mount.source.startswith("/") else "volume"
+    return {"Type": kind, "Source": mount.source, "Target": mount.path, "ReadOnly": mount.read_only}
+
+
+# -- network
+
+
+def network(spec: ReplicaSpec, names: Names, subnet: str, *, has_egress: bool) -> Body:
+    """Arguments of `create_network`. Without egress the network is internal: its container has no route out of it at all."""
+    gateway = gateway_of(subnet)
+    return {
+        "name": names.of(spec.replica_id),
+        "driver": "bridge",
+        "check_duplicate": True,
+        "internal": not has_egress,
+        "enable_ipv6": False,
+        "labels": labels(spec, names.tag),
+        "options": {"com.docker.network.bridge.name": names.bridge(spec.replica_id), "com.docker.network.bridge.enable_icc": "false"},
+        "ipam": {"Driver": "default", "Config": [{"Subnet": subnet, "Gateway": gateway}]},
+    }
+
+
+def gateway_of(subnet: str) -> str:
+    return str(next(ipaddress.ip_network(subnet).hosts()))
+
+
+def free_subnets(pool: str, taken: Iterable[str]) -> Iterator[str]:
+    """Subnets of `pool` for one replica each that overlap none of `taken`, in order. Raises Rejected for a bad pool."""
+    try:
+        whole = ipaddress.IPv4Network(pool)
+    except ValueError as error:
+        raise Rejected(f"'{pool}' is not an IPv4 network such as 10.213.0.0/16") from error
+    used = [n for text in taken if isinstance(n := ipaddress.ip_network(text, strict=False), ipaddress.IPv4Network) and n.overlaps(whole)]
+    exact = {n for n in used if n.prefixlen == _SUBNET_BITS}
+    wider = [n for n in used if n.prefixlen != _SUBNET_BITS]
+    for one in whole.subnets(new_prefix=_SUBNET_BITS):
+        if one not in exact and not any(one.overlaps(other) for other in wider):
+            yield str(one)
+
+
+def firewall(names: Names, hub_port: int, egress_ports: Sequence[int] = (80, 443)) -> str:
+    """Rules for `nft -f -` on the engine's host; loading them again replaces them whole.
+
+    From apps: answers to whom called, DNS, the open ports of public addresses, and the proxy's port on the host. Nothing
+    to neighbours, private ranges, metadata, or other services of the host; nothing by IPv6. They go by the names of our
+    bridges, so they hold from the moment a bridge exists and touch nothing else on the host.
+    """
+    table, ours = f"inet vitrine_{names.tag}", f'"{names.bridges}*"'
+    ports = ", ".join(str(port) for port in egress_ports)
+    hub = f"    iifname {ours} tcp dport {hub_port} accept\n" if hub_port else ""
+    public = f"    iifname {ours} tcp dport {{ {ports} }} accept\n" if egress_ports else ""
+    return (
+        f"table {table}\ndelete table {table}\n"
+        f"table {table} {{\n"
+        f"  chain forward {{\n"
+        f"    type filter hook forward priority -20; policy accept;\n"
+        f"    iifname {ours} oifname {ours} drop\n"
+        f"    iifname {ours} ct state established,related accept\n"
+        f"    oifname {ours} ct state established,related accept\n"
+        f"    oifname {ours} drop\n"
+        f"    iifname {ours} meta nfproto ipv6 drop\n"
+        f"    iifname {ours} udp dport 53 accept\n"
+        f"    iifname {ours} tcp dport 53 accept\n"
+        f"    iifname {ours} ip daddr {{ {', '.join(BLOCKED_V4)} }} drop\n"
+        f"{public}"
+        f"    iifname {ours} drop\n"
+        f"  }}\n"
+        f"  chain input {{\n"
+        f"    type filter hook input priority -20; policy accept;\n"
+        f"    iifname {ours} ct state established,related accept\n"
+        f"{hub}"
+        f"    iifname {ours} drop\n"
+        f"  }}\n"
+        f"}}\n"
+    )
+
+
+# -- capacity
+
+
+def gpus_of(found: Mapping[str, str]) -> tuple[str, ...]:
+    return tuple(part for part in found.get(GPUS, "").split(",") if part)

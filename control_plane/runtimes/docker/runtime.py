@@ -1,0 +1,514 @@
+"""The Docker runtime: the `Runtime` port on one Docker Engine. Containers outlive the scheduler; labels tell the next one what they are.
+
+Observations are the engine's own word at that moment, so an engine that does not answer is `Unavailable`, never "gone".
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import logging
+import threading
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from control_plane.domain.builds import SourceKind
+from control_plane.domain.capacity import Capacity, Node, NodePool
+from control_plane.domain.errors import Broken, NoCapacity, Rejected, StaleGeneration, Unavailable, VitrineError
+from control_plane.domain.ids import ReplicaId, SpaceId
+from control_plane.domain.reasons import Reason
+from control_plane.domain.replicas import ReplicaObservation, ReplicaSpec, ReplicaState, ReplicaUsage
+from control_plane.runtimes.docker import facts, firewall, manifests
+from control_plane.runtimes.docker.engine import Absent, Clash, Engine, Item, Refused, RegistryLogin, Stream
+from control_plane.runtimes.docker.logs import LogFollowers, LogSink, Outbox, clean
+from control_plane.runtimes.docker.manifests import Machine, Names
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+_TAIL_LINES = 50
+
+
+@dataclass(frozen=True, slots=True)
+class DockerOptions:
+    """What the operator decides. `subnets`: addresses of replicas' networks, 8 for each; they must be free on the host.
+
+    `hub_port`: the proxy's port, the one port of the host that apps may reach (0 = none). `gpus`: ids of the devices
+    that may be given away. `overcommit`: how often CPU and memory may be promised. Times are in seconds.
+    """
+
+    flavors: tuple[str, ...] = ("cpu-basic", "cpu-upgrade")
+    gpus: tuple[str, ...] = ()
+    hub_port: int = 0
+    egress_ports: tuple[int, ...] = (80, 443)
+    subnets: str = "10.213.0.0/16"
+    overcommit: float = 16.0
+    node_name: str = "local"
+    pool_name: str = "local"
+    login: RegistryLogin | None = None
+    disk_check_s: float = 15.0
+    retry_s: float = 1.0
+    connect_timeout_s: float = 20.0
+
+
+@dataclass
+class _Waiting:
+    """A replica without a container yet: its image is being pulled, or could not be."""
+
+    spec: ReplicaSpec
+    task: asyncio.Task[None]
+    reason: Reason | None = None
+    message: str = ""
+
+
+class DockerRuntime:
+    """`docker_host`: the engine's address, "" = its usual socket. `log` takes what apps print. `data_dir` holds how far it was read.
+
+    `load_firewall` takes nft's rules and gives "" when they are in force (replaced in tests only).
+    """
+
+    def __init__(
+        self,
+        docker_host: str,
+        log: LogSink,
+        data_dir: Path,
+        options: DockerOptions | None = None,
+        *,
+        load_firewall: Callable[[str], str] = firewall.load,
+    ) -> None:
+        self._options = options or DockerOptions()
+        self._sink, self._load_firewall = log, load_firewall
+        self._engine = Engine(docker_host, login=self._options.login)
+        self._names = Names(hashlib.sha256(str(data_dir.resolve()).encode()).hexdigest()[:10])
+        self._marks = data_dir / "run" / "docker-logs"
+        self._ours = f"{manifests.PLATFORM}={self._names.tag}"
+        self._pool = ThreadPoolExecutor(16, thread_name_prefix="docker")
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._outbox: Outbox | None = None
+        self._followers: LogFollowers | None = None
+        self._machine = Machine(1.0, 1 << 30)
+        self._missing = "the runtime was not started"
+        self._disk_by_engine = True
+        self._generations: dict[SpaceId, int] = {}
+        self._locks: dict[ReplicaId, asyncio.Lock] = {}
+        self._placing = asyncio.Lock()
+        self._reserved: dict[ReplicaId, tuple[str, tuple[str, ...]]] = {}  # subnet and GPUs of replicas that are being made
+        self._waiting: dict[ReplicaId, _Waiting] = {}
+        self._disk_full: set[ReplicaId] = set()
+        self._tails: dict[ReplicaId, tuple[str, ...]] = {}
+        self._looks: dict[ReplicaId, Item] = {}
+        self._subscribers: set[asyncio.Queue[SpaceId | None]] = set()
+        self._closing = threading.Event()
+        self._events: Stream | None = None
+        self._watcher = threading.Thread(target=self._watch, name="docker events", daemon=True)
+        self._disk_task: asyncio.Task[None] | None = None
+
+    @property
+    def artifact_kind(self) -> SourceKind:
+        return SourceKind.IMAGE
+
+    @property
+    def missing(self) -> str:
+        """What keeps the sandbox floor from being met here, "" when nothing does; known after `start()`."""
+        return self._missing
+
+    async def start(self) -> None:
+        """Raises Unavailable when the engine does not answer within `connect_timeout_s`."""
+        self._loop = asyncio.get_running_loop()
+        self._outbox = Outbox(self._loop, self._sink)
+        self._marks.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._followers = LogFollowers(self._engine, self._outbox.put, self._marks, retry_s=self._options.retry_s)
+        info = await self._first_answer()
+        self._machine = Machine(float(info.get("NCPU") or 1), int(info.get("MemTotal") or 1 << 30))
+        rules = manifests.firewall(self._names, self._options.hub_port, self._options.egress_ports)
+        self._missing = _missing_of(info) or await self._do(lambda: self._load_rules(info, rules))
+        if self._missing:
+            log.warning("docker.floor_missed", extra={"missing": self._missing})
+        await self._do(self._sweep)
+        for item in await self._do(self._list):
+            replica_id, space_id, generation = facts.replica_of(item["Labels"])
+            self._generations[space_id] = max(generation, self._generations.get(space_id, 0))
+            self._followers.follow(space_id, replica_id, item["Id"])
+        self._watcher.start()
+        self._disk_task = asyncio.create_task(self._watch_disks())
+
+    async def apply(self, spec: ReplicaSpec) -> None:
+        lock = self._locks.setdefault(spec.replica_id, asyncio.Lock())
+        try:
+            async with lock:
+                await self._apply(spec)
+        finally:
+            if not lock.locked():
+                self._locks.pop(spec.replica_id, None)
+
+    async def observe(self, space_id: SpaceId) -> tuple[ReplicaObservation, ...]:
+        return await self._observe(f"{manifests.SPACE}={space_id}", lambda spec: spec.space_id == space_id)
+
+    async def observe_all(self) -> tuple[ReplicaObservation, ...]:
+        return await self._observe(manifests.REPLICA, lambda spec: True)
+
+    async def stop(self, replica_id: ReplicaId, *, grace_s: float = 5.0) -> None:
+        waiting = self._waiting.pop(replica_id, None)
+        if waiting is not None:
+            waiting.task.cancel()
+            await asyncio.gather(waiting.task, return_exceptions=True)
+        await self._do(lambda: self._remove(replica_id, grace_s))
+        for memory in (self._tails, self._looks):
+            memory.pop(replica_id, None)
+        self._disk_full.discard(replica_id)
+
+    async def capacity(self) -> Capacity:
+        vcpu, memory, gpus, replicas = 0.0, 0, 0, set()
+        for item in await self._do(self._list):
+            if item["State"] in ("running", "paused", "restarting", "created"):
+                labels = item["Labels"]
+                vcpu += float(labels[manifests.VCPU])
+                memory += int(labels[manifests.MEMORY])
+                gpus += len(manifests.gpus_of(labels))
+                replicas.add(ReplicaId(labels[manifests.REPLICA]))
+        options = self._options
+        node = Node(
+            options.node_name, options.pool_name, self._machine.vcpu, self._machine.memory_bytes, len(options.gpus),
+            used_vcpu=vcpu, used_memory_bytes=memory, used_gpus=gpus, replicas=frozenset(replicas),
+        )  # fmt: skip
+        return Capacity((NodePool(options.pool_name, options.flavors, max_nodes=1, overcommit=options.overcommit),), (node,))
+
+    async def usage(self, replica_id: ReplicaId) -> ReplicaUsage | None:
+        try:
+            now = await self._do(lambda: self._engine.stats(self._names.of(replica_id)))
+        except (Absent, Clash):
+            return None
+        before = self._looks.get(replica_id)
+        found = facts.usage(replica_id, now, before)
+        if found is not None:
+            self._looks[replica_id] = now
+        return found
+
+    async def changes(self) -> AsyncIterator[SpaceId]:
+        queue: asyncio.Queue[SpaceId | None] = asyncio.Queue()
+        self._subscribers.add(queue)
+        try:
+            while (space_id := await queue.get()) is not None:
+                yield space_id
+        finally:
+            self._subscribers.discard(queue)
+
+    async def close(self) -> None:
+        """Stop watching; containers run on, and the next scheduler finds them. May be called twice."""
+        if self._closing.is_set():
+            return
+        self._closing.set()
+        tasks = [waiting.task for waiting in self._waiting.values()] + ([self._disk_task] if self._disk_task else [])
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.to_thread(self._end_threads)
+        if self._outbox is not None:
+            await self._outbox.flush()
+        for queue in self._subscribers:
+            queue.put_nowait(None)
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        self._engine.close()
+
+    # -- starting one replica
+
+    async def _apply(self, spec: ReplicaSpec) -> None:
+        if spec.replica_id in self._waiting or await self._do(lambda: self._is_there(spec.replica_id)):
+            return
+        newest = self._generations.get(spec.space_id, 0)
+        if spec.generation < newest:
+            raise StaleGeneration(f"generation {spec.generation} of {spec.space_name} is older than {newest}, which was started here")
+        if self._missing and not spec.trusted:
+            raise Rejected(
+                f"{Reason.SANDBOX_UNAVAILABLE.words} {self._missing}",
+                code="SandboxUnavailable",
+                hint=self._missing,
+                facts={"reason": Reason.SANDBOX_UNAVAILABLE.value},
+            )
+        granted = manifests.grant(spec, self._machine)
+        manifests.container(spec, granted, self._names, "0.0.0.0", disk_by_engine=False)  # refused before anything is made
+        self._generations[spec.space_id] = spec.generation
+        if await self._do(lambda: self._engine.has_image(spec.artifact.ref)):
+            await self._launch(spec)
+        else:
+            task = asyncio.create_task(self._pull_and_launch(spec))
+            self._waiting[spec.replica_id] = _Waiting(spec, task)
+
+    async def _pull_and_launch(self, spec: ReplicaSpec) -> None:
+        """Pulling may take minutes: meanwhile the replica is PENDING, and its Space can be observed and stopped."""
+        reason, message = Reason.PLATFORM_ERROR, ""
+        try:
+            await self._do(lambda: self._engine.pull(spec.artifact.ref))
+            await self._launch(spec)
+            self._waiting.pop(spec.replica_id, None)
+        except (Absent, Refused, Clash) as error:
+            reason, message = Reason.IMAGE_PULL_FAILED, error.message
+        except VitrineError as error:
+            named = str(error.facts.get("reason", ""))
+            reason = Reason(named) if named in set(Reason) else _wait_reason(error)
+            message = error.message
+        if message and (waiting := self._waiting.get(spec.replica_id)) is not None:
+            waiting.reason, waiting.message = reason, message
+        self._tell(spec.space_id)
+
+    async def _launch(self, spec: ReplicaSpec) -> None:
+        """Raises NoCapacity, Rejected, Unavailable or Broken; what was made until then is removed."""
+        async with self._placing:
+            subnet, gpus = await self._do(lambda: self._place(spec))
+            self._reserved[spec.replica_id] = (subnet, gpus)
+        try:
+            await self._do(lambda: self._make(spec, subnet, gpus))
+        except BaseException:
+            with contextlib.suppress(VitrineError):
+                await self._do(lambda: self._remove(spec.replica_id, 0.0))
+            raise
+        finally:
+            self._reserved.pop(spec.replica_id, None)
+
+    def _place(self, spec: ReplicaSpec) -> tuple[str, tuple[str, ...]]:
+        """A subnet and GPUs that nobody has. Raises NoCapacity."""
+        reserved = list(self._reserved.values())
+        nets = [str(c["Subnet"]) for n in self._engine.networks() for c in (n.get("IPAM") or {}).get("Config") or [] if c.get("Subnet")]
+        subnet = next(manifests.free_subnets(self._options.subnets, [*nets, *(one for one, _ in reserved)]), "")
+        if not subnet:
+            raise NoCapacity(f"no network is free in {self._options.subnets}")
+        wanted = spec.flavor.gpu_count
+        if not wanted:
+            return subnet, ()
+        held = {gpu for item in self._list() if item["State"] != "exited" for gpu in manifests.gpus_of(item["Labels"])}
+        held |= {gpu for _, gpus in reserved for gpu in gpus}
+        free = [gpu for gpu in self._options.gpus if gpu not in held]
+        if len(free) < wanted:
+            raise NoCapacity(f"{wanted} GPUs are asked for and {len(free)} are free")
+        return subnet, tuple(free[:wanted])
+
+    def _make(self, spec: ReplicaSpec, subnet: str, gpus: Sequence[str]) -> None:
+        engine, name = self._engine, self._names.of(spec.replica_id)
+        granted = manifests.grant(spec, self._machine, gpus)
+        has_egress = not self._missing and bool(self._options.egress_ports)
+        self._remove(spec.replica_id, 0.0)  # an earlier try may have left half of it
+        engine.create_network(manifests.network(spec, self._names, subnet, has_egress=has_egress))
+        bridge = self._names.bridge(spec.replica_id)
+        if not self._missing and not Path("/sys/class/net", bridge).exists() and not spec.trusted:
+            raise Rejected(
+                f"{Reason.SANDBOX_UNAVAILABLE.words} The engine's networks are not on this host, so its rules do not hold there.",
+                code="SandboxUnavailable",
+                facts={"reason": Reason.SANDBOX_UNAVAILABLE.value},
+            )
+        gateway = manifests.gateway_of(subnet)
+        try:
+            container = self._create(name, spec, granted, gateway)
+            engine.start(container)
+        except (Refused, Absent) as error:
+            raise Rejected(f"The app could not be started: {error.message}", facts={"reason": Reason.APP_EXITED.value}) from error
+        except Clash as error:
+            raise Broken(f"the engine is busy with this replica: {error.message}") from error
+        assert self._followers is not None
+        self._followers.follow(spec.space_id, spec.replica_id, container)
+
+    def _create(self, name: str, spec: ReplicaSpec, granted: manifests.Grant, gateway: str) -> str:
+        if self._disk_by_engine:
+            try:
+                return self._engine.create(name, manifests.container(spec, granted, self._names, gateway, disk_by_engine=True))
+            except (Broken, Refused) as error:
+                if "storage-opt" not in error.message and "storage opt" not in error.message.lower():
+                    raise
+                self._disk_by_engine = False  # the storage driver has no quotas here; we measure
+                with contextlib.suppress(VitrineError):
+                    self._engine.remove(name)
+        return self._engine.create(name, manifests.container(spec, granted, self._names, gateway, disk_by_engine=False))
+
+    # -- in threads
+
+    async def _do(self, call: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._pool, call)
+
+    async def _first_answer(self) -> Item:
+        deadline = asyncio.get_running_loop().time() + self._options.connect_timeout_s
+        while True:
+            try:
+                return await self._do(self._engine.info)
+            except Unavailable:
+                if asyncio.get_running_loop().time() > deadline:
+                    raise
+                await asyncio.sleep(self._options.retry_s)
+
+    def _load_rules(self, info: Mapping[str, Any], rules: str) -> str:
+        if not self._engine.is_local or any("rootless" in str(one) for one in info.get("SecurityOptions") or []):
+            return (
+                "The engine's networks are not those of this host (rootless or remote engine), so apps cannot be kept from its neighbours."
+            )
+        missing = self._load_firewall(rules)
+        return f"Apps cannot be kept from the host's networks: {missing}." if missing else ""
+
+    def _list(self) -> list[Item]:
+        """Ours, whatever their state; the engine's short form."""
+        return [item for item in self._engine.containers(self._ours) if manifests.REPLICA in (item.get("Labels") or {})]
+
+    def _is_there(self, replica_id: ReplicaId) -> bool:
+        try:
+            return bool(self._engine.inspect(self._names.of(replica_id))["State"]["Running"])
+        except Absent:
+            return False
+
+    def _remove(self, replica_id: ReplicaId, grace_s: float) -> None:
+        """Container, its volumes, its network. The engine's grace is in whole seconds, and 0 kills at once."""
+        name = self._names.of(replica_id)
+        if grace_s > 0:
+            self._engine.stop(name, max(round(grace_s), 1))
+        if self._followers is not None:
+            self._followers.finish(replica_id, 0.5 if grace_s > 0 else 0.0)
+        self._engine.remove(name)
+        if self._followers is not None:
+            self._followers.forget(replica_id)
+        with contextlib.suppress(Clash, Broken):  # a container that is being removed holds it a moment longer; the sweep is next
+            self._engine.remove_network(name)
+
+    def _sweep(self) -> None:
+        """What a start that died half way has left: containers that never ran, networks and marks without a container."""
+        kept = set()
+        for item in self._list():
+            if item["State"] in ("created", "dead", "removing"):
+                self._engine.remove(item["Id"])
+            else:
+                kept.add(self._names.of(item["Labels"][manifests.REPLICA]))
+        for network in self._engine.networks():
+            if (network.get("Labels") or {}).get(manifests.PLATFORM) == self._names.tag and network["Name"] not in kept:
+                with contextlib.suppress(Clash, Broken):
+                    self._engine.remove_network(network["Name"])
+        for mark in self._marks.iterdir():
+            if self._names.of(mark.name) not in kept:
+                mark.unlink(missing_ok=True)
+
+    async def _observe(self, label: str, wanted: Callable[[ReplicaSpec], bool]) -> tuple[ReplicaObservation, ...]:
+        found = list(await self._do(lambda: [seen for item in self._engine.containers(self._ours, label) for seen in self._look(item)]))
+        known = {seen.replica_id for seen in found}
+        for waiting in list(self._waiting.values()):
+            spec = waiting.spec
+            if wanted(spec) and spec.replica_id not in known:
+                failed = waiting.reason is not None
+                found.append(
+                    ReplicaObservation(
+                        spec.replica_id, spec.space_id, spec.generation, ReplicaState.FAILED if failed else ReplicaState.PENDING,
+                        reason=waiting.reason or Reason.STARTING, message=waiting.message, node=self._options.node_name,
+                    )
+                )  # fmt: skip
+        return tuple(found)
+
+    def _look(self, item: Item) -> list[ReplicaObservation]:
+        if manifests.REPLICA not in item["Labels"]:
+            return []
+        replica_id = ReplicaId(item["Labels"][manifests.REPLICA])
+        try:
+            inspected = self._engine.inspect(item["Id"])
+        except Absent:
+            return []
+        ports: tuple[int, ...] = ()
+        if inspected["State"].get("Running"):
+            ports = _ports_of(int(inspected["State"].get("Pid") or 0), inspected["Id"])
+        elif replica_id not in self._tails and inspected["State"].get("Status") == "exited":
+            with contextlib.suppress(VitrineError):
+                text = self._engine.tail(item["Id"], _TAIL_LINES).rstrip(b"\n")
+                self._tails[replica_id] = tuple(clean(line) for line in text.split(b"\n")) if text else ()
+        return [
+            facts.observation(
+                inspected,
+                disk_full=replica_id in self._disk_full,
+                log_tail=self._tails.get(replica_id, ()),
+                ports=ports,
+                node=self._options.node_name,
+            )
+        ]
+
+    # -- watching
+
+    def _watch(self) -> None:
+        """The engine's events, for as long as we live; after a break every Space is looked at again."""
+        is_first = True
+        while not self._closing.is_set():
+            try:
+                self._events = stream = self._engine.events(self._ours)
+                if not is_first:
+                    for item in self._list():
+                        self._tell_soon(SpaceId(item["Labels"][manifests.SPACE]))
+                is_first = False
+                for event in stream:
+                    labels = (event.get("Actor") or {}).get("Attributes") or {}
+                    if event.get("Action") in ("die", "oom", "destroy") and manifests.SPACE in labels:
+                        self._tell_soon(SpaceId(labels[manifests.SPACE]))
+            except VitrineError as error:
+                log.warning("docker.events", extra={"error": error.message})
+            finally:
+                if self._events is not None:
+                    self._events.close()
+            self._closing.wait(self._options.retry_s)
+
+    def _tell_soon(self, space_id: SpaceId) -> None:
+        if self._loop is not None:
+            with contextlib.suppress(RuntimeError):  # the loop has ended
+                self._loop.call_soon_threadsafe(self._tell, space_id)
+
+    def _tell(self, space_id: SpaceId) -> None:
+        for queue in self._subscribers:
+            queue.put_nowait(space_id)
+
+    async def _watch_disks(self) -> None:
+        """Where the storage driver has no quotas: measure each container's layer, one after the other, and end what is over."""
+        while True:
+            await asyncio.sleep(self._options.disk_check_s)
+            with contextlib.suppress(VitrineError):
+                for item in await self._do(self._list):
+                    labels = item["Labels"]
+                    if item["State"] == "running" and labels.get(manifests.DISK_BY_ENGINE) != "yes":
+                        await self._check_disk(item["Id"], labels)
+
+    async def _check_disk(self, container: str, labels: Mapping[str, str]) -> None:
+        try:
+            inspected = await self._do(lambda: self._engine.inspect(container, with_size=True))
+        except Absent:
+            return
+        if int(inspected.get("SizeRw") or 0) > int(labels[manifests.DISK]):
+            self._disk_full.add(ReplicaId(labels[manifests.REPLICA]))
+            await self._do(lambda: self._engine.kill(container))
+
+    def _end_threads(self) -> None:
+        if self._followers is not None:
+            self._followers.close()
+        if self._watcher.ident is not None:
+            for _ in range(50):  # the stream may be one that was opened this moment
+                if self._events is not None:
+                    self._events.close()
+                self._watcher.join(0.1)
+                if not self._watcher.is_alive():
+                    break
+
+
+def _missing_of(info: Mapping[str, Any]) -> str:
+    """What the engine itself cannot give of the sandbox floor."""
+    options = [str(one) for one in info.get("SecurityOptions") or []]
+    if not any(one.startswith("name=seccomp") and "unconfined" not in one for one in options):
+        return "The container engine has no seccomp filter."
+    for name, words in (("MemoryLimit", "memory"), ("PidsLimit", "process"), ("CpuCfsQuota", "CPU")):
+        if info.get(name) is False:
+            return f"The kernel cannot hold containers to a {words} limit."
+    return ""
+
+
+def _wait_reason(error: VitrineError) -> Reason:
+    if isinstance(error, NoCapacity):
+        return Reason.NO_CAPACITY
+    return Reason.IMAGE_PULL_FAILED if isinstance(error, Broken) else Reason.PLATFORM_ERROR
+
+
+def _ports_of(pid: int, container: str) -> tuple[int, ...]:
+    """What it listens on, where the engine's process ids are ours: its control group must name the container."""
+    try:
+        if pid <= 0 or container not in Path(f"/proc/{pid}/cgroup").read_text(encoding="utf-8"):
+            return ()
+        texts = [Path(f"/proc/{pid}/net/{name}").read_text(encoding="utf-8") for name in ("tcp", "tcp6")]
+    except OSError:
+        return ()
+    return tuple(sorted({port for text in texts for port in facts.listening_ports(text)}))

@@ -1,0 +1,162 @@
+"""A Docker Engine of its own for tests, and an image with nothing but this machine's Python in it: no registry, no packages, no network."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import sysconfig
+import tarfile
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import docker
+
+can_start = os.geteuid() == 0 and all(shutil.which(tool) for tool in ("dockerd", "runc", "nft", "ldd"))
+_LEFT_OUT = {"test", "tests", "idlelib", "ensurepip", "site-packages", "dist-packages", "__pycache__", "lib2to3", "turtledemo"}
+
+
+@dataclass
+class TestEngine:
+    __test__ = False
+
+    folder: Path
+    process: subprocess.Popen[bytes] | None = None
+    images: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def host(self) -> str:
+        return f"unix://{self.folder}/d.sock"
+
+    def start(self) -> None:
+        argv = ["dockerd", "--data-root", f"{self.folder}/data", "--exec-root", f"{self.folder}/exec", "-H", self.host]
+        argv += ["--pidfile", f"{self.folder}/d.pid", "--iptables=false", "--ip-masq=false", "--bridge=none", "--live-restore"]
+        with open(self.folder / "dockerd.log", "ab") as log:
+            self.process = subprocess.Popen(argv, stdout=log, stderr=log)
+        for _ in range(200):
+            with socket.socket(socket.AF_UNIX) as one:
+                if one.connect_ex(f"{self.folder}/d.sock") == 0:
+                    return
+            assert self.process.poll() is None, (self.folder / "dockerd.log").read_text()
+            time.sleep(0.05)
+        raise AssertionError("the engine did not start")
+
+    def stop(self) -> None:
+        if self.process is not None:
+            self.process.terminate()
+            self.process.wait(30)
+            self.process = None
+
+    @contextlib.contextmanager
+    def client(self) -> Iterator[docker.APIClient]:
+        made = docker.APIClient(base_url=self.host, version="auto")
+        try:
+            yield made
+        finally:
+            made.close()
+
+    def image(self, app: str, *, extra: tuple[str, ...] = ()) -> str:
+        """The id of an image whose command is this program; `extra`: more Dockerfile words, such as "USER root"."""
+        key = app + "\n".join(extra)
+        if key not in self.images:
+            with self.client() as client:
+                if "" not in self.images:
+                    client.import_image_from_data(_root(), repository="test/python", tag="1")
+                    self.images[""] = "test/python:1"
+                dockerfile = (
+                    "FROM test/python:1\nENV PATH=/usr/local/bin:/usr/bin:/bin\nWORKDIR /home/user/app\nUSER 1000:1000\n"
+                    'CMD ["python", "-u", "app.py"]\n'
+                    + "".join(f"{line}\n" for line in extra)
+                    + "COPY --chown=1000:1000 . /home/user/app/\n"
+                )
+                files = {"Dockerfile": dockerfile, "app.py": app}
+                said = list(client.build(fileobj=_tar(files), custom_context=True, decode=True, rm=True, network_mode="none"))
+                self.images[key] = next(str(one["aux"]["ID"]) for one in said if "aux" in one)
+        return self.images[key]
+
+    def remove(self) -> None:
+        """Every container first: with live restore they outlive the engine."""
+        if self.process is not None:
+            with self.client() as client:
+                for item in client.containers(all=True):
+                    client.remove_container(item["Id"], force=True, v=True)
+                for network in client.networks():
+                    if (network.get("Labels") or {}).get("com.vitrine.platform"):
+                        client.remove_network(network["Id"])
+        self.stop()
+        listed = subprocess.run(["nft", "list", "tables"], capture_output=True, text=True, check=False).stdout
+        for tag in self.tags:
+            if f"vitrine_{tag}" in listed:
+                subprocess.run(["nft", "delete", "table", "inet", f"vitrine_{tag}"], check=False)
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    tags: set[str] = field(default_factory=set)
+
+
+@contextlib.contextmanager
+def test_engine() -> Iterator[TestEngine]:
+    made = TestEngine(Path(tempfile.mkdtemp(prefix="v")))
+    try:
+        made.start()
+        yield made
+    finally:
+        made.remove()
+
+
+test_engine.__test__ = False  # type: ignore[attr-defined]
+
+
+def _tar(files: dict[str, str]) -> io.BytesIO:
+    data = io.BytesIO()
+    with tarfile.open(fileobj=data, mode="w") as archive:
+        for name, text in files.items():
+            info = tarfile.TarInfo(name)
+            info.size, info.mode = len(text.encode()), 0o644
+            archive.addfile(info, io.BytesIO(text.encode()))
+    data.seek(0)
+    return data
+
+
+def _root() -> bytes:
+    """Interpreter, standard library, and the shared libraries that they need, at the paths they have here."""
+    interpreter, library = os.path.realpath(sys.executable), sysconfig.get_path("stdlib")
+    objects = [interpreter, *map(str, Path(library).rglob("*.so"))]
+    listed = subprocess.run(["ldd", *objects], capture_output=True, text=True, check=False).stdout
+    libraries = set(re.findall(r"(/[^ :()]+\.so[^ :()]*)", listed)) - set(objects)
+    data = io.BytesIO()
+
+    def wanted(info: tarfile.TarInfo) -> tarfile.TarInfo | None:
+        if _LEFT_OUT & set(Path(info.name).parts) or info.name.endswith(".a"):
+            return None
+        info.uid = info.gid = 0
+        return info
+
+    with tarfile.open(fileobj=data, mode="w") as archive:
+        for name, mode in (("tmp", 0o1777), ("home", 0o755), ("home/user", 0o755), ("home/user/app", 0o755), ("etc", 0o755)):
+            folder = tarfile.TarInfo(name)
+            folder.type, folder.mode = tarfile.DIRTYPE, mode
+            if name.startswith("home/"):
+                folder.uid = folder.gid = 1000
+            archive.addfile(folder)
+        passwd = b"root:x:0:0::/root:/bin/sh\nuser:x:1000:1000::/home/user:/bin/sh\n"
+        info = tarfile.TarInfo("etc/passwd")
+        info.size = len(passwd)
+        archive.addfile(info, io.BytesIO(passwd))
+        archive.add(interpreter, interpreter.lstrip("/"), filter=wanted)
+        archive.add(library, library.lstrip("/"), filter=wanted)
+        for path in sorted(libraries):
+            archive.add(os.path.realpath(path), path.lstrip("/"), filter=wanted)
+        for name in ("usr/local/bin/python", "usr/bin/python"):
+            if f"/{name}" != interpreter:
+                link = tarfile.TarInfo(name)
+                link.type, link.linkname = tarfile.SYMTYPE, interpreter
+                archive.addfile(link)
+    return data.getvalue()

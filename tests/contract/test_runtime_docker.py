@@ -1,0 +1,298 @@
+"""The runtime contract on the Docker adapter: every test of `test_runtime`, and what only containers have, on a real engine."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import tempfile
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from control_plane.domain.builds import Artifact, ArtifactKind, LaunchPlan
+from control_plane.domain.errors import NoCapacity, Rejected, Unavailable
+from control_plane.domain.hardware import Accelerator
+from control_plane.domain.ids import ReplicaId, Sha, SpaceId, new_id
+from control_plane.domain.reasons import Reason
+from control_plane.domain.replicas import ReplicaObservation, ReplicaSpec, ReplicaState
+from control_plane.domain.sensitive import Sensitive
+from control_plane.net.dial import DialError, dial
+from control_plane.runtimes.docker.runtime import DockerOptions, DockerRuntime
+from tests.contract import test_runtime as suite
+from tests.contract.docker_engine import TestEngine, can_start, test_engine
+
+pytestmark = [
+    pytest.mark.docker,
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),  # docker-py leaves sockets to the collector
+    pytest.mark.skipif(not can_start, reason="starts a Docker engine, which needs root, dockerd, runc and nft"),
+]
+OPTIONS = DockerOptions(retry_s=0.05, disk_check_s=0.2)
+
+
+@pytest.fixture(scope="module")
+def engine() -> Iterator[TestEngine]:
+    with test_engine() as made:
+        made.image(suite.STAYS)
+        yield made
+
+
+class DockerHarness(suite.Harness):
+    def __init__(self, engine: TestEngine, options: DockerOptions = OPTIONS) -> None:
+        self.engine, self.options = engine, options
+        self.folder = Path(tempfile.mkdtemp(prefix="v"))
+        self.lines: list[str] = []
+        self.runtime = self.docker = self.new_runtime()
+
+    def new_runtime(self) -> DockerRuntime:
+        made = DockerRuntime(self.engine.host, self._log, self.folder, self.options)
+        self.engine.tags.add(made._names.tag)
+        return made
+
+    async def _log(self, space_id: SpaceId, replica_id: ReplicaId, lines: Sequence[str]) -> None:
+        self.lines.extend(lines)
+
+    def spec(self, *, space: str = "", generation: int = 1, app: str = suite.STAYS, extra: tuple[str, ...] = ()) -> ReplicaSpec:
+        artifact = Artifact(ArtifactKind.IMAGE, self.engine.image(app, extra=extra))
+        space_id = SpaceId(space or new_id())
+        return ReplicaSpec(ReplicaId(new_id()), space_id, "alice/demo", generation, Sha("0" * 40), artifact, LaunchPlan(), suite.SMALL)
+
+    async def make_it_exit(self, spec: ReplicaSpec) -> None:
+        await knock(self.docker, spec)
+
+    async def close(self) -> None:
+        """Ours outlive the runtime, so the test removes them."""
+        if not self.docker._closing.is_set():
+            for seen in await self.docker.observe_all():
+                await self.docker.stop(seen.replica_id, grace_s=0.0)
+        await super().close()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+async def knock(runtime: DockerRuntime, spec: ReplicaSpec) -> None:
+    (seen,) = await runtime.observe(spec.space_id)
+    assert seen.endpoint is not None
+    async with asyncio.timeout(10):
+        while True:
+            try:
+                sock = await dial(seen.endpoint, 2.0)
+            except DialError:
+                await asyncio.sleep(0.02)
+                continue
+            await asyncio.get_running_loop().sock_sendall(sock, b"x")
+            sock.close()
+            return
+
+
+async def until(good: Callable[[], bool]) -> None:
+    async with asyncio.timeout(20):
+        while not good():
+            await asyncio.sleep(0.02)
+
+
+async def until_end(runtime: DockerRuntime, spec: ReplicaSpec) -> ReplicaObservation:
+    async with asyncio.timeout(30):
+        while True:
+            (seen,) = await runtime.observe(spec.space_id)
+            if seen.state.is_terminal:
+                return seen
+            await asyncio.sleep(0.05)
+
+
+@pytest.fixture
+async def harness(engine: TestEngine) -> AsyncIterator[DockerHarness]:
+    made = DockerHarness(engine)
+    await made.runtime.start()
+    yield made
+    await made.close()
+
+
+globals().update({name: test for name, test in vars(suite).items() if name.startswith("test_")})
+
+
+PROBE = """
+import json, os, socket
+def can(call):
+    try:
+        call(); return "yes"
+    except OSError as error:
+        return type(error).__name__ + str(error.errno)
+def connect(host, port):
+    with socket.socket() as s:
+        s.settimeout(0.5); s.connect((host, port))
+status = dict(line.split(":", 1) for line in open("/proc/self/status"))
+gateway = os.environ["GATEWAY_OF"].rsplit(".", 1)[0]
+print(json.dumps({
+  "uid": os.getuid(), "caps": status["CapBnd"].strip(), "no_new_privs": status["NoNewPrivs"].strip(), "seccomp": status["Seccomp"].strip(),
+  "etc": can(lambda: open("/etc/x", "w")), "app": can(lambda: open("/home/user/app/x", "w")), "tmp": can(lambda: open("/tmp/x", "w")),
+  "mine": len([p for p in os.listdir("/proc") if p.isdigit()]),
+  "metadata": can(lambda: connect("169.254.169.254", 80)), "host": can(lambda: connect(os.environ["HOST"], int(os.environ["HOST_PORT"]))),
+  "raw": can(lambda: socket.socket(socket.AF_INET, socket.SOCK_RAW, 1).close()), "socket": os.path.exists("/var/run/docker.sock"),
+  "nofile": __import__("resource").getrlimit(7)[1], "gpu": os.environ["NVIDIA_VISIBLE_DEVICES"], "secret": os.environ["TOKEN"],
+}), flush=True)
+"""
+
+
+async def test_the_floor_seen_from_inside(harness: DockerHarness) -> None:
+    import json
+    import socket
+
+    with socket.create_server(("0.0.0.0", 0)) as listening:
+        spec = harness.spec(app=PROBE, extra=("USER root",))
+        # Its network is not known before it is made, so a first free subnet is guessed from the pool and told to it.
+        env: dict[str, str | Sensitive] = {
+            "GATEWAY_OF": "10.213.0.2", "HOST": "10.213.0.1", "HOST_PORT": str(listening.getsockname()[1]), "TOKEN": Sensitive("s3cret"),
+            "NVIDIA_VISIBLE_DEVICES": "all",
+        }  # fmt: skip
+        await harness.docker.apply(replace(spec, env=env))
+        seen = await until_end(harness.docker, spec)
+    assert seen.exit_code == 0, seen
+    found = json.loads(seen.log_tail[-1])
+    assert (found["uid"], int(found["caps"], 16), found["no_new_privs"], found["seccomp"]) == (1000, 0, "1", "2")
+    assert (found["etc"], found["app"], found["tmp"]) == ("PermissionError13", "yes", "yes")
+    assert found["mine"] <= 3
+    assert found["metadata"] != "yes"
+    assert found["host"] != "yes"
+    assert found["raw"] == "PermissionError1"
+    assert not found["socket"]
+    assert (found["nofile"], found["gpu"], found["secret"]) == (512, "void", "s3cret")
+    await until(lambda: bool(harness.lines))
+
+
+async def test_logs_reach_the_sink_and_stay_after_the_container(harness: DockerHarness) -> None:
+    spec = harness.spec(app="for n in range(300): print('line', n)\nprint('end')\n")
+    await harness.docker.apply(spec)
+    await until_end(harness.docker, spec)
+    await harness.docker.stop(spec.replica_id)
+    await until(lambda: harness.lines[-1:] == ["end"])
+    assert harness.lines == [*(f"line {n}" for n in range(300)), "end"]
+
+
+async def test_too_much_memory_has_its_reason(harness: DockerHarness) -> None:
+    spec = harness.spec(app="x = []\nwhile True: x.append(bytearray(8 << 20))\n")
+    await harness.docker.apply(spec)
+    seen = await until_end(harness.docker, spec)
+    assert (seen.reason, seen.endpoint) == (Reason.APP_OUT_OF_MEMORY, None)
+
+
+async def test_too_much_disk_has_its_reason(harness: DockerHarness) -> None:
+    app = "import time\nf = open('big', 'wb')\nf.truncate(0)\nimport os\nos.posix_fallocate(f.fileno(), 0, 1100 << 20)\ntime.sleep(60)\n"
+    spec = harness.spec(app=app)
+    await harness.docker.apply(spec)
+    assert (await until_end(harness.docker, spec)).reason is Reason.APP_DISK_FULL
+
+
+async def test_a_command_that_is_not_there_says_so(harness: DockerHarness) -> None:
+    spec = harness.spec(extra=('CMD ["nowhere"]',))
+    await harness.docker.apply(spec)
+    seen = await until_end(harness.docker, spec)
+    assert (seen.reason, seen.exit_code) == (Reason.APP_EXITED, 127)
+    assert "nowhere" in seen.log_tail[-1]
+
+
+async def test_an_image_without_a_command_is_refused_with_words(harness: DockerHarness) -> None:
+    spec = harness.spec(extra=("CMD []",))
+    with pytest.raises(Rejected, match="command") as refused:
+        await harness.docker.apply(spec)
+    assert refused.value.facts["reason"] == Reason.APP_EXITED.value
+    assert await harness.docker.observe_all() == ()
+
+
+async def test_an_image_that_cannot_be_pulled(harness: DockerHarness) -> None:
+    spec = replace(harness.spec(), artifact=Artifact(ArtifactKind.IMAGE, "127.0.0.1:1/x/y@sha256:" + "0f" * 32))
+    await harness.docker.apply(spec)
+    (seen,) = await harness.docker.observe(spec.space_id)
+    assert seen.state is ReplicaState.PENDING
+    seen = await until_end(harness.docker, spec)
+    assert (seen.state, seen.reason) == (ReplicaState.FAILED, Reason.IMAGE_PULL_FAILED)
+    await harness.docker.stop(spec.replica_id)
+    assert await harness.docker.observe(spec.space_id) == ()
+
+
+async def test_a_tag_is_refused(harness: DockerHarness) -> None:
+    spec = replace(harness.spec(), artifact=Artifact(ArtifactKind.IMAGE, "test/python:1"))
+    with pytest.raises(Rejected, match="digest"):
+        await harness.docker.apply(spec)
+
+
+async def test_the_next_scheduler_finds_what_runs_and_sweeps_the_rest(harness: DockerHarness) -> None:
+    spec = harness.spec(generation=3)
+    await harness.docker.apply(spec)
+    await until(lambda: "ready" in harness.lines)
+    with harness.engine.client() as client:
+        half = client.create_container(spec.artifact.ref, labels={**harness.docker._engine.inspect(
+            harness.docker._names.of(spec.replica_id))["Config"]["Labels"], "com.vitrine.replica": "half"}, name="half")  # fmt: skip
+    await harness.docker.close()
+    harness.runtime = harness.docker = harness.new_runtime()
+    await harness.docker.start()
+    (seen,) = await harness.docker.observe_all()
+    assert (seen.replica_id, seen.state) == (spec.replica_id, ReplicaState.STARTING)
+    assert half["Id"] not in [c["Id"] for c in harness.docker._list()]
+    with pytest.raises(suite.StaleGeneration):
+        await harness.docker.apply(harness.spec(space=spec.space_id, generation=2))
+    await harness.make_it_exit(spec)
+    await until(lambda: harness.lines[-1:] == ["last words"])
+    assert harness.lines == ["ready", "last words"]
+
+
+async def test_an_engine_that_restarts_is_unavailable_meanwhile_and_its_apps_stay(harness: DockerHarness) -> None:
+    spec = harness.spec()
+    await harness.docker.apply(spec)
+    await until(lambda: "ready" in harness.lines)
+    await asyncio.to_thread(harness.engine.stop)
+    with pytest.raises(Unavailable):
+        await harness.docker.observe(spec.space_id)
+    await asyncio.to_thread(harness.engine.start)
+    (seen,) = await harness.docker.observe(spec.space_id)
+    assert seen.state is ReplicaState.STARTING
+    changes = harness.docker.changes()
+    hint = asyncio.ensure_future(anext(changes))
+    await knock(harness.docker, spec)
+    async with asyncio.timeout(10):
+        assert await hint == spec.space_id
+    assert (await until_end(harness.docker, spec)).exit_code == 3
+    await until(lambda: harness.lines[-1:] == ["last words"])
+    await changes.aclose()  # type: ignore[attr-defined]
+
+
+async def test_neighbours_cannot_reach_each_other(harness: DockerHarness) -> None:
+    first = harness.spec()
+    await harness.docker.apply(first)
+    (seen,) = await harness.docker.observe(first.space_id)
+    assert seen.endpoint is not None
+    host, _, port = seen.endpoint.address.rpartition(":")
+    app = f"import socket\ns = socket.socket()\ns.settimeout(1)\ns.connect(({host!r}, {port}))\n"
+    second = harness.spec(app=app)
+    await harness.docker.apply(second)
+    ended = await until_end(harness.docker, second)
+    assert ended.exit_code == 1
+    assert "imed out" in ended.log_tail[-1] or "nreachable" in ended.log_tail[-1]
+
+
+async def test_where_the_rules_cannot_be_loaded_only_trusted_apps_start(engine: TestEngine) -> None:
+    harness = DockerHarness(engine)
+    harness.runtime = harness.docker = DockerRuntime(engine.host, harness._log, harness.folder, OPTIONS, load_firewall=lambda rules: "no")
+    await harness.docker.start()
+    try:
+        spec = harness.spec()
+        with pytest.raises(Rejected) as refused:
+            await harness.docker.apply(spec)
+        assert refused.value.facts["reason"] == Reason.SANDBOX_UNAVAILABLE.value
+        await harness.docker.apply(replace(spec, trusted=True))
+        assert (await harness.docker.observe(spec.space_id))[0].state is ReplicaState.STARTING
+    finally:
+        await harness.close()
+
+
+async def test_gpus_are_given_once(engine: TestEngine) -> None:
+    harness = DockerHarness(engine, replace(OPTIONS, gpus=("0", "1")))
+    await harness.docker.start()
+    try:
+        flavor = replace(suite.SMALL, accelerator=Accelerator("t4", 3, 16))
+        with pytest.raises(NoCapacity):
+            await harness.docker.apply(replace(harness.spec(), flavor=flavor))
+        assert (await harness.docker.capacity()).nodes[0].gpus == 2
+    finally:
+        await harness.close()
