@@ -93,7 +93,7 @@ def ref_problem(ref: str) -> str | None:
     if len(ref.encode(errors="replace")) > MAX_REF_BYTES:
         return f"it is longer than {MAX_REF_BYTES} bytes"
     name = ref[len(space) :]
-    if not name or name.endswith(("/", ".")) or name == "@":
+    if not name or name.startswith("/") or name.endswith(("/", ".")) or name == "@":
         return "its name is incomplete"
     if _REF_BAD.search(name) or not name.isprintable():
         return "it holds characters that are not allowed in a name"

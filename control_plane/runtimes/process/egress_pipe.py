@@ -48,6 +48,7 @@ class Pipe(asyncio.Protocol):
         self._has_ended = False
         self._holds = {"start"}  # why this side is not read from now
         self._peer: Pipe | None = None
+        self._early: list[bytes] = []  # uvloop may deliver one read although reading was paused at once
         self.transport: asyncio.Transport | None = None
 
     def join(self, other: Pipe) -> None:
@@ -57,6 +58,9 @@ class Pipe(asyncio.Protocol):
                 if opposite.transport is not None:
                     opposite.transport.abort()
             else:
+                if opposite.transport is not None:
+                    opposite.transport.writelines(side._early)
+                side._early.clear()
                 side.release("start")
 
     def hold(self, why: str) -> None:
@@ -80,7 +84,9 @@ class Pipe(asyncio.Protocol):
             self._traffic.sent_bytes += len(data)
         else:
             self._traffic.received_bytes += len(data)
-        if self._peer is not None and self._peer.transport is not None:
+        if self._peer is None:
+            self._early.append(data)
+        elif self._peer.transport is not None:
             self._peer.transport.write(data)
         wait_s = self._pace.take(len(data), time.monotonic())
         if wait_s > 0:
