@@ -60,6 +60,9 @@ class Pipe(asyncio.Protocol):
             else:
                 if opposite.transport is not None:
                     opposite.transport.writelines(side._early)
+                    if side._has_ended:
+                        with contextlib.suppress(OSError, RuntimeError):
+                            opposite.transport.write_eof()
                 side._early.clear()
                 side.release("start")
 
@@ -96,7 +99,9 @@ class Pipe(asyncio.Protocol):
     def eof_received(self) -> bool:
         """Pass a half-close on and keep the other half; when both halves have ended, end the connection."""
         self._has_ended = True
-        if self._peer is None or self._peer.transport is None or self._peer._has_ended:
+        if self._peer is None:
+            return True  # `join` passes it on
+        if self._peer.transport is None or self._peer._has_ended:
             return False  # asyncio then closes us, and connection_lost closes the other side
         with contextlib.suppress(OSError, RuntimeError):
             self._peer.transport.write_eof()

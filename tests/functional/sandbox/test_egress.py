@@ -64,7 +64,9 @@ socket.create_server(("0.0.0.0", 7860)).accept()
     await place.poke(spec)
     egress = place.runtime.egress_of(spec.replica_id)
     assert egress is not None
-    assert egress.traffic.transports == set()  # a connection whose halves have both ended is closed
+    async with asyncio.timeout(5):
+        while egress.traffic.transports:  # a connection whose halves have both ended is closed
+            await asyncio.sleep(0.01)
     assert place.lines == [f"5 {{(True, '{hashlib.sha256(PAYLOAD).hexdigest()}')}}"]
     assert dict(egress.allowed) == {f"127.0.0.1:{mirror}": 5}
     assert (egress.traffic.sent_bytes, egress.traffic.received_bytes) == (5 * 2_048_000, 5 * (64 + len(PAYLOAD)))
