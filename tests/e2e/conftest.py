@@ -131,13 +131,17 @@ def start_platform(data_dir: Path, *arguments: str, env: dict[str, str] | None =
 def stop_platform(platform: Platform) -> None:
     if platform.process.poll() is None:
         platform.process.send_signal(signal.SIGINT)
-        try:
-            platform.process.wait(30)
-        except subprocess.TimeoutExpired:
-            platform.process.kill()
-            platform.process.wait()
-    assert platform.process.stdout is not None
-    platform.process.stdout.close()
+    wait_gone(platform.process)
+
+
+def wait_gone(process: subprocess.Popen[str]) -> None:
+    try:
+        process.wait(30)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+    assert process.stdout is not None
+    process.stdout.close()
 
 
 @pytest.fixture(scope="session")
