@@ -33,6 +33,7 @@ from control_plane.settings import Settings
 
 if TYPE_CHECKING:
     from builder.config import WorkerConfig
+    from builder.pipeline import ImagePipeline
     from control_plane.accounts.sign_in import Throttle
     from control_plane.bus.local import BusClient
     from control_plane.db.engine import Database
@@ -309,9 +310,13 @@ def build_runtime(settings: Settings, services: Services) -> Any:
         await services.logs.append(f"run/{space_id}", [LogLine(now, line) for line in lines])
 
     if settings.runtime == "docker":
-        from control_plane.runtimes.docker.runtime import DockerRuntime
+        from control_plane.runtimes.docker.runtime import DockerOptions, DockerRuntime
 
-        return DockerRuntime(docker_host=settings.docker_host, log=sink, data_dir=settings.data_dir)
+        gpus = _local_gpus()
+        # Which model a card is only the operator knows: GPU flavors are served where the hardware file was written for this machine.
+        flavors = tuple(f.name for f in services.catalog.flavors if not f.has_gpu or (settings.pools_file and f.gpu_count <= len(gpus)))
+        options = DockerOptions(flavors=flavors, gpus=gpus, hub_port=settings.port)
+        return DockerRuntime(docker_host=settings.docker_host, log=sink, data_dir=settings.data_dir, options=options)
     if settings.runtime == "kubernetes":
         from control_plane.runtimes.kubernetes.assemble import kubernetes_runtime
 
@@ -328,6 +333,14 @@ def build_runtime(settings: Settings, services: Services) -> Any:
         egress_ports=tuple(int(port) for port in settings.egress_ports.split(",") if port.strip()),
         egress_allow=tuple(pair.strip() for pair in settings.egress_allow.split(",") if pair.strip()),
     )
+
+
+def _local_gpus() -> tuple[str, ...]:
+    """Device ids of this machine's NVIDIA cards, by the driver's own list."""
+    try:
+        return tuple(str(number) for number in range(len(os.listdir("/proc/driver/nvidia/gpus"))))
+    except OSError:
+        return ()
 
 
 # --- the proxy -----------------------------------------------------------------------------------------------------
@@ -411,4 +424,34 @@ def run_builder(settings: Settings, ready: Callable[[dict[str, Any]], None]) -> 
 
     prepare_data_dir(settings)
     worker_ready.connect(told, weak=False)
-    run_worker(worker_config(settings))
+    run_worker(worker_config(settings), images=build_images(settings))
+
+
+def build_images(settings: Settings) -> ImagePipeline | None:
+    """The container path, where the runtime runs containers. Raises Rejected without a registry, or where RUN steps cannot be contained."""
+    if target_of(settings) is not SourceKind.IMAGE:
+        return None
+    if not settings.registry:
+        raise Rejected(
+            f"the {settings.runtime} runtime runs images from a registry, and none is set",
+            hint="Set VITRINE_REGISTRY to host:port/prefix of a registry that builder and runtime can reach.",
+        )
+    from builder.catalog import load_catalog
+    from builder.engines.docker_engine import DockerConfig, DockerEngine, find_buildkit_client
+    from builder.images import ImageBuilder, ImageConfig
+    from builder.reporter import CancelToken
+    from builder.steps import StepRunner
+
+    network = "bridge"  # on a cluster the builder's own pod bounds it (infra/kubernetes/builder)
+    if settings.runtime == "docker":
+        from control_plane.runtimes.docker.build_network import ensure_build_network
+
+        network = ensure_build_network(settings.docker_host, settings.data_dir, urls=(settings.pypi_index_url,), trusted=settings.trusted)
+    client = find_buildkit_client(StepRunner(_Unheard(), BuildLimits(), CancelToken()))
+    config = ImageConfig(settings.registry, network, settings.pypi_index_url, settings.ca_bundle)
+    return ImageBuilder(DockerEngine(DockerConfig(settings.docker_host, None, client)), load_catalog(), config)
+
+
+class _Unheard:
+    def line(self, text: str) -> None:
+        return

@@ -19,6 +19,8 @@ from control_plane.domain.reasons import Reason
 from control_plane.domain.replicas import ReplicaObservation, ReplicaSpec, ReplicaState
 from control_plane.domain.sensitive import Sensitive
 from control_plane.net.dial import DialError, dial
+from control_plane.runtimes.docker.build_network import ensure_build_network
+from control_plane.runtimes.docker.manifests import Names
 from control_plane.runtimes.docker.runtime import DockerOptions, DockerRuntime
 from tests.contract import test_runtime as suite
 from tests.contract.docker_engine import TestEngine, can_start, test_engine
@@ -296,3 +298,27 @@ async def test_gpus_are_given_once(engine: TestEngine) -> None:
         assert (await harness.docker.capacity()).nodes[0].gpus == 2
     finally:
         await harness.close()
+
+
+async def test_builds_have_a_network_that_cannot_reach_the_host(engine: TestEngine) -> None:
+    import socket
+
+    folder = Path(tempfile.mkdtemp(prefix="v"))
+    names = Names.of_platform(folder, for_builds=True)
+    engine.tags.add(f"{names.tag}_builds")
+    try:
+        name = await asyncio.to_thread(ensure_build_network, engine.host, folder)
+        assert name == await asyncio.to_thread(ensure_build_network, engine.host, folder)
+        with socket.create_server(("0.0.0.0", 0)) as listening, engine.client() as client:
+            port = listening.getsockname()[1]
+            app = f"import socket\ns = socket.socket()\ns.settimeout(1)\ns.connect(('10.212.255.1', {port}))\n"
+            made = client.create_container(engine.image(app), host_config=client.create_host_config(network_mode=name))
+            client.start(made["Id"])
+            assert (await asyncio.to_thread(client.wait, made["Id"]))["StatusCode"] == 1
+            assert b"imed out" in client.logs(made["Id"])
+            client.remove_container(made["Id"])
+            client.remove_network(name)
+        with pytest.raises(Rejected, match="contained|kept"):
+            await asyncio.to_thread(ensure_build_network, engine.host, folder, load_firewall=lambda rules: "no")
+    finally:
+        shutil.rmtree(folder)

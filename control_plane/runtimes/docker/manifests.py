@@ -13,6 +13,7 @@ import ipaddress
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from control_plane.domain.builds import ArtifactKind
@@ -65,9 +66,23 @@ class Grant:
 
 @dataclass(frozen=True, slots=True)
 class Names:
-    """What things of one platform are called on an engine that it may share. `tag`: ten hex digits, the platform's own."""
+    """What things of one platform are called on an engine that it may share. `tag`: ten hex digits, the platform's own.
+
+    `for_builds`: the names of the builders' network, which has rules of its own.
+    """
 
     tag: str
+    for_builds: bool = False
+
+    @classmethod
+    def of_platform(cls, data_dir: Path, *, for_builds: bool = False) -> Names:
+        """The same for every process of a platform, for as long as its data lies there."""
+        return cls(hashlib.sha256(str(data_dir.resolve()).encode()).hexdigest()[:10], for_builds)
+
+    @property
+    def table(self) -> str:
+        """Name of the firewall's table."""
+        return f"inet vitrine_{self.tag}{'_builds' if self.for_builds else ''}"
 
     def of(self, replica_id: str) -> str:
         """Name of a replica's container and of its network."""
@@ -76,7 +91,7 @@ class Names:
     @property
     def bridges(self) -> str:
         """How names of this platform's bridges begin; the firewall goes by it."""
-        return f"v{self.tag[:5]}"
+        return f"{'w' if self.for_builds else 'v'}{self.tag[:5]}"
 
     def bridge(self, replica_id: str) -> str:
         """Name of the replica's bridge on the host; the kernel allows 15 characters."""
@@ -205,6 +220,19 @@ def network(spec: ReplicaSpec, names: Names, subnet: str, *, has_egress: bool) -
     }
 
 
+def build_network(names: Names, subnet: str) -> Body:
+    """Arguments of `create_network` for RUN steps of builds: they reach public addresses, not each other (`enable_icc`)."""
+    return {
+        "name": names.of("builds"),
+        "driver": "bridge",
+        "check_duplicate": True,
+        "enable_ipv6": False,
+        "labels": {f"{PREFIX}builds": names.tag},
+        "options": {"com.docker.network.bridge.name": f"{names.bridges}builds", "com.docker.network.bridge.enable_icc": "false"},
+        "ipam": {"Driver": "default", "Config": [{"Subnet": subnet, "Gateway": gateway_of(subnet)}]},
+    }
+
+
 def gateway_of(subnet: str) -> str:
     return str(next(ipaddress.ip_network(subnet).hosts()))
 
@@ -223,16 +251,18 @@ def free_subnets(pool: str, taken: Iterable[str]) -> Iterator[str]:
             yield str(one)
 
 
-def firewall(names: Names, hub_port: int, egress_ports: Sequence[int] = (80, 443)) -> str:
+def firewall(names: Names, hub_port: int, egress_ports: Sequence[int] = (80, 443), allow: Sequence[tuple[str, int]] = ()) -> str:
     """Rules for `nft -f -` on the engine's host; loading them again replaces them whole.
 
     From apps: answers to whom called, DNS, the open ports of public addresses, and the proxy's port on the host. Nothing
     to neighbours, private ranges, metadata, or other services of the host; nothing by IPv6. They go by the names of our
-    bridges, so they hold from the moment a bridge exists and touch nothing else on the host.
+    bridges, so they hold from the moment a bridge exists and touch nothing else on the host. `allow`: addresses (v4) and
+    ports that may be reached although they are private, such as a package index.
     """
-    table, ours = f"inet vitrine_{names.tag}", f'"{names.bridges}*"'
+    table, ours = names.table, f'"{names.bridges}*"'
     ports = ", ".join(str(port) for port in egress_ports)
     hub = f"    iifname {ours} tcp dport {hub_port} accept\n" if hub_port else ""
+    open_to = "".join(f"    iifname {ours} ip daddr {address} tcp dport {port} accept\n" for address, port in allow)
     public = f"    iifname {ours} tcp dport {{ {ports} }} accept\n" if egress_ports else ""
     return (
         f"table {table}\ndelete table {table}\n"
@@ -246,6 +276,7 @@ def firewall(names: Names, hub_port: int, egress_ports: Sequence[int] = (80, 443
         f"    iifname {ours} meta nfproto ipv6 drop\n"
         f"    iifname {ours} udp dport 53 accept\n"
         f"    iifname {ours} tcp dport 53 accept\n"
+        f"{open_to}"
         f"    iifname {ours} ip daddr {{ {', '.join(BLOCKED_V4)} }} drop\n"
         f"{public}"
         f"    iifname {ours} drop\n"
@@ -253,7 +284,7 @@ def firewall(names: Names, hub_port: int, egress_ports: Sequence[int] = (80, 443
         f"  chain input {{\n"
         f"    type filter hook input priority -20; policy accept;\n"
         f"    iifname {ours} ct state established,related accept\n"
-        f"{hub}"
+        f"{hub}{open_to}"
         f"    iifname {ours} drop\n"
         f"  }}\n"
         f"}}\n"

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
 import logging
 import threading
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -82,7 +81,7 @@ class DockerRuntime:
         self._options = options or DockerOptions()
         self._sink, self._load_firewall = log, load_firewall
         self._engine = Engine(docker_host, login=self._options.login)
-        self._names = Names(hashlib.sha256(str(data_dir.resolve()).encode()).hexdigest()[:10])
+        self._names = Names.of_platform(data_dir)
         self._marks = data_dir / "run" / "docker-logs"
         self._ours = f"{manifests.PLATFORM}={self._names.tag}"
         self._pool = ThreadPoolExecutor(16, thread_name_prefix="docker")
