@@ -318,7 +318,7 @@ async def test_builds_have_a_network_that_cannot_reach_the_host(engine: TestEngi
             assert b"imed out" in client.logs(made["Id"])
             client.remove_container(made["Id"])
             client.remove_network(name)
-        with pytest.raises(Rejected, match="contained|kept"):
+        with pytest.raises(Rejected, match="kept"):
             await asyncio.to_thread(ensure_build_network, engine.host, folder, load_firewall=lambda rules: "no")
     finally:
         shutil.rmtree(folder)
