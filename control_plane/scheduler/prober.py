@@ -9,7 +9,9 @@ from control_plane.domain.ids import ReplicaId, SpaceId
 from control_plane.domain.routes import Endpoint
 from control_plane.scheduler.planning import Probe
 
-_FIRST_S, _LAST_S, _GROWTH = 0.05, 0.5, 1.2  # pauses between probes: quick at first, twice a second in the end
+# Pauses between probes. Most apps answer within seconds, and every pause is time that a visitor waits: 30 ms for the first
+# 300 looks (a refused connection costs well below a millisecond), then slower up to twice a second.
+_FIRST_S, _QUICK_LOOKS, _LAST_S, _GROWTH = 0.03, 300, 0.5, 1.1
 
 
 class Prober:
@@ -31,7 +33,7 @@ class Prober:
             task.cancel()
 
     async def _run(self, replica_id: ReplicaId, space_id: SpaceId, endpoint: Endpoint, host: str) -> None:
-        pause = _FIRST_S
+        pause, looks = _FIRST_S, 0
         while True:
             result = await self._probe(endpoint, host)
             self.results[replica_id] = result
@@ -39,7 +41,9 @@ class Prober:
                 self._changed(space_id)
                 return
             await asyncio.sleep(pause)
-            pause = min(_LAST_S, pause * _GROWTH)
+            looks += 1
+            if looks > _QUICK_LOOKS:
+                pause = min(_LAST_S, pause * _GROWTH)
 
     async def close(self) -> None:
         tasks = list(self._tasks.values())

@@ -16,9 +16,7 @@ from tests.e2e.conftest import ROOT, Platform, Work, wait_gone
 from tests.e2e.test_push_to_live import GRADIO
 
 CHROMIUM = "/usr/bin/chromium"
-FLAGS = (
-    "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update --disable-sync"
-).split()
+FLAGS = "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update"
 
 
 @pytest.mark.slow
@@ -58,7 +56,7 @@ def test_make_up_in_a_clean_clone_then_push_then_look(tmp_path: Path) -> None:
         work.write(**{"app.py": GRADIO})
         assert "Live at" in work.push("First")
         with sync_playwright() as playwright:
-            browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+            browser = playwright.chromium.launch(executable_path=CHROMIUM, args=[*FLAGS.split(), "--disable-sync"])
             page = browser.new_page()
             page.goto(link[0])
             page.locator("main button").first.click()
