@@ -310,7 +310,8 @@ def build_runtime(settings: Settings, services: Services) -> Any:
         await services.logs.append(f"run/{space_id}", [LogLine(now, line) for line in lines])
 
     if settings.runtime == "docker":
-        from control_plane.runtimes.docker.runtime import DockerOptions, DockerRuntime
+        from control_plane.runtimes.docker.options import DockerOptions
+        from control_plane.runtimes.docker.runtime import DockerRuntime
 
         gpus = _local_gpus()
         # Which model a card is only the operator knows: GPU flavors are served where the hardware file was written for this machine.

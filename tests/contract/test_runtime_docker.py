@@ -21,7 +21,8 @@ from control_plane.domain.sensitive import Sensitive
 from control_plane.net.dial import DialError, dial
 from control_plane.runtimes.docker.build_network import ensure_build_network
 from control_plane.runtimes.docker.manifests import Names
-from control_plane.runtimes.docker.runtime import DockerOptions, DockerRuntime
+from control_plane.runtimes.docker.options import DockerOptions
+from control_plane.runtimes.docker.runtime import DockerRuntime
 from tests.contract import test_runtime as suite
 from tests.contract.docker_engine import TestEngine, can_start, test_engine
 
@@ -231,7 +232,7 @@ async def test_the_next_scheduler_finds_what_runs_and_sweeps_the_rest(harness: D
     await harness.docker.start()
     (seen,) = await harness.docker.observe_all()
     assert (seen.replica_id, seen.state) == (spec.replica_id, ReplicaState.STARTING)
-    assert half["Id"] not in [c["Id"] for c in harness.docker._list()]
+    assert half["Id"] not in [c["Id"] for c in harness.docker._containers.everything()]
     with pytest.raises(suite.StaleGeneration):
         await harness.docker.apply(harness.spec(space=spec.space_id, generation=2))
     await harness.make_it_exit(spec)

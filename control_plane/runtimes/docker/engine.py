@@ -42,6 +42,7 @@ class Engine:
     def __init__(self, host: str = "", *, login: RegistryLogin | None = None, timeout_s: int = 60) -> None:
         self._host, self._login, self._timeout_s = host, login, timeout_s
         self._client: Any = None
+        self._is_closed = False
         self._lock = threading.Lock()
 
     @property
@@ -50,6 +51,7 @@ class Engine:
 
     def close(self) -> None:
         with self._lock:
+            self._is_closed = True
             if self._client is not None:
                 self._client.close()
                 self._client = None
@@ -141,6 +143,8 @@ class Engine:
 
     def _connected(self) -> Any:
         with self._lock:
+            if self._is_closed:
+                raise Unavailable("the connection to the container engine was closed")
             if self._client is None:
                 self._client = docker.APIClient(base_url=self._host or None, version="auto", timeout=self._timeout_s, num_pools=64)
             return self._client

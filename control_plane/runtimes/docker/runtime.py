@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import logging
 import threading
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,35 +22,15 @@ from control_plane.domain.ids import ReplicaId, SpaceId
 from control_plane.domain.reasons import Reason
 from control_plane.domain.replicas import ReplicaObservation, ReplicaSpec, ReplicaState, ReplicaUsage
 from control_plane.runtimes.docker import facts, firewall, manifests
-from control_plane.runtimes.docker.engine import Absent, Clash, Engine, Item, Refused, RegistryLogin, Stream
-from control_plane.runtimes.docker.logs import LogFollowers, LogSink, Outbox, clean
+from control_plane.runtimes.docker.containers import Containers
+from control_plane.runtimes.docker.engine import Absent, Clash, Engine, Item, Refused, Stream
+from control_plane.runtimes.docker.logs import LogFollowers, LogSink, Outbox
 from control_plane.runtimes.docker.manifests import Machine, Names
+from control_plane.runtimes.docker.options import DockerOptions
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 _TAIL_LINES = 50
-
-
-@dataclass(frozen=True, slots=True)
-class DockerOptions:
-    """What the operator decides. `subnets`: addresses of replicas' networks, 8 for each; they must be free on the host.
-
-    `hub_port`: the proxy's port, the one port of the host that apps may reach (0 = none). `gpus`: ids of the devices
-    that may be given away. `overcommit`: how often CPU and memory may be promised. Times are in seconds.
-    """
-
-    flavors: tuple[str, ...] = ("cpu-basic", "cpu-upgrade")
-    gpus: tuple[str, ...] = ()
-    hub_port: int = 0
-    egress_ports: tuple[int, ...] = (80, 443)
-    subnets: str = "10.213.0.0/16"
-    overcommit: float = 16.0
-    node_name: str = "local"
-    pool_name: str = "local"
-    login: RegistryLogin | None = None
-    disk_check_s: float = 15.0
-    retry_s: float = 1.0
-    connect_timeout_s: float = 20.0
 
 
 @dataclass
@@ -83,21 +63,17 @@ class DockerRuntime:
         self._engine = Engine(docker_host, login=self._options.login)
         self._names = Names.of_platform(data_dir)
         self._marks = data_dir / "run" / "docker-logs"
-        self._ours = f"{manifests.PLATFORM}={self._names.tag}"
         self._pool = ThreadPoolExecutor(16, thread_name_prefix="docker")
         self._loop: asyncio.AbstractEventLoop | None = None
         self._outbox: Outbox | None = None
-        self._followers: LogFollowers | None = None
+        self._followers = LogFollowers(self._engine, self._deliver, self._marks, retry_s=self._options.retry_s)
+        self._containers = Containers(self._engine, self._names, self._options, self._followers, self._marks)
         self._machine = Machine(1.0, 1 << 30)
-        self._missing = "the runtime was not started"
-        self._disk_by_engine = True
         self._generations: dict[SpaceId, int] = {}
         self._locks: dict[ReplicaId, asyncio.Lock] = {}
         self._placing = asyncio.Lock()
         self._reserved: dict[ReplicaId, tuple[str, tuple[str, ...]]] = {}  # subnet and GPUs of replicas that are being made
         self._waiting: dict[ReplicaId, _Waiting] = {}
-        self._disk_full: set[ReplicaId] = set()
-        self._tails: dict[ReplicaId, tuple[str, ...]] = {}
         self._looks: dict[ReplicaId, Item] = {}
         self._subscribers: set[asyncio.Queue[SpaceId | None]] = set()
         self._closing = threading.Event()
@@ -112,22 +88,21 @@ class DockerRuntime:
     @property
     def missing(self) -> str:
         """What keeps the sandbox floor from being met here, "" when nothing does; known after `start()`."""
-        return self._missing
+        return self._containers.missing
 
     async def start(self) -> None:
         """Raises Unavailable when the engine does not answer within `connect_timeout_s`."""
         self._loop = asyncio.get_running_loop()
         self._outbox = Outbox(self._loop, self._sink)
         self._marks.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self._followers = LogFollowers(self._engine, self._outbox.put, self._marks, retry_s=self._options.retry_s)
         info = await self._first_answer()
         self._machine = Machine(float(info.get("NCPU") or 1), int(info.get("MemTotal") or 1 << 30))
         rules = manifests.firewall(self._names, self._options.hub_port, self._options.egress_ports)
-        self._missing = _missing_of(info) or await self._do(lambda: self._load_rules(info, rules))
-        if self._missing:
-            log.warning("docker.floor_missed", extra={"missing": self._missing})
-        await self._do(self._sweep)
-        for item in await self._do(self._list):
+        self._containers.missing = _missing_of(info) or await self._do(lambda: self._load_rules(info, rules))
+        if self._containers.missing:
+            log.warning("docker.floor_missed", extra={"missing": self._containers.missing})
+        await self._do(self._containers.sweep)
+        for item in await self._do(self._containers.everything):
             replica_id, space_id, generation = facts.replica_of(item["Labels"])
             self._generations[space_id] = max(generation, self._generations.get(space_id, 0))
             self._followers.follow(space_id, replica_id, item["Id"])
@@ -154,14 +129,14 @@ class DockerRuntime:
         if waiting is not None:
             waiting.task.cancel()
             await asyncio.gather(waiting.task, return_exceptions=True)
-        await self._do(lambda: self._remove(replica_id, grace_s))
-        for memory in (self._tails, self._looks):
+        await self._do(lambda: self._containers.remove(replica_id, grace_s))
+        for memory in (self._containers.tails, self._looks):
             memory.pop(replica_id, None)
-        self._disk_full.discard(replica_id)
+        self._containers.disk_full.discard(replica_id)
 
     async def capacity(self) -> Capacity:
         vcpu, memory, gpus, replicas = 0.0, 0, 0, set()
-        for item in await self._do(self._list):
+        for item in await self._do(self._containers.everything):
             if item["State"] in ("running", "paused", "restarting", "created"):
                 labels = item["Labels"]
                 vcpu += float(labels[manifests.VCPU])
@@ -215,16 +190,16 @@ class DockerRuntime:
     # -- starting one replica
 
     async def _apply(self, spec: ReplicaSpec) -> None:
-        if spec.replica_id in self._waiting or await self._do(lambda: self._is_there(spec.replica_id)):
+        if spec.replica_id in self._waiting or await self._do(lambda: self._containers.is_there(spec.replica_id)):
             return
         newest = self._generations.get(spec.space_id, 0)
         if spec.generation < newest:
             raise StaleGeneration(f"generation {spec.generation} of {spec.space_name} is older than {newest}, which was started here")
-        if self._missing and not spec.trusted:
+        if self._containers.missing and not spec.trusted:
             raise Rejected(
-                f"{Reason.SANDBOX_UNAVAILABLE.words} {self._missing}",
+                f"{Reason.SANDBOX_UNAVAILABLE.words} {self._containers.missing}",
                 code="SandboxUnavailable",
-                hint=self._missing,
+                hint=self._containers.missing,
                 facts={"reason": Reason.SANDBOX_UNAVAILABLE.value},
             )
         granted = manifests.grant(spec, self._machine)
@@ -256,69 +231,16 @@ class DockerRuntime:
     async def _launch(self, spec: ReplicaSpec) -> None:
         """Raises NoCapacity, Rejected, Unavailable or Broken; what was made until then is removed."""
         async with self._placing:
-            subnet, gpus = await self._do(lambda: self._place(spec))
+            subnet, gpus = await self._do(lambda: self._containers.place(spec, list(self._reserved.values())))
             self._reserved[spec.replica_id] = (subnet, gpus)
         try:
-            await self._do(lambda: self._make(spec, subnet, gpus))
+            await self._do(lambda: self._containers.make(spec, self._machine, subnet, gpus))
         except BaseException:
             with contextlib.suppress(VitrineError):
-                await self._do(lambda: self._remove(spec.replica_id, 0.0))
+                await self._do(lambda: self._containers.remove(spec.replica_id, 0.0))
             raise
         finally:
             self._reserved.pop(spec.replica_id, None)
-
-    def _place(self, spec: ReplicaSpec) -> tuple[str, tuple[str, ...]]:
-        """A subnet and GPUs that nobody has. Raises NoCapacity."""
-        reserved = list(self._reserved.values())
-        nets = [str(c["Subnet"]) for n in self._engine.networks() for c in (n.get("IPAM") or {}).get("Config") or [] if c.get("Subnet")]
-        subnet = next(manifests.free_subnets(self._options.subnets, [*nets, *(one for one, _ in reserved)]), "")
-        if not subnet:
-            raise NoCapacity(f"no network is free in {self._options.subnets}")
-        wanted = spec.flavor.gpu_count
-        if not wanted:
-            return subnet, ()
-        held = {gpu for item in self._list() if item["State"] != "exited" for gpu in manifests.gpus_of(item["Labels"])}
-        held |= {gpu for _, gpus in reserved for gpu in gpus}
-        free = [gpu for gpu in self._options.gpus if gpu not in held]
-        if len(free) < wanted:
-            raise NoCapacity(f"{wanted} GPUs are asked for and {len(free)} are free")
-        return subnet, tuple(free[:wanted])
-
-    def _make(self, spec: ReplicaSpec, subnet: str, gpus: Sequence[str]) -> None:
-        engine, name = self._engine, self._names.of(spec.replica_id)
-        granted = manifests.grant(spec, self._machine, gpus)
-        has_egress = not self._missing and bool(self._options.egress_ports)
-        self._remove(spec.replica_id, 0.0)  # an earlier try may have left half of it
-        engine.create_network(manifests.network(spec, self._names, subnet, has_egress=has_egress))
-        bridge = self._names.bridge(spec.replica_id)
-        if not self._missing and not Path("/sys/class/net", bridge).exists() and not spec.trusted:
-            raise Rejected(
-                f"{Reason.SANDBOX_UNAVAILABLE.words} The engine's networks are not on this host, so its rules do not hold there.",
-                code="SandboxUnavailable",
-                facts={"reason": Reason.SANDBOX_UNAVAILABLE.value},
-            )
-        gateway = manifests.gateway_of(subnet)
-        try:
-            container = self._create(name, spec, granted, gateway)
-            engine.start(container)
-        except (Refused, Absent) as error:
-            raise Rejected(f"The app could not be started: {error.message}", facts={"reason": Reason.APP_EXITED.value}) from error
-        except Clash as error:
-            raise Broken(f"the engine is busy with this replica: {error.message}") from error
-        assert self._followers is not None
-        self._followers.follow(spec.space_id, spec.replica_id, container)
-
-    def _create(self, name: str, spec: ReplicaSpec, granted: manifests.Grant, gateway: str) -> str:
-        if self._disk_by_engine:
-            try:
-                return self._engine.create(name, manifests.container(spec, granted, self._names, gateway, disk_by_engine=True))
-            except (Broken, Refused) as error:
-                if "storage-opt" not in error.message and "storage opt" not in error.message.lower():
-                    raise
-                self._disk_by_engine = False  # the storage driver has no quotas here; we measure
-                with contextlib.suppress(VitrineError):
-                    self._engine.remove(name)
-        return self._engine.create(name, manifests.container(spec, granted, self._names, gateway, disk_by_engine=False))
 
     # -- in threads
 
@@ -343,47 +265,12 @@ class DockerRuntime:
         missing = self._load_firewall(rules)
         return f"Apps cannot be kept from the host's networks: {missing}." if missing else ""
 
-    def _list(self) -> list[Item]:
-        """Ours, whatever their state; the engine's short form."""
-        return [item for item in self._engine.containers(self._ours) if manifests.REPLICA in (item.get("Labels") or {})]
-
-    def _is_there(self, replica_id: ReplicaId) -> bool:
-        try:
-            return bool(self._engine.inspect(self._names.of(replica_id))["State"]["Running"])
-        except Absent:
-            return False
-
-    def _remove(self, replica_id: ReplicaId, grace_s: float) -> None:
-        """Container, its volumes, its network. The engine's grace is in whole seconds, and 0 kills at once."""
-        name = self._names.of(replica_id)
-        if grace_s > 0:
-            self._engine.stop(name, max(round(grace_s), 1))
-        if self._followers is not None:
-            self._followers.finish(replica_id, 0.5 if grace_s > 0 else 0.0)
-        self._engine.remove(name)
-        if self._followers is not None:
-            self._followers.forget(replica_id)
-        with contextlib.suppress(Clash, Broken):  # a container that is being removed holds it a moment longer; the sweep is next
-            self._engine.remove_network(name)
-
-    def _sweep(self) -> None:
-        """What a start that died half way has left: containers that never ran, networks and marks without a container."""
-        kept = set()
-        for item in self._list():
-            if item["State"] in ("created", "dead", "removing"):
-                self._engine.remove(item["Id"])
-            else:
-                kept.add(self._names.of(item["Labels"][manifests.REPLICA]))
-        for network in self._engine.networks():
-            if (network.get("Labels") or {}).get(manifests.PLATFORM) == self._names.tag and network["Name"] not in kept:
-                with contextlib.suppress(Clash, Broken):
-                    self._engine.remove_network(network["Name"])
-        for mark in self._marks.iterdir():
-            if self._names.of(mark.name) not in kept:
-                mark.unlink(missing_ok=True)
-
     async def _observe(self, label: str, wanted: Callable[[ReplicaSpec], bool]) -> tuple[ReplicaObservation, ...]:
-        found = list(await self._do(lambda: [seen for item in self._engine.containers(self._ours, label) for seen in self._look(item)]))
+        def look() -> list[ReplicaObservation]:
+            containers = self._containers
+            return [seen for item in self._engine.containers(containers.ours, label) for seen in containers.look(item)]
+
+        found = await self._do(look)
         known = {seen.replica_id for seen in found}
         for waiting in list(self._waiting.values()):
             spec = waiting.spec
@@ -397,41 +284,21 @@ class DockerRuntime:
                 )  # fmt: skip
         return tuple(found)
 
-    def _look(self, item: Item) -> list[ReplicaObservation]:
-        if manifests.REPLICA not in item["Labels"]:
-            return []
-        replica_id = ReplicaId(item["Labels"][manifests.REPLICA])
-        try:
-            inspected = self._engine.inspect(item["Id"])
-        except Absent:
-            return []
-        ports: tuple[int, ...] = ()
-        if inspected["State"].get("Running"):
-            ports = _ports_of(int(inspected["State"].get("Pid") or 0), inspected["Id"])
-        elif replica_id not in self._tails and inspected["State"].get("Status") == "exited":
-            with contextlib.suppress(VitrineError):
-                text = self._engine.tail(item["Id"], _TAIL_LINES).rstrip(b"\n")
-                self._tails[replica_id] = tuple(clean(line) for line in text.split(b"\n")) if text else ()
-        return [
-            facts.observation(
-                inspected,
-                disk_full=replica_id in self._disk_full,
-                log_tail=self._tails.get(replica_id, ()),
-                ports=ports,
-                node=self._options.node_name,
-            )
-        ]
-
     # -- watching
+
+    def _deliver(self, space_id: SpaceId, replica_id: ReplicaId, lines: list[str]) -> None:
+        """In a follower's thread; there are none before `start()`."""
+        if self._outbox is not None:
+            self._outbox.put(space_id, replica_id, lines)
 
     def _watch(self) -> None:
         """The engine's events, for as long as we live; after a break every Space is looked at again."""
         is_first = True
         while not self._closing.is_set():
             try:
-                self._events = stream = self._engine.events(self._ours)
+                self._events = stream = self._engine.events(self._containers.ours)
                 if not is_first:
-                    for item in self._list():
+                    for item in self._containers.everything():
                         self._tell_soon(SpaceId(item["Labels"][manifests.SPACE]))
                 is_first = False
                 for event in stream:
@@ -459,7 +326,7 @@ class DockerRuntime:
         while True:
             await asyncio.sleep(self._options.disk_check_s)
             with contextlib.suppress(VitrineError):
-                for item in await self._do(self._list):
+                for item in await self._do(self._containers.everything):
                     labels = item["Labels"]
                     if item["State"] == "running" and labels.get(manifests.DISK_BY_ENGINE) != "yes":
                         await self._check_disk(item["Id"], labels)
@@ -470,12 +337,11 @@ class DockerRuntime:
         except Absent:
             return
         if int(inspected.get("SizeRw") or 0) > int(labels[manifests.DISK]):
-            self._disk_full.add(ReplicaId(labels[manifests.REPLICA]))
+            self._containers.disk_full.add(ReplicaId(labels[manifests.REPLICA]))
             await self._do(lambda: self._engine.kill(container))
 
     def _end_threads(self) -> None:
-        if self._followers is not None:
-            self._followers.close()
+        self._followers.close()
         if self._watcher.ident is not None:
             for _ in range(50):  # the stream may be one that was opened this moment
                 if self._events is not None:
@@ -500,14 +366,3 @@ def _wait_reason(error: VitrineError) -> Reason:
     if isinstance(error, NoCapacity):
         return Reason.NO_CAPACITY
     return Reason.IMAGE_PULL_FAILED if isinstance(error, Broken) else Reason.PLATFORM_ERROR
-
-
-def _ports_of(pid: int, container: str) -> tuple[int, ...]:
-    """What it listens on, where the engine's process ids are ours: its control group must name the container."""
-    try:
-        if pid <= 0 or container not in Path(f"/proc/{pid}/cgroup").read_text(encoding="utf-8"):
-            return ()
-        texts = [Path(f"/proc/{pid}/net/{name}").read_text(encoding="utf-8") for name in ("tcp", "tcp6")]
-    except OSError:
-        return ()
-    return tuple(sorted({port for text in texts for port in facts.listening_ports(text)}))

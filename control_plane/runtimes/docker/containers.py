@@ -1,0 +1,160 @@
+"""Containers and networks of replicas on one engine: place, make, look, remove, sweep. Blocking calls, for threads."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from pathlib import Path
+
+from control_plane.domain.errors import Broken, NoCapacity, Rejected, VitrineError
+from control_plane.domain.ids import ReplicaId
+from control_plane.domain.reasons import Reason
+from control_plane.domain.replicas import ReplicaObservation, ReplicaSpec
+from control_plane.runtimes.docker import facts, manifests
+from control_plane.runtimes.docker.engine import Absent, Clash, Engine, Item, Refused
+from control_plane.runtimes.docker.logs import LogFollowers, clean
+from control_plane.runtimes.docker.manifests import Machine, Names
+from control_plane.runtimes.docker.options import DockerOptions
+
+_TAIL_LINES = 50
+
+
+class Containers:
+    """`missing`: what the sandbox floor lacks here, "" when it is met. `marks`: the folder of `followers`' marks."""
+
+    def __init__(self, engine: Engine, names: Names, options: DockerOptions, followers: LogFollowers, marks: Path) -> None:
+        self.engine, self.names, self.followers = engine, names, followers
+        self.missing = "the runtime was not started"
+        self.disk_full: set[ReplicaId] = set()
+        self.tails: dict[ReplicaId, tuple[str, ...]] = {}
+        self._options, self._marks = options, marks
+        self._disk_by_engine = True
+
+    @property
+    def ours(self) -> str:
+        """The label of everything that is this platform's."""
+        return f"{manifests.PLATFORM}={self.names.tag}"
+
+    def place(self, spec: ReplicaSpec, reserved: Sequence[tuple[str, tuple[str, ...]]]) -> tuple[str, tuple[str, ...]]:
+        """A subnet and GPUs that nobody has. `reserved`: those of replicas that are being made. Raises NoCapacity."""
+        nets = [str(c["Subnet"]) for n in self.engine.networks() for c in (n.get("IPAM") or {}).get("Config") or [] if c.get("Subnet")]
+        subnet = next(manifests.free_subnets(self._options.subnets, [*nets, *(one for one, _ in reserved)]), "")
+        if not subnet:
+            raise NoCapacity(f"no network is free in {self._options.subnets}")
+        wanted = spec.flavor.gpu_count
+        if not wanted:
+            return subnet, ()
+        held = {gpu for item in self.everything() if item["State"] != "exited" for gpu in manifests.gpus_of(item["Labels"])}
+        held |= {gpu for _, gpus in reserved for gpu in gpus}
+        free = [gpu for gpu in self._options.gpus if gpu not in held]
+        if len(free) < wanted:
+            raise NoCapacity(f"{wanted} GPUs are asked for and {len(free)} are free")
+        return subnet, tuple(free[:wanted])
+
+    def make(self, spec: ReplicaSpec, machine: Machine, subnet: str, gpus: Sequence[str]) -> None:
+        engine, name = self.engine, self.names.of(spec.replica_id)
+        granted = manifests.grant(spec, machine, gpus)
+        has_egress = not self.missing and bool(self._options.egress_ports)
+        self.remove(spec.replica_id, 0.0)  # an earlier try may have left half of it
+        engine.create_network(manifests.network(spec, self.names, subnet, has_egress=has_egress))
+        bridge = self.names.bridge(spec.replica_id)
+        if not self.missing and not Path("/sys/class/net", bridge).exists() and not spec.trusted:
+            raise Rejected(
+                f"{Reason.SANDBOX_UNAVAILABLE.words} The engine's networks are not on this host, so its rules do not hold there.",
+                code="SandboxUnavailable",
+                facts={"reason": Reason.SANDBOX_UNAVAILABLE.value},
+            )
+        gateway = manifests.gateway_of(subnet)
+        try:
+            container = self._create(name, spec, granted, gateway)
+            engine.start(container)
+        except (Refused, Absent) as error:
+            raise Rejected(f"The app could not be started: {error.message}", facts={"reason": Reason.APP_EXITED.value}) from error
+        except Clash as error:
+            raise Broken(f"the engine is busy with this replica: {error.message}") from error
+        self.followers.follow(spec.space_id, spec.replica_id, container)
+
+    def _create(self, name: str, spec: ReplicaSpec, granted: manifests.Grant, gateway: str) -> str:
+        if self._disk_by_engine:
+            try:
+                return self.engine.create(name, manifests.container(spec, granted, self.names, gateway, disk_by_engine=True))
+            except (Broken, Refused) as error:
+                if "storage-opt" not in error.message and "storage opt" not in error.message.lower():
+                    raise
+                self._disk_by_engine = False  # the storage driver has no quotas here; we measure
+                with contextlib.suppress(VitrineError):
+                    self.engine.remove(name)
+        return self.engine.create(name, manifests.container(spec, granted, self.names, gateway, disk_by_engine=False))
+
+    def remove(self, replica_id: ReplicaId, grace_s: float) -> None:
+        """Container, its volumes, its network. The engine's grace is in whole seconds, and 0 kills at once."""
+        name = self.names.of(replica_id)
+        if grace_s > 0:
+            self.engine.stop(name, max(round(grace_s), 1))
+        self.followers.finish(replica_id, 0.5 if grace_s > 0 else 0.0)
+        self.engine.remove(name)
+        self.followers.forget(replica_id)
+        with contextlib.suppress(Clash, Broken):  # a container that is being removed holds it a moment longer; the sweep is next
+            self.engine.remove_network(name)
+
+    def sweep(self) -> None:
+        """What a start that died half way has left: containers that never ran, networks and marks without a container."""
+        kept = set()
+        for item in self.everything():
+            if item["State"] in ("created", "dead", "removing"):
+                self.engine.remove(item["Id"])
+            else:
+                kept.add(self.names.of(item["Labels"][manifests.REPLICA]))
+        for network in self.engine.networks():
+            if (network.get("Labels") or {}).get(manifests.PLATFORM) == self.names.tag and network["Name"] not in kept:
+                with contextlib.suppress(Clash, Broken):
+                    self.engine.remove_network(network["Name"])
+        for mark in self._marks.iterdir():
+            if self.names.of(mark.name) not in kept:
+                mark.unlink(missing_ok=True)
+
+    def everything(self) -> list[Item]:
+        """Ours, whatever their state; the engine's short form."""
+        return [item for item in self.engine.containers(self.ours) if manifests.REPLICA in (item.get("Labels") or {})]
+
+    def is_there(self, replica_id: ReplicaId) -> bool:
+        try:
+            return bool(self.engine.inspect(self.names.of(replica_id))["State"]["Running"])
+        except Absent:
+            return False
+
+    def look(self, item: Item) -> list[ReplicaObservation]:
+        if manifests.REPLICA not in item["Labels"]:
+            return []
+        replica_id = ReplicaId(item["Labels"][manifests.REPLICA])
+        try:
+            inspected = self.engine.inspect(item["Id"])
+        except Absent:
+            return []
+        ports: tuple[int, ...] = ()
+        if inspected["State"].get("Running"):
+            ports = _ports_of(int(inspected["State"].get("Pid") or 0), inspected["Id"])
+        elif replica_id not in self.tails and inspected["State"].get("Status") == "exited":
+            with contextlib.suppress(VitrineError):
+                text = self.engine.tail(item["Id"], _TAIL_LINES).rstrip(b"\n")
+                self.tails[replica_id] = tuple(clean(line) for line in text.split(b"\n")) if text else ()
+        return [
+            facts.observation(
+                inspected,
+                disk_full=replica_id in self.disk_full,
+                log_tail=self.tails.get(replica_id, ()),
+                ports=ports,
+                node=self._options.node_name,
+            )
+        ]
+
+
+def _ports_of(pid: int, container: str) -> tuple[int, ...]:
+    """What it listens on, where the engine's process ids are ours: its control group must name the container."""
+    try:
+        if pid <= 0 or container not in Path(f"/proc/{pid}/cgroup").read_text(encoding="utf-8"):
+            return ()
+        texts = [Path(f"/proc/{pid}/net/{name}").read_text(encoding="utf-8") for name in ("tcp", "tcp6")]
+    except OSError:
+        return ()
+    return tuple(sorted({port for text in texts for port in facts.listening_ports(text)}))
