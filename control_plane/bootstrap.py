@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from control_plane.git.lfs import FileLfsStore
     from control_plane.git.store import BareGitStore
     from control_plane.proxy.server import ProxyConfig
+    from control_plane.runtimes.process.floor import FloorReport
     from control_plane.scheduler.pools import Hardware
     from control_plane.spaces.actions import Actions
     from control_plane.spaces.deps import SpaceDeps
@@ -233,6 +234,7 @@ async def run_scheduler(settings: Settings, ready: Callable[[dict[str, Any]], No
     await bus.start()
     runtime = build_runtime(settings, services)
     await runtime.start()
+    warning = note_floor(settings, getattr(runtime, "report", None))
     options = broker_options(settings.redis_url or None, settings.data_dir / "queue")
     prepare_spool(options)
     queue = CeleryBuildQueue(options.url, transport=options.transport, transport_options=options.transport_options, queue=options.queue)
@@ -288,13 +290,35 @@ async def run_scheduler(settings: Settings, ready: Callable[[dict[str, Any]], No
     )  # fmt: skip
     usage = await serve_usage(settings.run_dir / USAGE_SOCKET, services.uow, runtime)
     try:
-        await reconciler.run(lambda: ready({}))
+        await reconciler.run(lambda: ready({"warnings": [warning] if warning else []}))
     finally:
         usage.close()
         await reconciler.close()
         await runtime.close()
         await bus.close()
         await services.database.close()
+
+
+def floor_file(settings: Settings) -> Path:
+    return settings.run_dir / "floor.txt"
+
+
+def floor_warning(settings: Settings) -> str:
+    """What the scheduler found missing for isolating apps, in words; "" = nothing. Read where people are warned."""
+    try:
+        return floor_file(settings).read_text("utf-8")
+    except OSError:
+        return ""
+
+
+def note_floor(settings: Settings, report: FloorReport | None) -> str:
+    """Leave the words for the other processes. Where the floor is not met, only admins' own apps start."""
+    if report is None or report.is_met:
+        floor_file(settings).unlink(missing_ok=True)
+        return ""
+    words = f"This machine cannot isolate apps fully, so only those of its administrators start. {report.words} See `vitrine doctor`."
+    floor_file(settings).write_text(words, "utf-8")
+    return words
 
 
 def _loopback(host: str) -> str:
@@ -448,7 +472,8 @@ def build_images(settings: Settings) -> ImagePipeline | None:
         from control_plane.runtimes.docker.build_network import ensure_build_network
 
         network = ensure_build_network(settings.docker_host, settings.data_dir, urls=(settings.pypi_index_url,), trusted=settings.trusted)
-    client = find_buildkit_client(StepRunner(_Unheard(), BuildLimits(), CancelToken()))
+    # BuildKit in the engine knows no named networks ("network mode not supported by buildkit"): it would leave ours.
+    client = () if settings.runtime == "docker" else find_buildkit_client(StepRunner(_Unheard(), BuildLimits(), CancelToken()))
     config = ImageConfig(settings.registry, network, settings.pypi_index_url, settings.ca_bundle)
     return ImageBuilder(DockerEngine(DockerConfig(settings.docker_host, None, client)), load_catalog(), config)
 

@@ -14,6 +14,7 @@ _COMMANDS = {
     "serve": ("control_plane.cli.platform", "serve", "Run one component: api, proxy, scheduler or builder."),
     "doctor": ("control_plane.cli.platform", "doctor", "What this machine can and cannot do, with fixes."),
     "admin": ("control_plane.cli.admin", "admin", "Run a platform: users, quotas, usage, Spaces, backup."),
+    "images": ("control_plane.cli.images", "images", "Base images of Spaces: list, build, prune (container runtimes)."),
     "completion": ("control_plane.cli.completion", "completion", "Print the shell completion script."),
 }
 
