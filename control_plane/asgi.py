@@ -28,7 +28,7 @@ from control_plane.api.hub import hub_router
 from control_plane.api.push_door import PushDoor
 from control_plane.api.sites import SiteServer
 from control_plane.api.webhook_delivery import Deliveries
-from control_plane.bootstrap import API_SOCKET, STATIC_SOCKET, Services, build_services
+from control_plane.bootstrap import API_SOCKET, STATIC_SOCKET, Services, build_services, floor_warning
 from control_plane.domain.accounts import Account, TokenRole
 from control_plane.domain.errors import VitrineError
 from control_plane.domain.ids import RepoId, SpaceId
@@ -119,6 +119,7 @@ def _web(app: FastAPI, services: Services) -> Any:
         public_url=services.public_url,
         frame_source=f"{public.scheme}://*.{settings.apps_domain}{port}",
         sign_up_open=settings.registration,
+        banner=lambda: floor_warning(settings),
         pool_facts=pool_facts,
         app_proof=lambda user, space_id: app_access.issue(services.signing_key, services.clock, user, space_id),
     )
@@ -135,7 +136,14 @@ def _git(app: FastAPI, services: Services, deliveries: Deliveries) -> None:
 
     settings = services.settings
     git = GitBinary(settings.data_dir / "repos" / ".no-hooks")
-    door = PushDoor(services.spaces, git, services.lfs, PushLimits(file_bytes=settings.max_file_bytes), moved=deliveries.content)
+    door = PushDoor(
+        services.spaces,
+        git,
+        services.lfs,
+        PushLimits(file_bytes=settings.max_file_bytes),
+        moved=deliveries.content,
+        warning=lambda: floor_warning(settings),
+    )
     deps = GitDeps(
         git=git, repo_dir=services.git.path, hooks_dir=settings.data_dir / "hooks", authorize=door.authorize, check_push=door.check_push,
         pushed=door.pushed, limits=ReceiveLimits(body_bytes=settings.max_push_bytes),

@@ -44,6 +44,7 @@ class PushDoor:
     lfs: LfsStore
     limits: PushLimits
     moved: Callable[[Repo, str, Sha | None, Sha | None], Awaitable[None]] | None = None  # fires webhooks
+    warning: Callable[[], str] = lambda: ""  # what everyone who pushes should know about this machine
 
     # --- git.smart_http.Authorize
     async def authorize(self, path: RepoPath, service: Service, headers: Mapping[str, str], address: str) -> RepoAccess:
@@ -71,6 +72,8 @@ class PushDoor:
         yield f"Checked {findings.new_objects} new objects, {_size(findings.inflated_bytes)}."
         for remark in findings.remarks:
             yield remark
+        if warning := self.warning():
+            yield f"warning: {warning}"
         main = next((u for u in push.updates if u.ref == SERVED_REF and not u.is_delete), None)
         if repo.type is RepoType.SPACE and main is not None:
             async for line in self._check_card(repo_dir, main, push.env):
