@@ -7,7 +7,7 @@ DEV := $(VENV)/.installed-dev
 ARGS ?=
 ONLY ?=
 
-.PHONY: up test bench test-cluster lint lock clean screenshots
+.PHONY: up test bench test-docker test-cluster lint lock clean screenshots
 
 up: $(STAMP)
 	@exec $(VENV)/bin/vitrine up $(ARGS)
@@ -20,6 +20,10 @@ lint: $(DEV)
 
 bench: $(DEV)
 	@$(VENV)/bin/python -m tests.bench $(if $(ONLY),--only $(ONLY)) $(ARGS)
+
+# Starts a Docker engine of its own (needs root, dockerd, runc and nft).
+test-docker: $(DEV)
+	@$(VENV)/bin/python -m pytest -q -m docker $(ARGS)
 
 test-cluster: $(DEV)
 	@test -n "$$KUBECONFIG" || { echo "test-cluster: set KUBECONFIG to a cluster and VITRINE_REGISTRY to a registry its nodes can pull from" >&2; exit 1; }
