@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from builder.pipeline import ImagePipeline
     from control_plane.accounts.sign_in import Throttle
     from control_plane.bus.local import BusClient
+    from control_plane.bus.redis_bus import RedisRouteFeed
     from control_plane.db.engine import Database
     from control_plane.git.lfs import FileLfsStore
     from control_plane.git.store import BareGitStore
@@ -78,7 +79,7 @@ class Services:
     logs: LogStore
     secret_box: SecretBox
     signals: Signals
-    bus: BusClient
+    bus: BusClient | RedisRouteFeed
     actions: Actions
     spaces: SpaceDeps
     throttle: Throttle
@@ -143,6 +144,17 @@ def build_limits(settings: Settings) -> BuildLimits:
     )
 
 
+def bus_of(settings: Settings) -> BusClient | RedisRouteFeed:
+    """Signals and route feed of every process but the scheduler: Redis where one is named, else the scheduler's socket."""
+    if settings.redis_url:
+        from control_plane.bus.redis_bus import RedisRouteFeed
+
+        return RedisRouteFeed(settings.redis_url)
+    from control_plane.bus.local import BusClient
+
+    return BusClient(settings.run_dir / BUS_SOCKET)
+
+
 def load_pools(settings: Settings) -> Callable[[], Hardware]:
     """The hardware in force; a changed file is taken up within two seconds, a broken one is logged and the last good one stays."""
     import time
@@ -169,7 +181,6 @@ def build_services(settings: Settings) -> Services:
     from control_plane.accounts.metering import meter_build as meter_build_of
     from control_plane.accounts.quotas import check as check_quota_of
     from control_plane.accounts.sign_in import Throttle
-    from control_plane.bus.local import BusClient
     from control_plane.db.engine import SystemClock, create_database
     from control_plane.git.lfs import FileLfsStore
     from control_plane.git.store import BareGitStore
@@ -185,7 +196,7 @@ def build_services(settings: Settings) -> Services:
     lfs = FileLfsStore(settings.data_dir / "lfs")
     git = BareGitStore(settings.data_dir / "repos", lfs)
     logs = FileLogStore(settings.data_dir / "logs")
-    bus = BusClient(settings.run_dir / BUS_SOCKET)
+    bus = bus_of(settings)
     pools = load_pools(settings)
 
     async def check_quota(uow: UnitOfWork, account: Account, key: str, asked: float, space_id: SpaceId | None = None, /) -> None:
@@ -220,6 +231,7 @@ async def run_scheduler(settings: Settings, ready: Callable[[dict[str, Any]], No
     from control_plane.accounts.metering import meter_replica
     from control_plane.accounts.oauth import space_credentials
     from control_plane.bus.local import BusServer
+    from control_plane.bus.redis_bus import RedisRouteStore
     from control_plane.bus.usage import serve_usage
     from control_plane.net.probe import probe
     from control_plane.queue.celery_queue import CeleryBuildQueue
@@ -230,7 +242,7 @@ async def run_scheduler(settings: Settings, ready: Callable[[dict[str, Any]], No
 
     services = build_services(settings)
     await services.database.migrate()
-    bus = BusServer(settings.run_dir / BUS_SOCKET)
+    bus = RedisRouteStore(settings.redis_url) if settings.redis_url else BusServer(settings.run_dir / BUS_SOCKET)
     await bus.start()
     runtime = build_runtime(settings, services)
     await runtime.start()
@@ -385,13 +397,12 @@ def proxy_config(settings: Settings) -> ProxyConfig:
 
 
 async def run_proxy(settings: Settings, ready: Callable[[dict[str, Any]], None]) -> None:
-    from control_plane.bus.local import BusClient
     from control_plane.net.internal_call import post_json
     from control_plane.proxy.guard import GuardUnavailable, Verdict
     from control_plane.proxy.server import serve_proxy
 
     keys = load_platform_keys(settings)
-    bus = BusClient(settings.run_dir / BUS_SOCKET)
+    bus = bus_of(settings)
     api_socket = str(settings.run_dir / API_SOCKET)
 
     async def authorize(host: str, kind: str, credential: str) -> Verdict:

@@ -67,6 +67,9 @@ class RedisRouteStore(RedisSignals):
         self._lock = asyncio.Lock()
         self._whole = False  # whether Redis holds all of our table
 
+    async def start(self) -> None:
+        """Nothing to open: the first publication writes the whole table."""
+
     async def publish(self, route: Route) -> None:
         if self._routes.get(route.host) != route or not self._whole:
             self._routes[route.host] = route
