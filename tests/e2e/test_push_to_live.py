@@ -89,6 +89,14 @@ print("client is content")
     assert "client is content" in done.stdout, done.stdout + done.stderr
 
 
+def test_a_pinned_older_gradio_is_what_runs(platform: Platform, work: Make) -> None:
+    demo = work("older")
+    demo.write(**{"README.md": "---\ntitle: Older\nsdk: gradio\nsdk_version: 5.50.0\n---\n", "app.py": GRADIO})
+    assert "README.md: gradio 5.50.0" in (said := demo.push("First"))
+    assert "Live at" in said, said
+    assert platform.app("admin-older", "/config").json()["version"] == "5.50.0"
+
+
 def test_a_streamlit_demo_goes_live_and_keeps_a_websocket(platform: Platform, work: Make) -> None:
     from websockets.sync.client import connect
 
