@@ -46,14 +46,11 @@ class Settings:
     max_file_bytes: int = field(default=10 << 20, metadata={"doc": "Largest file in git without LFS, bytes"})
     max_push_bytes: int = field(default=2 << 30, metadata={"doc": "Largest pack of one push, bytes"})
     wake_timeout_s: int = field(default=300, metadata={"doc": "Longest time a request to a sleeping Space is held, seconds"})
-    start_timeout_s: int = field(default=1800, metadata={"doc": "Longest app start when the README does not say, seconds"})
     drain_s: int = field(default=60, metadata={"doc": "How long a replaced version finishes what it began, seconds"})
     sleep_after_s: int = field(default=0, metadata={"doc": "Idle seconds before sleep, for Spaces whose owner set none; 0 = by flavor"})
     egress_ports: str = field(default="80,443", metadata={"doc": "Ports of the internet that apps may reach, comma-separated"})
     egress_allow: str = field(default="", metadata={"doc": "Private `host:port` pairs that apps may reach all the same, comma-separated"})
     registration: bool = field(default=False, metadata={"doc": "Whether people may create their own account"})
-    hub_fallback_url: str = field(default="", metadata={"doc": "Another Hub that apps may load models from; default: none"})
-    otlp_endpoint: str = field(default="", metadata={"doc": "OpenTelemetry collector (OTLP over HTTP)"})
     log_level: str = field(default="info", metadata={"doc": "Platform log level"})
 
     @property

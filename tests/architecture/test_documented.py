@@ -24,6 +24,13 @@ def test_the_settings_table_is_the_settings() -> None:
     assert documented == wanted
 
 
+def test_every_setting_is_read_somewhere() -> None:
+    own = (ROOT / "control_plane/settings.py").read_text()
+    code = "\n".join(f.read_text() for f in tracked("control_plane/*.py") if f.name != "settings.py")
+    for f in fields(Settings):
+        assert re.search(rf"settings\.{f.name}\b", code) or f"self.{f.name}" in own, f"{f.name} changes nothing"
+
+
 def test_every_link_of_the_readmes_leads_somewhere() -> None:
     for page in tracked("*README.md", "control_plane/decisions/*.md"):
         for target in re.findall(r"\]\((?!http|#)([^)#]+)", page.read_text()):
