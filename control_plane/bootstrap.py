@@ -287,7 +287,8 @@ async def run_scheduler(settings: Settings, ready: Callable[[dict[str, Any]], No
         apps_domain=settings.apps_domain, app_host_port=lambda sub: urlsplit(settings.app_url(sub)).netloc,
         hub_endpoint=f"http://{HUB_HOST}" if inner else settings.resolved_public_url,
         hub_upstream=f"{_loopback(settings.host)}:{settings.port}", hub_host=HUB_HOST,
-        static_socket=str(settings.run_dir / STATIC_SOCKET), sleep_after_s=settings.sleep_after_s, drain=timedelta(seconds=settings.drain_s), trusted=trusted,
+        static_socket=str(settings.run_dir / STATIC_SOCKET), sleep_after_s=settings.sleep_after_s,
+        drain=timedelta(seconds=settings.drain_s), trusted=trusted,
         target=target_of(settings), limits=build_limits(settings),
         oauth_of=lambda space_id: space_credentials(services.signing_key, space_id),
     )  # fmt: skip
