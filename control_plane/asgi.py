@@ -38,7 +38,7 @@ from control_plane.git.policy import PushLimits
 from control_plane.git.receive import ReceiveLimits
 from control_plane.git.smart_http import GitDeps, git_router
 from control_plane.http import context, error_map
-from control_plane.settings import Settings
+from control_plane.settings import LOCAL_TOKEN_FILE, Settings
 from control_plane.spaces.configure import open_secret
 from control_plane.spaces.push import accept_push
 
@@ -221,11 +221,21 @@ async def first_start(services: Services) -> dict[str, Any]:
 
 
 async def _local_token(services: Services, uow: Any, admin: Account) -> str:
+    """The token of local tools. An API that starts again finds the one in use, so that nobody who holds it is cut off."""
+    path = services.settings.run_dir / LOCAL_TOKEN_FILE
     now = services.clock.now()
+    kept = path.read_text() if path.exists() else ""
+    in_use = await uow.tokens.by_hash(tokens.hash_text(kept)) if tokens.is_well_formed(kept) else None
+    if in_use is not None and in_use.user_id == admin.id and in_use.revoked_at is None:
+        return kept
     for old in await uow.tokens.of_user(admin.id):
         if old.name == LOCAL_TOKEN and old.revoked_at is None:
             await uow.tokens.save(replace(old, revoked_at=now))
     _, text = await tokens.create_token(uow, services.clock, admin, LOCAL_TOKEN, TokenRole.WRITE)
+    fresh = path.with_suffix(".new")
+    with open(fresh, "w", opener=lambda p, flags: os.open(p, flags, 0o600)) as file:
+        file.write(text)
+    os.replace(fresh, path)
     return text
 
 

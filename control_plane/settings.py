@@ -16,6 +16,8 @@ from urllib.parse import urlsplit
 
 from control_plane.domain.errors import Rejected
 
+LOCAL_TOKEN_FILE = "local-token"  # in the run dir while the platform runs: what ready.json tells local tools
+
 
 @dataclass(frozen=True, slots=True)
 class Settings:

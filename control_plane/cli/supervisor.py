@@ -21,7 +21,7 @@ from typing import IO, Any
 
 from control_plane.cli.platform import READY_FD
 from control_plane.domain.errors import Rejected
-from control_plane.settings import Settings
+from control_plane.settings import LOCAL_TOKEN_FILE, Settings
 
 _COMPONENTS = ("api", "scheduler", "proxy", "builder")
 _START_LIMIT_S = 120.0
@@ -203,7 +203,8 @@ class Supervisor:
 
     def _stop_all(self) -> None:
         """Everything down, apps included: the scheduler goes first so that it can end them."""
-        (self._settings.data_dir / "ready.json").unlink(missing_ok=True)
+        for secret in (self._settings.data_dir / "ready.json", self._settings.run_dir / LOCAL_TOKEN_FILE):
+            secret.unlink(missing_ok=True)
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         for child in self._children.values():
             if child.process is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import re
 import signal
 import subprocess
@@ -10,12 +11,13 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import httpx
 import pytest
 
-from tests.e2e.conftest import Platform, Work, start_platform, stop_platform
+from tests.e2e.conftest import Platform, Work, start_platform, stop_platform, wait_gone
 
 # A demo without any dependency: quick, and every byte of its answer is its own.
 PLAIN = """
@@ -307,14 +309,15 @@ def test_ctrl_c_leaves_nothing_and_kill_9_loses_nothing() -> None:
         for component in ("scheduler", "api", "proxy", "builder"):
             victim = child_named(platform.process.pid, component)
             os.kill(victim, signal.SIGKILL)
-            wait_for(lambda: answers(platform, "kept"), 30, f"after kill -9 of {component}")
+            wait_for(lambda: answers(platform, "kept"), 10, f"after kill -9 of {component}")
+            wait_for(lambda: signed_in(platform), 10, f"ready.json's token after kill -9 of {component}")
         os.killpg(platform.process.pid, signal.SIGKILL)
         platform.process.wait()
         assert platform.process.stdout is not None
         platform.process.stdout.close()
         wait_for(lambda: not processes_of(data), 10, "processes are left after kill -9 of the parent")
         second = start_platform(data, port=platform.port)
-        wait_for(lambda: answers(second, "kept"), 30, "after a new start")
+        wait_for(lambda: answers(second, "kept"), 10, "after a new start")
         assert second.app("admin-kept").headers["x-vitrine-revision"] == work.commit_id()
         stop_platform(second)
         assert second.process.returncode == 0
@@ -322,11 +325,51 @@ def test_ctrl_c_leaves_nothing_and_kill_9_loses_nothing() -> None:
         assert not (data / "ready.json").exists()
 
 
-def answers(platform: Platform, name: str) -> bool:
+def test_an_acknowledged_push_survives_kill_9_at_any_moment() -> None:
+    """Processes die at random moments between a push and its going live; the last acknowledged push is what is served, within 10 s."""
+    chance = random.Random(20260701)
+    with tempfile.TemporaryDirectory(prefix="v", ignore_cleanup_errors=True) as folder:
+        data = Path(folder) / "d"
+        platform = start_platform(data)
+        platform.create("tough")
+        work = Work(platform, "tough", Path(folder) / "tough")
+        for turn in range(6):
+            text = f"turn {turn}"
+            plain(work, text)
+            work.push(text, wait=False)
+            time.sleep(chance.uniform(0, 1.2))
+            if turn % 3 == 2:
+                os.killpg(platform.process.pid, signal.SIGKILL)
+                wait_gone(platform.process)
+                wait_for(lambda: not processes_of(data), 10, "processes are left after kill -9 of the parent")
+                platform = start_platform(data, port=platform.port)
+            else:
+                os.kill(child_named(platform.process.pid, chance.choice(("scheduler", "api", "builder", "proxy"))), signal.SIGKILL)
+            began = time.monotonic()
+            wait_for(partial(serves, platform, "tough", text), 20, f"{text} is not served")
+            print(f"{text}: {time.monotonic() - began:.1f} s")
+            assert platform.app("admin-tough").headers["x-vitrine-revision"] == work.commit_id()
+            wait_for(partial(signed_in, platform), 10, "ready.json's token")
+        stop_platform(platform)
+        assert not processes_of(data)
+
+
+def serves(platform: Platform, name: str, text: str) -> bool:
     try:
-        return platform.app(f"admin-{name}", timeout=20).text == name
+        return platform.app(f"admin-{name}", timeout=20).text == text
     except httpx.HTTPError:
         return False
+
+
+def signed_in(platform: Platform) -> bool:
+    try:
+        return platform.api("GET", "/api/whoami-v2").status_code == 200
+    except httpx.HTTPError:
+        return False
+
+
+def answers(platform: Platform, name: str) -> bool:
+    return serves(platform, name, name)
 
 
 def wait_for(check: Callable[[], bool], seconds: float, words: str) -> None:
