@@ -36,6 +36,8 @@ if [ ! -x "$venv/bin/uv" ]; then
   awk '/^uv==/{on=1} on{print} on&&!/\\$/{exit}' requirements.lock > "$venv/uv.lock.txt"
   "$venv/bin/python" -m pip install -q --disable-pip-version-check --require-hashes --no-deps -r "$venv/uv.lock.txt"
 fi
+# Where the machine has a certificate store it decides whom to trust, as for every other program: gateways that inspect TLS are in it.
+if [ -s /etc/ssl/certs/ca-certificates.crt ]; then export UV_SYSTEM_CERTS=1; fi
 arguments=()
 for lock in "$@"; do arguments+=(-r "$lock"); done
 say "Installing $(cat "$@" | grep -cE '^[A-Za-z0-9]') pinned packages …"
