@@ -71,7 +71,7 @@ class GitBinary:
     def env(self, extra: Mapping[str, str] | None = None) -> dict[str, str]:
         return {
             "PATH": self.search_path,
-            "HOME": "/nonexistent",
+            "HOME": "/dev/null",
             "LC_ALL": "C.UTF-8",
             "GIT_CONFIG_NOSYSTEM": "1",
             "GIT_CONFIG_GLOBAL": "/dev/null",
