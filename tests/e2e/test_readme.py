@@ -32,7 +32,8 @@ def test_make_up_in_a_clean_clone_then_push_then_look(tmp_path: Path) -> None:
     home.mkdir()
     subprocess.run(["git", "clone", "-q", "--depth", "1", f"file://{ROOT}", str(clone)], check=True, timeout=60)
     assert re.search(r"^make up\b", (clone / "README.md").read_text(), re.MULTILINE)
-    kept = {k: v for k, v in os.environ.items() if k in ("PATH", "LANG", "PYTHON") or "CERT" in k or "PROXY" in k.upper() or k.startswith("CURL_CA")}
+    wanted = ("PATH", "LANG", "PYTHON", "CURL_CA_BUNDLE")
+    kept = {k: v for k, v in os.environ.items() if k in wanted or "CERT" in k or "PROXY" in k.upper()}
     process = subprocess.Popen(
         ["make", "up", "ARGS=--port 0"], cwd=clone, env={**kept, "HOME": str(home)}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         text=True, start_new_session=True,
