@@ -46,6 +46,7 @@ log = logging.getLogger("vitrine.api")
 
 LOCAL_TOKEN = "ready.json of this machine"  # its value is in DIR/ready.json while the platform runs
 ADMIN = "admin"
+_LAST_WEBHOOKS_S = 3.0  # what was fired before a stop may still arrive
 
 
 def build_app(services: Services) -> FastAPI:
@@ -53,10 +54,15 @@ def build_app(services: Services) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        repair = asyncio.create_task(_repair_heads(services))
+        work = (_repair_heads(services), _look_after_storage(services), services.upkeep().forever())
+        tasks = [asyncio.create_task(one) for one in work]
         yield
-        repair.cancel()
-        await asyncio.gather(repair, return_exceptions=True)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_LAST_WEBHOOKS_S):
+                await deliveries.drain()
         await app.state.web_backend.close()
 
     app = FastAPI(
@@ -76,7 +82,7 @@ def build_app(services: Services) -> FastAPI:
     deliveries = Deliveries(services)
     _git(app, services, deliveries)
     _hub(app, services, deliveries)
-    pages = _web(app, services)
+    pages = _web(app, services, deliveries)
     error_map.install(app, html=pages)
     context.install_context(app)
     return app
@@ -89,7 +95,7 @@ def _hub(app: FastAPI, services: Services, deliveries: Deliveries) -> None:
     app.include_router(hub_router(services, deliveries))
 
 
-def _web(app: FastAPI, services: Services) -> Any:
+def _web(app: FastAPI, services: Services, deliveries: Deliveries) -> Any:
     from control_plane.api import admin_quotas, app_access
     from web.router import error_page, mount_static, web_pages, web_router
     from web.services.deps import WebDeps
@@ -121,6 +127,7 @@ def _web(app: FastAPI, services: Services) -> Any:
         sign_up_open=settings.registration,
         banner=lambda: floor_warning(settings),
         pool_facts=pool_facts,
+        moved=deliveries.content,
         app_proof=lambda user, space_id: app_access.issue(services.signing_key, services.clock, user, space_id),
     )
     app.state.web_backend = ServicesBackend(deps)
@@ -141,6 +148,7 @@ def _git(app: FastAPI, services: Services, deliveries: Deliveries) -> None:
         git,
         services.lfs,
         PushLimits(file_bytes=settings.max_file_bytes),
+        services.storage,
         moved=deliveries.content,
         warning=lambda: floor_warning(settings),
     )
@@ -150,16 +158,8 @@ def _git(app: FastAPI, services: Services, deliveries: Deliveries) -> None:
     )  # fmt: skip
     app.include_router(git_router(deps))
 
-    async def room_for(repo_id: RepoId, size: int) -> None:
-        """QuotaExceeded when the owner's storage has no room for `size` more bytes."""
-        async with services.uow.read() as uow:
-            repo = await uow.repos.get(repo_id)
-            owner = await uow.accounts.get(repo.owner_id) if repo else None
-            if owner is not None:
-                await services.spaces.check_quota(uow, owner, "storage-gb", size / 1e9)
-
-    app.include_router(lfs_router(LfsDeps(services.lfs, door.authorize, services.signing_key, services.uow, room_for)))
-    app.include_router(xet_router(XetDeps(settings.data_dir / "xet", services.lfs, services.signing_key, door.authorize, room_for)))
+    app.include_router(lfs_router(LfsDeps(services.lfs, door.authorize, services.signing_key, services.uow, services.storage)))
+    app.include_router(xet_router(XetDeps(settings.data_dir / "xet", services.lfs, services.signing_key, door.authorize, services.storage)))
 
 
 def _health(app: FastAPI, services: Services) -> None:
@@ -204,6 +204,16 @@ async def _repair_heads(services: Services) -> None:
                 offset += 500
     except Exception:
         log.exception("head.repair_failed")
+
+
+async def _look_after_storage(services: Services) -> None:
+    """Ends reservations that nobody settled: an upload that never came, a process that died."""
+    while True:
+        try:
+            await services.storage.settle_overdue()
+        except Exception:
+            log.exception("storage.settle_failed")
+        await asyncio.sleep(60)
 
 
 async def first_start(services: Services) -> dict[str, Any]:

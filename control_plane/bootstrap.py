@@ -10,8 +10,8 @@ import asyncio
 import logging
 import os
 import shutil
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +22,7 @@ from control_plane.domain.builds import BuildLimits, SourceKind
 from control_plane.domain.capacity import Capacity
 from control_plane.domain.errors import Rejected
 from control_plane.domain.hardware import FlavorCatalog
-from control_plane.domain.ids import ReplicaId, RepoId, SpaceId
+from control_plane.domain.ids import ReplicaId, RepoId, Sha, SpaceId
 from control_plane.domain.replicas import ReplicaUsage
 from control_plane.domain.spaces import Build, Repo, RepoType, Setting, Space
 from control_plane.ports.clock import Clock
@@ -36,11 +36,13 @@ if TYPE_CHECKING:
     from builder.config import WorkerConfig
     from builder.pipeline import ImagePipeline
     from control_plane.accounts.sign_in import Throttle
+    from control_plane.accounts.storage import StorageRoom
     from control_plane.bus.local import BusClient
     from control_plane.bus.redis_bus import RedisRouteFeed
     from control_plane.db.engine import Database
     from control_plane.git.lfs import FileLfsStore
     from control_plane.git.store import BareGitStore
+    from control_plane.git.upkeep import Upkeep
     from control_plane.proxy.server import ProxyConfig
     from control_plane.runtimes.process.floor import FloorReport
     from control_plane.scheduler.pools import Hardware
@@ -49,6 +51,10 @@ if TYPE_CHECKING:
 
 API_SOCKET, STATIC_SOCKET, BUS_SOCKET, USAGE_SOCKET = "api.sock", "static.sock", "bus.sock", "usage.sock"
 HUB_HOST = "hub.vitrine.internal"
+# Where builds usually get packages; on a site behind a gateway these names lead to private addresses, which builds may reach all the same.
+PUBLIC_MIRRORS = (
+    "https://pypi.org", "https://files.pythonhosted.org", "http://deb.debian.org", "http://security.debian.org", "https://registry.npmjs.org",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -84,6 +90,7 @@ class Services:
     actions: Actions
     spaces: SpaceDeps
     throttle: Throttle
+    storage: StorageRoom
     keys: Keys
     pools: Callable[[], Hardware]
 
@@ -103,6 +110,25 @@ class Services:
         owner = await uow.accounts.get(repo.owner_id) if repo else None
         if owner is not None:
             await self.spaces.check_quota(uow, owner, f"running.{space.hardware}", space.replicas, space.id)
+
+    def upkeep(self) -> Upkeep:
+        """What repositories need now and then; `once()` is one pass, `forever()` repeats it."""
+        from control_plane.git.upkeep import Upkeep
+        from control_plane.git.xet import XetStore
+
+        async def repos() -> AsyncIterator[RepoId]:
+            for kind in RepoType:
+                offset = 0
+                while True:
+                    async with self.uow.read() as uow:
+                        page = await uow.repos.list(kind, see_all=True, sort="created", limit=500, offset=offset)
+                    for repo in page:
+                        yield repo.id
+                    if len(page) < 500:
+                        break
+                    offset += 500
+
+        return Upkeep(self.git, self.lfs, XetStore(self.settings.data_dir / "xet", self.lfs), repos, self.storage.settle)
 
     @property
     def apps_domain(self) -> str:
@@ -182,9 +208,12 @@ def build_services(settings: Settings) -> Services:
     from control_plane.accounts.metering import meter_build as meter_build_of
     from control_plane.accounts.quotas import check as check_quota_of
     from control_plane.accounts.sign_in import Throttle
+    from control_plane.accounts.storage import StorageRoom
+    from control_plane.community.previews import Previews
     from control_plane.db.engine import SystemClock, create_database
     from control_plane.git.lfs import FileLfsStore
     from control_plane.git.store import BareGitStore
+    from control_plane.git.xet import XetStore
     from control_plane.logs.files import FileLogStore
     from control_plane.spaces import space_card, starter
     from control_plane.spaces.actions import Actions
@@ -195,7 +224,7 @@ def build_services(settings: Settings) -> Services:
     database = create_database(settings.resolved_database_url)
     keys = load_platform_keys(settings)
     lfs = FileLfsStore(settings.data_dir / "lfs")
-    git = BareGitStore(settings.data_dir / "repos", lfs)
+    git = BareGitStore(settings.data_dir / "repos", lfs, chunks=XetStore(settings.data_dir / "xet", lfs))
     logs = FileLogStore(settings.data_dir / "logs")
     bus = bus_of(settings)
     pools = load_pools(settings)
@@ -206,12 +235,15 @@ def build_services(settings: Settings) -> Services:
     async def meter_build(uow: UnitOfWork, build: Build) -> None:
         await meter_build_of(uow, await uow.repos.get(RepoId(build.space_id)), build, clock.now())
 
+    async def pull_moved(repo: Repo, ref: str, new: Sha | None) -> None:
+        await Previews(database, git, actions).follow(repo, ref, new)
+
     deps = SpaceDeps(
         uow=database, clock=clock, git=git, logs=logs, signals=bus, secret_box=keys.box, catalog=lambda: pools().catalog,
         check_quota=check_quota, meter_build=meter_build, parse_card=lambda readme: space_card.parse(readme, flavors=pools().catalog.names),
         card_of=lambda readme: dict(space_card.validate(readme, RepoType.MODEL).card), initial_files=starter.initial_files,
         build_target=target_of(settings), build_limits=build_limits(settings), apps_domain=settings.apps_domain,
-        app_url=settings.app_url, public_url=settings.resolved_public_url,
+        app_url=settings.app_url, public_url=settings.resolved_public_url, pull_moved=pull_moved,
     )  # fmt: skip
 
     async def usage_of(space_id: SpaceId) -> tuple[ReplicaUsage, ...]:
@@ -219,9 +251,11 @@ def build_services(settings: Settings) -> Services:
 
         return await ask_usage(settings.run_dir / USAGE_SOCKET, space_id)
 
+    storage = StorageRoom(database, clock, lambda: pools().catalog, git.size_bytes)
+    actions = Actions(deps, usage_of, storage.room)
     return Services(
         settings=settings, database=database, uow=database, clock=clock, git=git, lfs=lfs, logs=logs, secret_box=keys.box, signals=bus,
-        bus=bus, actions=Actions(deps, usage_of), spaces=deps, throttle=Throttle(), keys=keys, pools=pools,
+        bus=bus, actions=actions, spaces=deps, throttle=Throttle(), storage=storage, keys=keys, pools=pools,
     )  # fmt: skip
 
 
@@ -282,7 +316,7 @@ async def run_scheduler(settings: Settings, ready: Callable[[dict[str, Any]], No
         admins.update(a.id for a in await uow.accounts.list() if a.is_admin)
     public = urlsplit(settings.resolved_public_url)
     # Inside a process sandbox the Hub is reached by an inner name on the port of its scheme; elsewhere by its public address.
-    inner = target_of(settings) is SourceKind.PROCESS and public.scheme == "http"
+    inner = settings.runtime == "docker" or (target_of(settings) is SourceKind.PROCESS and public.scheme == "http")
     config = SchedulerConfig(
         apps_domain=settings.apps_domain, app_host_port=lambda sub: urlsplit(settings.app_url(sub)).netloc,
         hub_endpoint=f"http://{HUB_HOST}" if inner else settings.resolved_public_url,
@@ -348,14 +382,15 @@ def build_runtime(settings: Settings, services: Services) -> Any:
         await services.logs.append(f"run/{space_id}", [LogLine(now, line) for line in lines])
 
     if settings.runtime == "docker":
-        from control_plane.runtimes.docker.options import DockerOptions
-        from control_plane.runtimes.docker.runtime import DockerRuntime
+        from control_plane.runtimes.docker.assemble import docker_runtime
 
         gpus = _local_gpus()
         # Which model a card is only the operator knows: GPU flavors are served where the hardware file was written for this machine.
         flavors = tuple(f.name for f in services.catalog.flavors if not f.has_gpu or (settings.pools_file and f.gpu_count <= len(gpus)))
-        options = DockerOptions(flavors=flavors, gpus=gpus, hub_port=settings.port)
-        return DockerRuntime(docker_host=settings.docker_host, log=sink, data_dir=settings.data_dir, options=options)
+        return docker_runtime(
+            settings.docker_host, sink, settings.data_dir, flavors=flavors, gpus=gpus, hub=(settings.host, settings.port),
+            egress_ports=settings.egress_ports, egress_allow=settings.egress_allow,
+        )  # fmt: skip
     if settings.runtime == "kubernetes":
         from control_plane.runtimes.kubernetes.assemble import kubernetes_runtime
 
@@ -480,14 +515,26 @@ def build_images(settings: Settings) -> ImagePipeline | None:
     from builder.reporter import CancelToken
     from builder.steps import StepRunner
 
-    network = "bridge"  # on a cluster the builder's own pod bounds it (infra/kubernetes/builder)
+    # On a cluster the builder's own pod bounds it (infra/kubernetes/builder).
+    config = ImageConfig(
+        settings.registry, pypi_index_url=settings.pypi_index_url, kit_index_url=settings.pypi_index_url,
+        apt_mirror=settings.apt_mirror, kit_apt_mirror=settings.apt_mirror, ca_bundle=settings.ca_bundle,
+    )  # fmt: skip
+    client = find_buildkit_client(StepRunner(_Unheard(), BuildLimits(), CancelToken()))
     if settings.runtime == "docker":
-        from control_plane.runtimes.docker.build_network import ensure_build_network
+        from control_plane.runtimes.docker.build_network import ensure_build_network, reach
 
-        network = ensure_build_network(settings.docker_host, settings.data_dir, urls=(settings.pypi_index_url,), trusted=settings.trusted)
-    # BuildKit in the engine knows no named networks ("network mode not supported by buildkit"): it would leave ours.
-    client = () if settings.runtime == "docker" else find_buildkit_client(StepRunner(_Unheard(), BuildLimits(), CancelToken()))
-    config = ImageConfig(settings.registry, network, settings.pypi_index_url, settings.ca_bundle)
+        mirrors = (settings.pypi_index_url, settings.apt_mirror, *PUBLIC_MIRRORS)
+        found = ensure_build_network(settings.docker_host, settings.data_dir, urls=mirrors, trusted=settings.trusted)
+        if client and found.no_buildkit:
+            logging.getLogger("vitrine.builder").warning("builder.no_buildkit", extra={"because": found.no_buildkit})
+            client = ()
+        config = replace(
+            config, build_network=found.name, no_buildkit=found.no_buildkit,
+            pypi_index_url=reach(settings.pypi_index_url, found.gateway), apt_mirror=reach(settings.apt_mirror, found.gateway),
+            kit_index_url=reach(settings.pypi_index_url, found.buildkit_gateway),
+            kit_apt_mirror=reach(settings.apt_mirror, found.buildkit_gateway),
+        )  # fmt: skip
     return ImageBuilder(DockerEngine(DockerConfig(settings.docker_host, None, client)), load_catalog(), config)
 
 

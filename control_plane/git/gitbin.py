@@ -31,7 +31,9 @@ PINNED: tuple[tuple[str, str], ...] = (
     ("receive.advertisePushOptions", "true"),
     ("receive.autogc", "false"),
     ("receive.updateServerInfo", "false"),
-    ("receive.unpackLimit", "100"),
+    # A push stays the pack it came as: loose objects cost a sync each now, and every later clone would have to deflate and
+    # compare them again (10 s instead of 1 s for 100 MB in 50 files). `BareGitStore.tidy` rolls small packs together.
+    ("receive.unpackLimit", "1"),
     ("gc.auto", "0"),
     ("maintenance.auto", "false"),
     ("http.receivepack", "true"),

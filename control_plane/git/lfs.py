@@ -105,10 +105,20 @@ class FileLfsStore:
         await asyncio.to_thread(run)
 
     async def remove_repo(self, repo_id: RepoId) -> None:
-        """Give up everything that this repository owns."""
-        for oid, _ in await self.oids(repo_id):
-            await self.drop(repo_id, oid)
-        await asyncio.to_thread(shutil.rmtree, self._root / check_repo_id(repo_id), True)
+        """Give up everything that this repository owns, at once for readers. Harmless when there is nothing."""
+        doomed = self.incoming()
+
+        def run() -> None:
+            try:
+                (self._root / check_repo_id(repo_id)).rename(doomed)
+            except FileNotFoundError:
+                return
+            oids = [path.name for path in doomed.glob("??/??/*") if OID.fullmatch(path.name)]
+            shutil.rmtree(doomed, ignore_errors=True)
+            for oid in oids:
+                _drop_if_alone(self._shared(oid))
+
+        await asyncio.to_thread(run)
 
     async def drop_unreferenced(self, repo_id: RepoId, keep: Collection[str], *, older_than_s: float = 7 * 24 * 3600.0) -> int:
         """Give up objects that no commit names (`keep` = those that one does); how many. Young ones may wait for their commit."""
@@ -126,7 +136,9 @@ class FileLfsStore:
         def run() -> int:
             limit, gone = time.time() - older_than_s, 0
             for path in (self._root / "incoming").iterdir():
-                if path.is_file() and path.stat().st_mtime < limit:
+                if path.is_dir():  # a repository whose removal was cut short
+                    shutil.rmtree(path, ignore_errors=True)
+                elif path.stat().st_mtime < limit:
                     path.unlink(missing_ok=True)
                     gone += 1
             for path in (self._root / "objects").glob("??/??/*"):

@@ -8,8 +8,10 @@ commits, pushes and other processes cannot lose each other's work.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import shutil
+import time
 import weakref
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -27,6 +29,7 @@ from control_plane.git.lfs import sync_folder
 from control_plane.git.names import SHA, ZERO_SHA, check_path, check_ref, check_repo_id
 from control_plane.git.objects import EMPTY_TREE, MAIN
 from control_plane.git.packing import blob_id, blob_pack
+from control_plane.git.xet import XetStore
 from control_plane.ports.git import Commit, CommitRequest, FileChange, LfsStore, Ref, TreeEntry
 
 pygit2.option(pygit2.enums.Option.ENABLE_FSYNC_GITDIR, True)
@@ -36,15 +39,22 @@ _LOG_FORMAT = "--format=%H%x00%P%x00%an%x00%ae%x00%at%x00%B"
 _COMMITTER = ("Vitrine", "noreply@vitrine.invalid")
 _CAS_TRIES = 12
 _PACK_FROM = 20  # new files of one commit; each loose object costs a sync of its own
+_PACK_FROM_BYTES = 1 << 20  # loose objects are deflated anew by every clone, those of a pack are copied
+_TIDY_PACKS, _TIDY_LOOSE = 20, 1000
+_MAINTAINED = "maintained"  # in the repository; its time says when
 STALE_WORDS = "The branch was updated since you opened this page. Please refresh and try again."
 
 
 class BareGitStore:
-    """GitStore over plain directories. `lfs` gives the true sizes and, in archives, the content of large files."""
+    """GitStore over plain directories. `lfs` gives the true sizes and, in archives, the content of large files.
 
-    def __init__(self, root: Path, lfs: LfsStore, *, program: str = "git") -> None:
-        self._root = root
+    What `lfs` and `chunks` keep of a repository goes with it.
+    """
+
+    def __init__(self, root: Path, lfs: LfsStore, *, chunks: XetStore | None = None, program: str = "git") -> None:
+        self.root = self._root = root
         self._lfs = lfs
+        self._chunks = chunks
         empty = root / ".no-hooks"
         empty.mkdir(parents=True, exist_ok=True, mode=0o700)
         self.git = GitBinary(hooks_path=empty, program=program)
@@ -71,30 +81,35 @@ class BareGitStore:
             await asyncio.to_thread(shutil.rmtree, draft, True)
 
     async def remove(self, repo_id: RepoId) -> None:
-        """Harmless when it is gone. Renamed first, so that a reader sees it whole or not at all."""
+        """With its large files. Harmless when it is gone. Renamed first, so that a reader sees it whole or not at all."""
         doomed = self._root / f".gone-{repo_id}-{os.urandom(4).hex()}"
-        try:
+        with contextlib.suppress(FileNotFoundError):
             self._dir(repo_id).rename(doomed)
-        except FileNotFoundError:
-            return
-        await asyncio.to_thread(shutil.rmtree, doomed, True)
+            await asyncio.to_thread(shutil.rmtree, doomed, True)
+        await self._lfs.remove_repo(repo_id)
+        if self._chunks is not None:
+            await self._chunks.remove_repo(repo_id)
 
-    async def duplicate(self, source: RepoId, target: RepoId) -> None:
-        """`target` becomes a new repository with main of `source` and the large files that its history names."""
-        origin = self._existing(source)
+    async def duplicate(self, source: RepoId, target: RepoId, ref: str = MAIN) -> None:
+        """`target` becomes a new repository with `ref` of `source` as its main and the large files that its history names."""
         await self.create(target)
         try:
-            head = await asyncio.to_thread(objects.find_ref, origin, MAIN)
-            if head is None:
-                return
-            owned = {oid for oid, _ in await self._lfs.oids(source)}
-            for pointer in await objects.pointers_in(self.git, origin, (head,)):
-                if pointer.oid in owned:
-                    await self._lfs.link(source, target, pointer.oid)
-            await self.git.run(self._dir(target), "fetch", "--quiet", "--no-tags", "--", str(origin), f"+{MAIN}:{MAIN}", timeout_s=600)
+            await self.bring(source, target, ref)
         except BaseException:
             await self.remove(target)
             raise
+
+    async def bring(self, source: RepoId, target: RepoId, ref: str) -> None:
+        """main of `target` becomes what `ref` of `source` is, with its large files; nothing happens where `ref` is not there."""
+        origin = self._existing(source)
+        head = await asyncio.to_thread(objects.find_ref, origin, check_ref(ref))
+        if head is None:
+            return
+        owned = {oid for oid, _ in await self._lfs.oids(source)}
+        for pointer in await objects.pointers_in(self.git, origin, (head,)):
+            if pointer.oid in owned:
+                await self._lfs.link(source, target, pointer.oid)
+        await self.git.run(self._dir(target), "fetch", "--quiet", "--no-tags", "--", str(origin), f"+{ref}:{MAIN}", timeout_s=600)
 
     # ---- reading
 
@@ -167,7 +182,8 @@ class BareGitStore:
         return text if len(kept) <= max_bytes else f"{text}\n… cut after {max_bytes} bytes\n"
 
     async def size_bytes(self, repo_id: RepoId) -> int:
-        return await asyncio.to_thread(_disk_use, self._existing(repo_id))
+        """Bytes on disk: objects and refs, and the large files that this repository owns."""
+        return await asyncio.to_thread(_disk_use, self._existing(repo_id)) + await self._lfs.total_bytes(repo_id)
 
     async def archive(self, repo_id: RepoId, sha: Sha) -> AsyncIterator[bytes]:
         """A tar stream. Rejected before the first byte when a link leaves the tree or a large file is missing."""
@@ -194,7 +210,7 @@ class BareGitStore:
                 facts={"oids": missing[:1000]},
             )
         new_files = [c.content for c in changes if c.content is not None]
-        if len(new_files) > _PACK_FROM:
+        if len(new_files) > _PACK_FROM or sum(map(len, new_files)) > _PACK_FROM_BYTES:
             pack = await asyncio.to_thread(blob_pack, new_files)
             await self.git.run(repo, "index-pack", "--stdin", input=pack, timeout_s=600)
         async with self._lock(repo_id):
@@ -269,9 +285,29 @@ class BareGitStore:
         tips = [ref.target for ref in await self.refs(repo_id)]
         return frozenset(p.oid for p in await objects.pointers_in(self.git, repo, tips)) if tips else frozenset()
 
+    async def tidy(self, repo_id: RepoId) -> bool:
+        """Roll many small packs and loose objects into few packs, each at least twice the next; whether there was need.
+
+        Cheap beside `maintain`: it touches the small ones only, so that the work stays in proportion to what was pushed.
+        """
+        repo = self._existing(repo_id)
+        packs, loose = await asyncio.to_thread(_pack_state, repo)
+        if packs <= _TIDY_PACKS and loose <= _TIDY_LOOSE:
+            return False
+        await self.git.run(repo, "repack", "-d", "-l", "-q", "--geometric=2", timeout_s=3600)
+        return True
+
     async def maintain(self, repo_id: RepoId) -> None:
         """Repack and drop what no ref has named for two weeks. Safe beside readers and pushes; run it now and then."""
-        await self.git.run(self._existing(repo_id), "gc", "--quiet", "--prune=2.weeks.ago", timeout_s=3600)
+        repo = self._existing(repo_id)
+        await self.git.run(repo, "gc", "--quiet", "--prune=2.weeks.ago", timeout_s=3600)
+        (repo / _MAINTAINED).touch(mode=0o600)
+
+    async def maintained_ago_s(self, repo_id: RepoId) -> float:
+        """Seconds since the last `maintain`, or since the repository was made."""
+        repo = self._existing(repo_id)
+        known = repo / _MAINTAINED
+        return time.time() - (known if known.exists() else repo / "config").stat().st_mtime
 
     async def _ask(self, repo_id: RepoId, *args: str) -> bytes:
         try:
@@ -404,6 +440,13 @@ def _commit(fields: Sequence[str]) -> Commit:
         at=datetime.fromtimestamp(int(at or 0), UTC),
         parents=tuple(Sha(p) for p in parents.split()),
     )
+
+
+def _pack_state(repo: Path) -> tuple[int, int]:
+    """Packs, and loose objects as git estimates them: by one folder of 256."""
+    sample = repo / "objects" / "17"
+    loose = len(os.listdir(sample)) * 256 if sample.is_dir() else 0
+    return sum(name.endswith(".pack") for name in os.listdir(repo / "objects" / "pack")), loose
 
 
 def _disk_use(path: Path) -> int:

@@ -15,6 +15,7 @@ import mmap
 import os
 import shutil
 import struct
+import time
 from collections.abc import AsyncIterator
 from hashlib import sha256
 from pathlib import Path
@@ -57,6 +58,16 @@ class XetStore:
 
     async def remove_repo(self, repo_id: RepoId) -> None:
         await asyncio.to_thread(shutil.rmtree, self._dir(repo_id), True)
+
+    async def idle_s(self, repo_id: RepoId) -> float:
+        """Seconds since a xorb came; 0 when there is none."""
+        folder = self._dir(repo_id)
+
+        def run() -> float:
+            times = [p.stat().st_mtime for p in folder.glob("*.idx")] if folder.is_dir() else []
+            return time.time() - max(times) if times else 0.0
+
+        return await asyncio.to_thread(run)
 
     async def total_bytes(self, repo_id: RepoId) -> int:
         folder = self._dir(repo_id)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import io
+import os
 import subprocess
 import tarfile
 from collections.abc import AsyncIterator
@@ -16,6 +17,8 @@ from control_plane.domain.errors import EntryNotFound, NameTaken, Rejected, Repo
 from control_plane.domain.ids import RepoId
 from control_plane.git.lfs import FileLfsStore
 from control_plane.git.store import BareGitStore
+from control_plane.git.upkeep import Tidied, Upkeep
+from control_plane.git.xet import XetStore
 from control_plane.ports.git import CommitRequest, FileChange, GitStore, LfsPointer, LfsStore
 
 MAIN = "refs/heads/main"
@@ -269,3 +272,56 @@ async def test_objects_that_no_commit_names_may_go(store: BareGitStore, lfs: Fil
     assert await lfs.has(A, oid_of(b"used")) == 4 and await lfs.has(A, oid_of(b"old")) is None
     await store.maintain(A)
     assert await store.resolve(A, "main")
+
+
+async def test_a_large_commit_is_one_pack_and_small_packs_are_rolled_together(store: BareGitStore) -> None:
+    await store.create(A)
+    objects = Path(store.path(A), "objects")
+    await store.commit(A, request(FileChange("a.bin", content=os.urandom(3 << 20))))
+    assert sum(p.stat().st_size for p in objects.glob("??/*")) < 100_000 and len(list(objects.glob("pack/*.pack"))) == 1
+    assert not await store.tidy(A)
+    for n in range(21):
+        await store.commit(A, request(FileChange(f"{n}.bin", content=os.urandom(1_100_000))))
+    head = await store.resolve(A, "main")
+    assert await store.tidy(A) and len(list(objects.glob("pack/*.pack"))) < 5
+    assert len(await store.tree(A, head)) == 22 and len(await store.read(A, head, "a.bin")) == 3 << 20
+    subprocess.run(["git", "-C", store.path(A), "fsck", "--strict"], check=True, capture_output=True)
+
+
+async def test_large_files_and_chunks_go_with_their_repository(lfs: FileLfsStore, tmp_path: Path) -> None:
+    chunks_store = XetStore(tmp_path / "xet", lfs)
+    store = BareGitStore(tmp_path / "repos", lfs, chunks=chunks_store)
+    for repo in (A, B):
+        await store.create(repo)
+        await lfs.put(repo, oid_of(b"shared"), 6, chunks(b"shared"))
+    await lfs.put(A, oid_of(b"mine"), 4, chunks(b"mine"))
+    (tmp_path / "xet" / A).mkdir(parents=True)
+    (tmp_path / "xet" / A / "xorb").write_bytes(b"x")
+    await store.remove(A)
+    assert not (tmp_path / "xet" / A).exists() and not (tmp_path / "lfs" / A).exists() and not list((tmp_path / "lfs/incoming").iterdir())
+    kept = [p.name for p in (tmp_path / "lfs" / "objects").glob("??/??/*")]
+    assert kept == [oid_of(b"shared")] and await lfs.has(B, oid_of(b"shared")) == 6
+    await store.remove(A)
+
+
+async def test_upkeep_looks_at_every_repository_and_alone(store: BareGitStore, lfs: FileLfsStore, tmp_path: Path) -> None:
+    for repo in (A, B):
+        await store.create(repo)
+        await store.commit(repo, request(FileChange("a", content=b"x")))
+    await lfs.put(A, oid_of(b"old"), 3, chunks(b"old"))
+    measured: list[RepoId] = []
+
+    async def note(repo: RepoId) -> None:
+        measured.append(repo)
+
+    async def repos() -> AsyncIterator[RepoId]:
+        for repo in (A, RepoId("f" * 24), B):
+            yield repo
+
+    upkeep = Upkeep(store, lfs, XetStore(tmp_path / "xet", lfs), repos, note, unnamed_s=-5)
+    assert await upkeep.once() == Tidied() and measured == []
+    done = await upkeep.once(thorough=True)
+    assert (done.repacked, done.large_files, measured) == (2, 1, [A, B]) and await store.maintained_ago_s(A) < 60
+    async with asyncio.TaskGroup() as group:
+        passes = [group.create_task(upkeep.once(thorough=True)) for _ in range(2)]
+    assert sorted(p.result().skipped for p in passes) == [False, True]
