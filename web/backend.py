@@ -120,6 +120,11 @@ class FilesDoor(Protocol):
     ) -> str:  # fmt: skip
         """One commit; None deletes a path. Gives its sha. StaleParent when somebody was faster."""
 
+    async def propose_files(
+        self, actor: Actor, kind: RepoType, owner: str, name: str, branch: str, changes: Mapping[str, bytes | None], message: str
+    ) -> int:
+        """The same as a new pull request; gives its number. Asks for the right to discuss, not to write."""
+
 
 class AccountDoor(Protocol):
     async def tokens(self, actor: Actor) -> tuple[TokenRow, ...]: ...
@@ -142,6 +147,9 @@ class CommunityDoor(Protocol):
     async def comment(self, actor: Actor, kind: RepoType, owner: str, name: str, number: int, text: str) -> None: ...
     async def set_discussion_status(self, actor: Actor, kind: RepoType, owner: str, name: str, number: int, status: str) -> None:
         """`status`: open, closed or merged."""
+
+    async def start_preview(self, actor: Actor, owner: str, name: str, number: int) -> None: ...
+    async def stop_preview(self, actor: Actor, owner: str, name: str, number: int) -> None: ...
 
 
 class AdminDoor(Protocol):

@@ -435,6 +435,9 @@ class DiscussionPage:
     can_close: bool
     can_merge: bool
     diff: str = ""
+    conflicts: tuple[str, ...] = ()  # files that both sides changed
+    preview: SpaceCard | None = None  # the running app of a pull request
+    can_preview: bool = False
 
 
 # ---------------------------------------------------------------- analytics and admin

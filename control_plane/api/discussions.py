@@ -10,20 +10,16 @@ from starlette.responses import JSONResponse, Response
 
 from control_plane.accounts import policy
 from control_plane.api.deps import Hub, ok
-from control_plane.api.refs import MAIN, signature
 from control_plane.community import discussions
 from control_plane.community.discussions import Discussion, Event
+from control_plane.community.pulls import MAIN, PullRequests
 from control_plane.domain.accounts import Account, Action, Actor
-from control_plane.domain.errors import Conflict, EntryNotFound, Forbidden, NotFound, Rejected
-from control_plane.domain.ids import Sha
+from control_plane.domain.errors import Forbidden
 from control_plane.domain.spaces import Repo
 from control_plane.http.addresses import base_url
 from control_plane.http.pagination import flag
-from control_plane.ports.git import CommitRequest, FileChange, TreeEntry
 
 _PAGE = 50
-_MAX_DIFF = 1 << 20
-_MAX_MERGE_FILES = 25_000
 
 
 class OpenBody(BaseModel):
@@ -80,8 +76,8 @@ def event_json(event: Event) -> dict[str, Any]:
 def router(hub: Hub) -> APIRouter:
     api = APIRouter(tags=["discussions"])
     services = hub.services
-    git = services.git
-    desk = discussions.Desk(services.uow, services.clock, git)
+    desk = discussions.Desk(services.uow, services.clock, services.git)
+    pulls = PullRequests(desk, services.actions)
     base = "/api/{kind:kind}/{ns:seg}/{name:seg}/discussions"
 
     async def readable(request: Request, kind: str, ns: str, name: str) -> tuple[Actor, Repo]:
@@ -168,79 +164,20 @@ def router(hub: Hub) -> APIRouter:
         body = summary(repo, found, base_url(request)) | {"events": [event_json(e) for e in found.events]}
         if found.is_pull:
             body["changes"] = {"base": MAIN, "mergeCommitId": found.merge_commit or None}
-            body["filesWithConflicts"] = (await _plan(repo, found))[1] if found.status != "merged" else []
+            body["filesWithConflicts"] = (await pulls.plan(repo, found))[1] if found.status != "merged" else []
             if flag(request, "diff"):
-                body["diff"] = await _diff(repo, found)
+                body["diff"] = await pulls.diff(repo, found)
         return ok(body)
-
-    async def _diff(repo: Repo, pull: Discussion) -> str:
-        head = await git.resolve(repo.id, pull.ref)
-        start = await _base(repo, pull)
-        return await git.diff(repo.id, head, base=start, max_bytes=_MAX_DIFF) if head != start else ""
-
-    async def _base(repo: Repo, pull: Discussion) -> Sha:
-        """The newest commit that the pull request and main share; where it began when histories were rewritten."""
-        main = {c.sha for c in await git.commits(repo.id, await git.resolve(repo.id, "main"), limit=2000)}
-        head = await git.resolve(repo.id, pull.ref)
-        for commit in await git.commits(repo.id, head, limit=2000):
-            if commit.sha in main:
-                return commit.sha
-        return Sha(pull.base)
-
-    async def _files(repo: Repo, sha: Sha) -> dict[str, TreeEntry]:
-        return {e.path: e for e in await git.tree(repo.id, sha, recursive=True) if not e.is_dir}
-
-    async def _plan(repo: Repo, pull: Discussion) -> tuple[list[tuple[str, TreeEntry | None]], list[str]]:
-        """What a merge changes on main, and the paths that both sides changed in different ways."""
-        head, main, start = await git.resolve(repo.id, pull.ref), await git.resolve(repo.id, "main"), await _base(repo, pull)
-        theirs, ours, before = await _files(repo, head), await _files(repo, main), await _files(repo, start)
-
-        def oid(files: dict[str, TreeEntry], path: str) -> str | None:
-            return files[path].oid if path in files else None
-
-        changed = [p for p in sorted(theirs.keys() | before.keys()) if oid(theirs, p) != oid(before, p)]
-        conflicts = [p for p in changed if oid(ours, p) not in (oid(before, p), oid(theirs, p))]
-        return [(p, theirs.get(p)) for p in changed if oid(ours, p) != oid(theirs, p)], conflicts
 
     @api.post(base + "/{num:int}/merge")
     async def merge(request: Request, kind: str, ns: str, name: str, num: int, body: MergeBody | None = None) -> JSONResponse:
         """Brings the changes of a pull request onto main as one commit."""
         actor, repo = await hub.repo(request, kind, ns, name, Action.WRITE)
-        user = policy.require_user(actor)
-        pull = await item(repo, num)
-        if not pull.is_pull:
-            raise Rejected(f"#{num} is a discussion, not a pull request")
-        if pull.status in ("merged", "closed"):
-            raise Conflict(f"this pull request is {pull.status}")
-        main = await git.resolve(repo.id, "main")
-        head = await git.resolve(repo.id, pull.ref)
-        plan, conflicts = await _plan(repo, pull)
-        if conflicts:
-            raise Conflict(f"both sides changed {', '.join(conflicts[:5])}; bring main into the pull request first")
-        if len(plan) > _MAX_MERGE_FILES:
-            raise Rejected(f"this pull request changes more than {_MAX_MERGE_FILES} files; merge it with git")
-        new = main
-        if plan:
-            changes = [await _change(repo, head, path, entry) for path, entry in plan]
-            author, email = signature(user)
-            message = f"{pull.title} (#{num})"
-            new = await git.commit(
-                repo.id, CommitRequest(ref=MAIN, message=message, author=author, author_email=email, changes=changes, parent=main)
-            )
-            await services.actions.accept_commit(actor, repo, MAIN, main, new)
-            await hub.deliveries.content(repo, MAIN, main, new)
-        await tell(repo, await desk.mark_merged(repo, num, user, new, (body.comment if body else None) or ""), "update")
-        return ok({"mergeCommitId": new})
-
-    async def _change(repo: Repo, head: Sha, path: str, entry: TreeEntry | None) -> FileChange:
-        if entry is None:
-            return FileChange(path)
-        if entry.lfs is not None:
-            return FileChange(path, lfs=entry.lfs)
-        try:
-            return FileChange(path, content=await git.read(repo.id, head, path))
-        except EntryNotFound:
-            raise NotFound(f"'{path}' went away while merging; try again") from None
+        done = await pulls.merge(actor, policy.require_user(actor), repo, num, (body.comment if body else None) or "")
+        if done.commit != done.before:
+            await hub.deliveries.content(repo, MAIN, done.before, done.commit)
+        await tell(repo, done.pull, "update")
+        return ok({"mergeCommitId": done.commit})
 
     @api.post(base + "/{num:int}/comment")
     async def comment(request: Request, kind: str, ns: str, name: str, num: int, body: CommentBody) -> JSONResponse:

@@ -119,6 +119,8 @@ class SqlRepoStore:
             wanted.append(repos.c.owner_id == owner_id)
             see_all = see_all or owner_id in mine
             mine = set()
+        elif type is RepoType.SPACE:
+            wanted.append(repos.c.origin.not_like("%#%"))  # previews of pull requests (community.previews) stand with their owner only
         wanted += self._matching(search, tags)
         if sdk or hardware or running_only:
             wanted.append(_is_space_with(sdk, hardware, running_only))

@@ -7,6 +7,7 @@ its visible stage in the same transaction, so that a client that polls right aft
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
@@ -33,7 +34,8 @@ class SettingInput:
 class NewRepo:
     """An order for a repository. `sdk` is required for Spaces. `sleep_s`: None = default of the flavor, -1 = never.
 
-    `template` is a readable Space whose files become the first commit instead of the SDK's starter files.
+    `template` is a readable Space whose files at `template_ref` become the first commit instead of the SDK's starter files.
+    `origin` says where it comes from ("" = nowhere).
     """
 
     type: RepoType
@@ -46,6 +48,8 @@ class NewRepo:
     secrets: Sequence[SettingInput] = ()
     variables: Sequence[SettingInput] = ()
     template: Repo | None = None
+    template_ref: str = "refs/heads/main"
+    origin: str = ""
     files: Mapping[str, bytes] | None = None  # further files of the first commit, path → content
     license: str = ""
 
@@ -105,6 +109,9 @@ class SpaceActions(Protocol):
     async def delete_variable(self, actor: Actor, space: Space, key: str) -> None: ...
     async def put_secret(self, actor: Actor, space: Space, setting: SettingInput) -> None: ...
     async def delete_secret(self, actor: Actor, space: Space, key: str) -> None: ...
+
+    def room(self, repo: Repo, size: int) -> AbstractAsyncContextManager[None]:
+        """Room for about `size` more bytes while the block commits them. QuotaExceeded when the owner has none left."""
 
     async def accept_commit(self, actor: Actor, repo: Repo, ref: str, old: Sha | None, new: Sha | None) -> None:
         """A ref moved (API commit, merge, squash, branch change): record it, build when it is a Space's main."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 from control_plane.domain.accounts import Account, Actor
@@ -22,11 +23,17 @@ def _plain(settings: Sequence[SettingInput]) -> list[Mapping[str, Any]]:
 
 
 class Actions:
-    """`usage_of` asks the runtime (through the scheduler) for live figures."""
+    """`usage_of` asks the runtime (through the scheduler) for live figures; `room` reserves storage of a repository's owner."""
 
-    def __init__(self, deps: SpaceDeps, usage_of: Callable[[SpaceId], Awaitable[tuple[ReplicaUsage, ...]]]) -> None:
+    def __init__(
+        self,
+        deps: SpaceDeps,
+        usage_of: Callable[[SpaceId], Awaitable[tuple[ReplicaUsage, ...]]],
+        room: Callable[[RepoId, int], AbstractAsyncContextManager[None]],
+    ) -> None:
         self._d = deps
         self._usage_of = usage_of
+        self._room = room
 
     async def _repo(self, space: Space) -> Repo:
         async with self._d.uow.read() as uow:
@@ -47,7 +54,7 @@ class Actions:
             self._d, actor, owner=order.owner, name=order.name, type=order.type, visibility=order.visibility,
             sdk=order.sdk.value if order.sdk else None, hardware=order.hardware, sleep_after_s=order.sleep_s,
             variables=_plain(order.variables), secrets=_plain(order.secrets), template=order.template.id if order.template else None,
-            files=order.files,
+            template_ref=order.template_ref, files=order.files, origin=order.origin,
         )  # fmt: skip
 
     async def delete_repo(self, actor: Actor, repo: Repo) -> None:
@@ -104,6 +111,9 @@ class Actions:
 
     async def delete_secret(self, actor: Actor, space: Space, key: str) -> None:
         await configure.delete_setting(self._d, actor, await self._repo(space), key, is_secret=True)
+
+    def room(self, repo: Repo, size: int) -> AbstractAsyncContextManager[None]:
+        return self._room(repo.id, size)
 
     async def accept_commit(self, actor: Actor, repo: Repo, ref: str, old: Sha | None, new: Sha | None) -> None:
         await push.accept_push(self._d, repo.id, actor, ref, old, new)

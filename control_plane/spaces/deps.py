@@ -9,8 +9,8 @@ from typing import Protocol
 from control_plane.domain.accounts import Account
 from control_plane.domain.builds import BuildLimits, SourceKind
 from control_plane.domain.hardware import FlavorCatalog
-from control_plane.domain.ids import SpaceId
-from control_plane.domain.spaces import Build, SpaceConfig
+from control_plane.domain.ids import Sha, SpaceId
+from control_plane.domain.spaces import Build, Repo, SpaceConfig
 from control_plane.ports.clock import Clock
 from control_plane.ports.git import GitStore
 from control_plane.ports.log_store import LogStore
@@ -53,3 +53,4 @@ class SpaceDeps:
     apps_domain: str
     app_url: Callable[[str], str]  # subdomain → origin
     public_url: str
+    pull_moved: Callable[[Repo, str, Sha | None], Awaitable[None]] | None = None  # the ref of a pull request moved or went away

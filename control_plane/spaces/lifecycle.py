@@ -34,6 +34,7 @@ async def create_repo(
     variables: Sequence[Mapping[str, Any]] = (),
     secrets: Sequence[Mapping[str, Any]] = (),
     template: RepoId | None = None,
+    template_ref: str = "refs/heads/main",
     files: Mapping[str, bytes] | None = None,
     title: str = "",
     origin: str = "",
@@ -59,11 +60,13 @@ async def create_repo(
     if template is None:  # a copy makes its own directory
         await deps.git.create(repo.id)
     try:
-        head = await _first_commit(deps, repo, actor, sdk, template, files, title)
+        head = await _first_commit(deps, repo, actor, sdk, (template, template_ref), files, title)
+        size = await deps.git.size_bytes(repo.id)
         async with deps.uow.write() as uow:
             if type is RepoType.SPACE:
                 await deps.check_quota(uow, owner, QuotaKey.SPACES, 1)
-            await uow.repos.add(replace(repo, head=head))
+            await deps.check_quota(uow, owner, QuotaKey.STORAGE_GB, size / 1e9)
+            await uow.repos.add(replace(repo, head=head, storage_bytes=size))
             if type is RepoType.SPACE:
                 assert sdk is not None
                 await _add_space(deps, uow, repo, Sdk(sdk), hardware, sleep_after_s, variables, secrets)
@@ -84,10 +87,17 @@ async def create_repo(
 
 
 async def _first_commit(
-    deps: SpaceDeps, repo: Repo, actor: Actor, sdk: str | None, template: RepoId | None, files: Mapping[str, bytes] | None, title: str
+    deps: SpaceDeps,
+    repo: Repo,
+    actor: Actor,
+    sdk: str | None,
+    template: tuple[RepoId | None, str],
+    files: Mapping[str, bytes] | None,
+    title: str,
 ) -> Sha:
-    if template is not None:
-        await deps.git.duplicate(template, repo.id)
+    source, ref = template
+    if source is not None:
+        await deps.git.duplicate(source, repo.id, ref)
         return await deps.git.resolve(repo.id, "main")
     content = deps.initial_files(Sdk(sdk) if sdk else None, title or repo.name)
     content.update(files or {})
@@ -114,7 +124,7 @@ async def _add_space(
 ) -> None:
     space_id, now = SpaceId(repo.id), deps.clock.now()
     flavor = flavor_of(deps, hardware)
-    if flavor.has_gpu:
+    if sdk is not Sdk.STATIC:
         owner = await uow.accounts.get(repo.owner_id)
         assert owner is not None
         await deps.check_quota(uow, owner, f"{QuotaKey.RUNNING}.{flavor.name}", 0)
@@ -174,8 +184,13 @@ async def move_repo(deps: SpaceDeps, actor: Actor, repo: Repo, owner: Account, n
         taken = await uow.repos.by_name(repo.type, owner.name, name)
         if taken is not None and taken.id != repo.id:
             raise NameTaken(f"A {repo.type.value} repo {owner.name}/{name} already exists; choose another name")
+        if owner.id != current.owner_id:
+            await deps.check_quota(uow, owner, QuotaKey.STORAGE_GB, current.storage_bytes / 1e9)
         if owner.id != current.owner_id and repo.type is RepoType.SPACE:
             await deps.check_quota(uow, owner, QuotaKey.SPACES, 1)
+            its = await uow.spaces.get(SpaceId(repo.id))
+            if its is not None and its.sdk is not Sdk.STATIC and not its.asleep and its.desired is DesiredState.RUNNING and its.generation:
+                await deps.check_quota(uow, owner, f"{QuotaKey.RUNNING}.{its.hardware}", its.replicas)
         await uow.repos.remember_old_name(current)
         moved = replace(current, owner_id=owner.id, owner_name=owner.name, name=name, updated_at=now)
         await uow.repos.save(moved)

@@ -47,6 +47,8 @@ async def accept_push(
         repo = await uow.repos.get(repo_id)
     if repo is None:
         raise RepoNotFound()
+    if ref.startswith("refs/pr/") and deps.pull_moved is not None:
+        await deps.pull_moved(repo, ref, new)
     if ref != SERVED_REF:
         return PushOutcome(repo, message=f"{ref} is stored; only main is deployed")
     if new is None:

@@ -509,6 +509,12 @@ class MemoryWebBackend:
         return SHA
 
     # account
+    async def propose_files(
+        self, actor: Actor, kind: RepoType, owner: str, name: str, branch: str, changes: Mapping[str, bytes | None], message: str
+    ) -> int:
+        self.calls.append(("propose", tuple(changes), message))
+        return 1
+
     async def tokens(self, actor: Actor) -> tuple[TokenRow, ...]:
         return (
             TokenRow("t1", "laptop", "write", self.now - timedelta(days=3), None, self.now - timedelta(minutes=5)),
@@ -563,6 +569,12 @@ class MemoryWebBackend:
         self.calls.append(("status", number, status))
 
     # admin
+    async def start_preview(self, actor: Actor, owner: str, name: str, number: int) -> None:
+        await self._note(actor, owner, name, "preview", number)
+
+    async def stop_preview(self, actor: Actor, owner: str, name: str, number: int) -> None:
+        await self._note(actor, owner, name, "no-preview", number)
+
     async def admin_overview(self, actor: Actor) -> AdminOverview:
         counts = (Measure("Spaces", "1,284"), Measure("Running now", "37"), Measure("People", "212"), Measure("Builds in line", "2"))
         builds = (AdminBuildRow("structbio/fold-viewer", BuildRow("b1", NEW, "x", "running", self.now, None, "61 of 74 packages")),)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
+from control_plane.domain.accounts import Actor
 from control_plane.domain.errors import Rejected
 from control_plane.domain.spaces import RepoType
 from control_plane.http.error_map import status_of
@@ -69,4 +71,14 @@ def community_router(pages: Pages, kind: RepoType) -> APIRouter:
         await backend.set_discussion_status(visit.actor, kind, owner, name, number, visit.text("status"))
         return pages.go(f"/{kind.url_prefix}{owner}/{name}/discussions/{number}", "saved")
 
+    def add_preview(word: str, change: Callable[[Actor, str, str, int], Awaitable[None]]) -> None:
+        @router.post(f"{base}/{{number:int}}/{word}")
+        async def preview(request: Request, owner: str, name: str, number: int) -> Response:
+            visit = signed_in(await pages.submitted(request))
+            await change(visit.actor, owner, name, number)
+            return pages.go(f"/{kind.url_prefix}{owner}/{name}/discussions/{number}", word)
+
+    if kind is RepoType.SPACE:
+        add_preview("preview", backend.start_preview)
+        add_preview("preview-end", backend.stop_preview)
     return router

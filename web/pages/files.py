@@ -128,7 +128,7 @@ def files_router(pages: Pages, kind: RepoType) -> APIRouter:
     async def editor(visit: Visit, mode: str, owner: str, name: str, rev: str, file: str, error: VitrineError | None = None) -> Response:
         context = await head(visit, owner, name)
         repo = context["repo"]
-        if not isinstance(repo, RepoPage) or not repo.can_write:
+        if not isinstance(repo, RepoPage) or not repo.can_read_code:
             raise NotFound("There is no page at this address.")
         content, parent = visit.form.get("content", ""), visit.text("parent")
         if not visit.form:
@@ -174,6 +174,9 @@ def files_router(pages: Pages, kind: RepoType) -> APIRouter:
                 changes = await changes_of(visit, mode, file)
                 first = next(iter(changes))
                 message = visit.text("message") or (f"Add {first}" if mode == "new" else f"Upload {len(changes)} files")
+                if visit.text("propose") == "1":
+                    number = await backend.propose_files(visit.actor, kind, owner, name, rev, changes, message[:500])
+                    return pages.go(f"/{kind.url_prefix}{owner}/{name}/discussions/{number}", "proposed")
                 parent = visit.text("parent") or None
                 await backend.write_files(visit.actor, kind, owner, name, rev, changes, message[:500], parent)
             except (Rejected, Conflict) as error:

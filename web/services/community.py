@@ -1,4 +1,4 @@
-"""Discussions and pull requests, kept by the same steps that the Hub API uses."""
+"""Discussions and pull requests, kept by the same steps that the Hub API uses: `community.discussions`, `.pulls`, `.previews`."""
 
 from __future__ import annotations
 
@@ -6,15 +6,33 @@ from datetime import UTC, datetime
 
 from control_plane.accounts import policy
 from control_plane.community import discussions
-from control_plane.community.discussions import Discussion, Event
-from control_plane.domain.accounts import Action, Actor
-from control_plane.domain.errors import Forbidden, NotFound, Rejected
-from control_plane.domain.spaces import RepoType
+from control_plane.community.discussions import Desk, Discussion, Event
+from control_plane.community.previews import Previews
+from control_plane.community.pulls import MAIN, PullRequests
+from control_plane.domain.accounts import Account, Action, Actor
+from control_plane.domain.errors import Forbidden, Rejected, RevisionNotFound
+from control_plane.domain.ids import SpaceId
+from control_plane.domain.spaces import Repo, RepoType
 from web.services.deps import Base
-from web.views import DiscussionEntry, DiscussionPage, DiscussionRow
+from web.services.stages import card
+from web.views import DiscussionEntry, DiscussionPage, DiscussionRow, SpaceCard
+
+OPEN = ("open", "draft")
 
 
 class CommunityFamily(Base):
+    @property
+    def desk(self) -> Desk:
+        return Desk(self.d.uow, self.d.clock, self.d.git)
+
+    @property
+    def pulls(self) -> PullRequests:
+        return PullRequests(self.desk, self.d.actions)
+
+    @property
+    def previews(self) -> Previews:
+        return Previews(self.d.uow, self.d.git, self.d.actions)
+
     async def discussions(self, actor: Actor, kind: RepoType, owner: str, name: str) -> tuple[DiscussionRow, ...]:
         async with self.d.uow.read() as uow:
             repo = await self.find(uow, actor, kind, owner, name, Action.READ_CODE)
@@ -23,61 +41,83 @@ class CommunityFamily(Base):
     async def discussion(self, actor: Actor, kind: RepoType, owner: str, name: str, number: int) -> DiscussionPage:
         async with self.d.uow.read() as uow:
             repo = await self.find(uow, actor, kind, owner, name, Action.READ_CODE)
-            found = await discussions.find(uow, repo.id, number)
-        if found is None:
-            raise NotFound("there is no such discussion")
-        diff = ""
-        if found.is_pull and found.status != "merged" and policy.allowed(actor, Action.READ_CODE, repo):
-            refs = {r.ref: r.target for r in await self.d.git.refs(repo.id)}
-            head, main = refs.get(found.ref), refs.get("refs/heads/main")
-            if head and main:
-                diff = await self.d.git.diff(repo.id, head, base=main)
+            found = await discussions.need(uow, repo.id, number)
+            preview = await self.previews.find(uow, repo, number) if found.is_pull else None
+        diff, conflicts = await self._changes(repo, found)
         may_write = policy.allowed(actor, Action.WRITE, repo)
         own = actor.user is not None and found.author == actor.user.name
+        is_open = found.is_pull and found.status in OPEN
         return DiscussionPage(
             _row(found), tuple(e for e in map(_entry, found.events) if e is not None), policy.allowed(actor, Action.DISCUSS, repo),
-            may_write or own, found.is_pull and found.status in ("open", "draft") and may_write and self.d.merge_pull is not None, diff,
+            (may_write or own) and found.status != "merged", is_open and may_write and not conflicts, diff, conflicts,
+            await self._preview_card(actor, preview) if preview else None,
+            is_open and may_write and kind is RepoType.SPACE and preview is None,
         )  # fmt: skip
 
+    async def _changes(self, repo: Repo, pull: Discussion) -> tuple[str, tuple[str, ...]]:
+        """What an open pull request changes, and the files that main changed too. A merged one shows its commit's diff."""
+        if not pull.is_pull:
+            return "", ()
+        try:
+            if pull.status == "merged":
+                return (
+                    await self.d.git.diff(repo.id, await self.d.git.resolve(repo.id, pull.merge_commit)) if pull.merge_commit else ""
+                ), ()
+            return await self.pulls.diff(repo, pull), tuple((await self.pulls.plan(repo, pull))[1])
+        except RevisionNotFound:  # its ref was deleted with git
+            return "", ()
+
+    async def _preview_card(self, actor: Actor, repo: Repo) -> SpaceCard | None:
+        if not policy.allowed(actor, Action.VIEW, repo):
+            return None
+        async with self.d.uow.read() as uow:
+            space = await uow.spaces.get(SpaceId(repo.id))
+        return card(repo, space, await self.d.actions.runtime_view(space)) if space else None
+
     async def open_discussion(self, actor: Actor, kind: RepoType, owner: str, name: str, title: str, text: str) -> int:
-        user = policy.require_user(actor, write=True)
+        repo, user = await self._speaker(actor, kind, owner, name)
         async with self.d.uow.write() as uow:
-            repo = await self.find(uow, actor, kind, owner, name, Action.DISCUSS)
-            if repo.discussions_disabled:
-                raise Rejected("Discussions are switched off for this repository.")
             made = await discussions.create(uow, self.d.clock.now(), repo, user, title, text, is_pull=False)
-        return int(made.num)
+        return made.num
 
     async def comment(self, actor: Actor, kind: RepoType, owner: str, name: str, number: int, text: str) -> None:
-        user = policy.require_user(actor, write=True)
-        async with self.d.uow.write() as uow:
-            repo = await self.find(uow, actor, kind, owner, name, Action.DISCUSS)
-            found = await discussions.find(uow, repo.id, number)
-            if found is None:
-                raise NotFound("there is no such discussion")
-            await discussions.save(uow, discussions.with_event(found, discussions.comment_event(self.d.clock.now(), user, text)))
+        repo, user = await self._speaker(actor, kind, owner, name)
+        await self.desk.comment(repo, number, user, text)
 
     async def set_discussion_status(self, actor: Actor, kind: RepoType, owner: str, name: str, number: int, status: str) -> None:
-        user = policy.require_user(actor, write=True)
-        if status not in ("open", "closed", "merged"):
-            raise Rejected("a discussion is open or closed; a pull request can also be merged")
         if status == "merged":
+            user = policy.require_user(actor, write=True)
             repo = await self.repo_for(actor, kind, owner, name, Action.WRITE)
-            if self.d.merge_pull is None:
-                raise Rejected("Merge it with git: this platform does not merge in the browser.")
-            await self.d.merge_pull(actor, repo, number)
-            return
-        async with self.d.uow.write() as uow:
-            repo = await self.find(uow, actor, kind, owner, name, Action.DISCUSS)
-            found = await discussions.find(uow, repo.id, number)
-            if found is None:
-                raise NotFound("there is no such discussion")
+            done = await self.pulls.merge(actor, user, repo, number)
+            await self.d.moved(repo, MAIN, done.before, done.commit)
+        else:
+            repo, user = await self._speaker(actor, kind, owner, name)
+            async with self.d.uow.read() as uow:
+                found = await discussions.need(uow, repo.id, number)
             if found.author != user.name and not policy.allowed(actor, Action.WRITE, repo):
                 raise Forbidden("Only its author and people with write rights may close or open it.")
-            if found.status == status or found.status == "merged":
+            if found.status == status:
                 return
-            event = discussions.plain_event(self.d.clock.now(), user, "status-change", {"status": status})
-            await discussions.save(uow, discussions.with_event(found, event, status=status))
+            await self.desk.set_status(repo, number, user, status)
+        if status != "open":
+            await self.previews.remove(actor, repo, number)
+
+    async def _speaker(self, actor: Actor, kind: RepoType, owner: str, name: str) -> tuple[Repo, Account]:
+        user = policy.require_user(actor, write=True)
+        repo = await self.repo_for(actor, kind, owner, name, Action.DISCUSS)
+        if repo.discussions_disabled:
+            raise Rejected("Discussions are switched off for this repository.")
+        return repo, user
+
+    async def start_preview(self, actor: Actor, owner: str, name: str, number: int) -> None:
+        repo = await self.repo_for(actor, RepoType.SPACE, owner, name, Action.WRITE)
+        async with self.d.uow.read() as uow:
+            pull = await discussions.need(uow, repo.id, number)
+        await self.previews.start(actor, repo, pull)
+
+    async def stop_preview(self, actor: Actor, owner: str, name: str, number: int) -> None:
+        repo = await self.repo_for(actor, RepoType.SPACE, owner, name, Action.WRITE)
+        await self.previews.remove(actor, repo, number)
 
 
 def _at(text: str) -> datetime:

@@ -11,7 +11,7 @@ from control_plane.accounts.sign_in import Throttle
 from control_plane.domain.accounts import Account, Action, Actor
 from control_plane.domain.errors import RepoNotFound
 from control_plane.domain.hardware import FlavorCatalog
-from control_plane.domain.ids import SpaceId
+from control_plane.domain.ids import Sha, SpaceId
 from control_plane.domain.spaces import Repo, RepoType, Space
 from control_plane.ports.clock import Clock
 from control_plane.ports.git import GitStore, LfsStore
@@ -20,6 +20,10 @@ from control_plane.ports.signals import Signals
 from control_plane.ports.space_actions import SpaceActions
 from control_plane.ports.stores import UnitOfWork, UnitOfWorkFactory
 from web.backend import MovedTo
+
+
+async def _not_told(repo: Repo, ref: str, old: Sha | None, new: Sha | None) -> None:
+    return
 
 
 async def _no_pools() -> Sequence[Mapping[str, Any]]:
@@ -31,7 +35,7 @@ class WebDeps:
     """`app_url`: subdomain → origin without a trailing slash. `frame_source`: CSP source that covers every app.
 
     `pool_facts`: a row per pool and flavor with nodes, total, used, free (units of replicas, None while nobody counts) and
-    queued, as the admin API gives them. `merge_pull` merges a pull request into main.
+    queued, as the admin API gives them. `moved` is told about refs that commits and merges made in the browser moved (webhooks).
     """
 
     uow: UnitOfWorkFactory
@@ -49,7 +53,7 @@ class WebDeps:
     sign_up_open: bool = True
     banner: Callable[[], str] = field(default=lambda: "")
     pool_facts: Callable[[], Awaitable[Sequence[Mapping[str, Any]]]] = _no_pools
-    merge_pull: Callable[[Actor, Repo, int], Awaitable[None]] | None = None
+    moved: Callable[[Repo, str, Sha | None, Sha | None], Awaitable[None]] = _not_told
     app_proof: Callable[[Account | None, SpaceId], str] | None = None  # lets a browser into a private app for minutes
 
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import posixpath
 from collections.abc import AsyncIterator, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 
 from control_plane.accounts import policy
+from control_plane.community.discussions import Desk
 from control_plane.domain.accounts import Action, Actor
 from control_plane.domain.errors import EntryNotFound, Rejected, RevisionNotFound
 from control_plane.domain.ids import Sha
@@ -132,6 +134,25 @@ class FilesFamily(Base):
         files = [FileChange(path=path, content=body) for path, body in changes.items()]
         return await self.commit_changes(actor, repo, ref, old, files, message, Sha(parent) if parent else None)
 
+    async def propose_files(
+        self, actor: Actor, kind: RepoType, owner: str, name: str, branch: str, changes: Mapping[str, bytes | None], message: str
+    ) -> int:
+        user = policy.require_user(actor, write=True)
+        repo = await self.repo_for(actor, kind, owner, name, Action.DISCUSS)
+        if repo.discussions_disabled:
+            raise Rejected("Discussions are switched off for this repository.")
+        head = await self.d.git.resolve(repo.id, branch)
+        desk = Desk(self.d.uow, self.d.clock, self.d.git)
+        pull = await desk.open_pull(repo, user, message.splitlines()[0][:200], "", head)
+        files = [FileChange(path=path, content=body) for path, body in changes.items()]
+        try:
+            new = await self.commit_changes(actor, repo, pull.ref, head, files, message, head)
+        except BaseException:
+            await desk.undo_pull(repo, pull.num)
+            raise
+        await desk.note_commit(repo, pull.num, user, message.splitlines()[0], new)
+        return pull.num
+
     async def commit_changes(
         self, actor: Actor, repo: Repo, ref: str, old: Sha | None, changes: list[FileChange], message: str, parent: Sha | None
     ) -> Sha:
@@ -144,9 +165,12 @@ class FilesFamily(Base):
             changes=changes,
             parent=parent,
         )
-        new = await self.d.git.commit(repo.id, request)
+        coming = sum(len(change.content) for change in changes if change.content is not None)
+        async with self.d.actions.room(repo, coming) if coming else nullcontext():
+            new = await self.d.git.commit(repo.id, request)
         if new != old:
             await self.d.actions.accept_commit(actor, repo, ref, old, new)
+            await self.d.moved(repo, ref, old, new)
         return new
 
     async def deploy_revision(self, actor: Actor, owner: str, name: str, revision: str) -> None:

@@ -51,8 +51,9 @@ async def services(tmp_path: Path) -> AsyncIterator[Services]:
 @pytest.fixture
 async def app(services: Services) -> AsyncIterator[FastAPI]:
     made = FastAPI()
-    asgi._hub(made, services, Deliveries(services))
-    pages = asgi._web(made, services)
+    deliveries = Deliveries(services)
+    asgi._hub(made, services, deliveries)
+    pages = asgi._web(made, services, deliveries)
     error_map.install(made, html=pages)
     context.install_context(made)
     yield made
