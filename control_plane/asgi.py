@@ -18,20 +18,21 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import uvicorn
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 from starlette.responses import JSONResponse, PlainTextResponse
 from starlette.types import ASGIApp
 
 from control_plane.accounts import people, sign_in, tokens
 from control_plane.api.builds_door import BuildsDoor, builds_door
 from control_plane.api.hub import hub_router
+from control_plane.api.maintenance import maintenance_gate
 from control_plane.api.push_door import PushDoor
 from control_plane.api.sites import SiteServer
 from control_plane.api.webhook_delivery import Deliveries
 from control_plane.bootstrap import API_SOCKET, STATIC_SOCKET, Services, build_services, floor_warning
 from control_plane.domain.accounts import Account, TokenRole
 from control_plane.domain.errors import VitrineError
-from control_plane.domain.ids import RepoId, SpaceId
+from control_plane.domain.ids import SpaceId
 from control_plane.domain.spaces import RepoType
 from control_plane.git.gitbin import GitBinary
 from control_plane.git.policy import PushLimits
@@ -66,8 +67,9 @@ def build_app(services: Services) -> FastAPI:
         await app.state.web_backend.close()
 
     app = FastAPI(
-        title="Vitrine", version="0.1.0", lifespan=lifespan, redoc_url=None, description="The Hub API of a self-hosted home for demos."
-    )
+        title="Vitrine", version="0.1.0", lifespan=lifespan, redoc_url=None, description="The Hub API of a self-hosted home for demos.",
+        dependencies=[Depends(maintenance_gate(services.uow))],
+    )  # fmt: skip
     _health(app, services)
     app.include_router(
         builds_door(

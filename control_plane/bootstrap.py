@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from control_plane.proxy.server import ProxyConfig
     from control_plane.runtimes.process.floor import FloorReport
     from control_plane.scheduler.pools import Hardware
+    from control_plane.secrets.envelope import EnvelopeBox
     from control_plane.spaces.actions import Actions
     from control_plane.spaces.deps import SpaceDeps
 
@@ -61,7 +62,7 @@ PUBLIC_MIRRORS = (
 class Keys:
     """Keys derived from the master key, one per purpose."""
 
-    box: SecretBox
+    box: EnvelopeBox
     signing: bytes
     worker_secret: str
 
@@ -70,7 +71,9 @@ def load_platform_keys(settings: Settings) -> Keys:
     from control_plane.secrets.envelope import EnvelopeBox, derive, load_keys
 
     keys = load_keys(settings.secret_key, settings.data_dir / "secret.key")
-    return Keys(EnvelopeBox(*keys), derive(keys[0], "signing"), settings.worker_secret or derive(keys[0], "worker").hex())
+    box = EnvelopeBox(*keys, reload=lambda: load_keys(settings.secret_key, settings.data_dir / "secret.key"))
+    # From the oldest key: a rotation must not part processes that started before it from those that start after it.
+    return Keys(box, derive(keys[-1], "signing"), settings.worker_secret or derive(keys[-1], "worker").hex())
 
 
 @dataclass(frozen=True)
@@ -129,6 +132,18 @@ class Services:
                     offset += 500
 
         return Upkeep(self.git, self.lfs, XetStore(self.settings.data_dir / "xet", self.lfs), repos, self.storage.settle)
+
+    def change_master_key(self, *, retire: bool) -> None:
+        """A new master key that seals from now on; or, with `retire`, only the newest stays. Rejected when a setting names the key."""
+        from control_plane.secrets.envelope import add_key, drop_old_keys
+
+        if self.settings.secret_key:
+            raise Rejected(
+                "the master key comes from VITRINE_SECRET_KEY: put a new key before the old one there ('new,old'), restart every "
+                "process, run `vitrine admin key rewrap`, and take the old one out"
+            )
+        file = self.settings.data_dir / "secret.key"
+        self.keys.box.take(drop_old_keys(file) if retire else add_key(file))
 
     @property
     def apps_domain(self) -> str:

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, cast
-from urllib.parse import urlsplit
+from urllib.parse import urlsplit, urlunsplit
 
 from control_plane.accounts.tokens import OAUTH_PREFIX, create_token, hash_text
 from control_plane.domain.accounts import Account, Token, TokenRole
@@ -134,6 +134,16 @@ def redirect_allowed(client: Client, uri: str) -> bool:
     host = (parts.hostname or "") + (f":{port}" if port else "")
     # The library in the app always builds https; without a port it names the same host.
     return host in client.hosts or (not port and any(h.partition(":")[0] == host for h in client.hosts))
+
+
+def landing(client: Client, uri: str, scheme: str) -> str:
+    """Where the browser really goes: the allowed address `uri` under the scheme and port at which apps answer here.
+
+    Libraries build `https://HOST/…` whatever the platform speaks; on a laptop without TLS that would lead nowhere.
+    """
+    parts = urlsplit(uri)
+    netloc = next((h for h in client.hosts if h.partition(":")[0] == parts.hostname), parts.netloc)
+    return urlunsplit((scheme, netloc, parts.path, parts.query, ""))
 
 
 async def new_code(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass, field
 
 from fastapi import APIRouter, Request
@@ -218,8 +218,10 @@ def router(hub: Hub) -> APIRouter:
                         raise TooLarge(f"at most {_MAX_OPERATIONS} files a commit; split it")
             if not seen_header:
                 raise Rejected("the body holds no commit; its first line must be a header")
-            await _take_inline(draft, repo, rules)
-            yield draft
+            coming = sum(inline.size for _, inline in draft.inline)
+            async with services.actions.room(repo, coming) if coming else nullcontext():
+                await _take_inline(draft, repo, rules)
+                yield draft
         finally:
             for inline in opened:
                 inline.close()

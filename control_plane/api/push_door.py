@@ -7,12 +7,14 @@ up to live or why not. A refusal names the key, the line, the allowed values, or
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from control_plane.accounts import policy
 from control_plane.accounts.sign_in import authenticate
+from control_plane.accounts.storage import StorageRoom
 from control_plane.api.deps import find_repo
 from control_plane.domain.accounts import Action
 from control_plane.domain.errors import NotSignedIn, Rejected, RepoNotFound
@@ -43,6 +45,7 @@ class PushDoor:
     git: GitBinary
     lfs: LfsStore
     limits: PushLimits
+    storage: StorageRoom
     moved: Callable[[Repo, str, Sha | None, Sha | None], Awaitable[None]] | None = None  # fires webhooks
     warning: Callable[[], str] = lambda: ""  # what everyone who pushes should know about this machine
 
@@ -56,7 +59,13 @@ class PushDoor:
                 raise NotSignedIn()
             raise RepoNotFound()
         redirect = f"{repo.type.url_prefix}{repo.full_name}" if moved else ""
-        return RepoAccess(repo.id, actor, policy.allowed(actor, Action.WRITE, repo), redirect)
+        return RepoAccess(
+            repo.id,
+            actor,
+            policy.allowed(actor, Action.WRITE, repo),
+            redirect,
+            can_propose=policy.allowed(actor, Action.DISCUSS, repo) and not repo.discussions_disabled,
+        )
 
     # --- git.smart_http.CheckPush
     async def check_push(self, push: PushReceived) -> AsyncIterator[str]:
@@ -64,11 +73,6 @@ class PushDoor:
         repo = await self._repo(push)
         repo_dir = Path(self.deps.git.path(repo.id))
         findings = await inspect(self.git, repo_dir, repo.id, self.lfs, push.updates, push.env, self.limits)
-        async with self.deps.uow.read() as uow:
-            owner = await uow.accounts.get(repo.owner_id)
-            if owner is None:
-                raise RepoNotFound()
-            await self.deps.check_quota(uow, owner, "storage-gb", findings.inflated_bytes / 1e9)
         yield f"Checked {findings.new_objects} new objects, {_size(findings.inflated_bytes)}."
         for remark in findings.remarks:
             yield remark
@@ -78,6 +82,9 @@ class PushDoor:
         if repo.type is RepoType.SPACE and main is not None:
             async for line in self._check_card(repo_dir, main, push.env):
                 yield line
+        # Last, so that a push that is refused for something else reserves nothing; `pushed` counts what really came.
+        coming = await asyncio.to_thread(_arrived_bytes, repo_dir / push.env.get("GIT_QUARANTINE_PATH", "objects/incoming"))
+        await self.storage.hold(repo.id, {_hold_name(push): coming})
 
     async def _check_card(self, repo_dir: Path, main: RefUpdate, env: Mapping[str, str]) -> AsyncIterator[str]:
         readme = await self._blob(repo_dir, f"{main.new}:README.md", env)
@@ -110,6 +117,7 @@ class PushDoor:
     # --- git.smart_http.Pushed
     async def pushed(self, push: PushReceived) -> AsyncIterator[str]:
         repo = await self._repo(push)
+        await self.storage.settle(repo.id, _hold_name(push))
         for update in push.updates:
             new = None if update.is_delete else Sha(update.new)
             last_event = await self._last_event(repo)
@@ -223,6 +231,16 @@ def _sentence(event: SpaceEvent) -> str:
         case "route.live":
             return f"Answering after {facts.get('seconds')} s."
     return ""
+
+
+def _hold_name(push: PushReceived) -> str:
+    """The same for both hooks of one push, another for every other push."""
+    return hashlib.sha256("\n".join(f"{u.ref} {u.old} {u.new}" for u in push.updates).encode()).hexdigest()[:32]
+
+
+def _arrived_bytes(quarantine: Path) -> int:
+    """What the push adds to the disk. Nothing arrives with a push that only moves or deletes refs."""
+    return sum(path.lstat().st_size for path in quarantine.rglob("*") if path.is_file()) if quarantine.is_dir() else 0
 
 
 def _short_ref(ref: str) -> str:

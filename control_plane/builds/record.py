@@ -133,7 +133,12 @@ async def _succeed(uow: UnitOfWork, clock: Clock, build: Build, event: BuildEven
         )
     )  # fmt: skip
     refused = await _refusal(uow, space, admit)
-    await uow.spaces.save(replace(space, generation=generation, asleep=refused is not None, last_used_at=now, updated_at=now))
+    await uow.spaces.save(
+        replace(
+            space, generation=generation, asleep=refused is not None, sleep_reason=Reason.QUOTA if refused else None,
+            sleep_message=refused.message if refused else "", last_used_at=now, updated_at=now,
+        )
+    )  # fmt: skip
     if refused is not None:
         await uow.events.add(space.id, now, "sleep", {"reason": Reason.QUOTA.value, "message": refused.message})
     await uow.events.add(space.id, now, "deploy.created", {"generation": generation, "cause": "push", "revision": build.revision})

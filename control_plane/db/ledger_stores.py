@@ -15,7 +15,7 @@ from control_plane.db.rows import Row, Rows
 from control_plane.db.space_stores import OPEN_REPLICA
 from control_plane.db.tables import audit, counters, deployments, documents, meta, quota_limits, replicas, repos, spaces, usage
 from control_plane.domain.ids import AccountId, SpaceId
-from control_plane.domain.quotas import Held
+from control_plane.domain.quotas import STORAGE_HOLD, Held
 from control_plane.domain.spaces import DesiredState, RepoType, Sdk
 
 GENESIS = "0" * 64  # `prev_hash` of the first audit row
@@ -76,9 +76,11 @@ class SqlQuotaStore:
             # Two generations during a switch are one use of the quota: a limit of 1 must not stop a redeploy.
             of_space = running.setdefault(space_id, {})
             of_space[flavor] = max(of_space.get(flavor, 0), count)
+        coming = select(documents.c.body).where(documents.c.kind == STORAGE_HOLD, documents.c.owner == account_id)
+        reserved = sum(int(row["body"]["bytes"]) for row in await self._rows.all(coming))
         if total is None:
-            return Held(0, 0, running, tuple(since))
-        return Held(int(total["spaces"] or 0), int(total["bytes"] or 0), running, tuple(since))
+            return Held(0, reserved, running, tuple(since))
+        return Held(int(total["spaces"] or 0), int(total["bytes"] or 0) + reserved, running, tuple(since))
 
     async def add_usage(self, *, account_id: AccountId, space_id: SpaceId, key: str, flavor: str, day: str, amount: float) -> None:
         row = {"account_id": account_id, "space_id": space_id, "key": key, "flavor": flavor, "day": day, "amount": amount}

@@ -206,6 +206,8 @@ spaces = Table(
     Column("config", JSON, nullable=False),
     Column("desired", Text, nullable=False),
     Column("asleep", Boolean, nullable=False),
+    Column("sleep_reason", Text, server_default="", nullable=False),
+    Column("sleep_message", Text, server_default="", nullable=False),
     Column("hardware", Text, nullable=False),
     Column("sleep_after_s", Integer),
     Column("idle_rule", Text, nullable=False),

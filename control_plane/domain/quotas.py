@@ -10,6 +10,9 @@ from enum import StrEnum
 from control_plane.domain.errors import Rejected
 
 
+STORAGE_HOLD = "storage-hold"  # document kind: bytes on their way in, owner = the account whose storage they take
+
+
 class QuotaKey(StrEnum):
     SPACES = "spaces"  # count
     RUNNING = "running"  # count; `running.FLAVOR` is the same per flavor
@@ -32,6 +35,8 @@ class QuotaValue:
 @dataclass(frozen=True, slots=True)
 class Held:
     """What an account holds at this moment, counted from rows. Static Spaces run nothing and are counted in `spaces` only.
+
+    `storage_bytes` includes what is reserved for pushes and uploads that are coming in.
 
     `running`: Space id → flavor → replicas that run or were let in to run. A Space that changes hardware has two flavors
     for a moment. `open_since`: one (flavor, start) per replica that runs now, for what is not metered yet.

@@ -140,6 +140,8 @@ class Space:
     last_used_at: datetime | None = None
     suspended: bool = False  # owner suspended
     updated_at: datetime | None = None
+    sleep_reason: Reason | None = None  # why it sleeps; None = idle
+    sleep_message: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -90,7 +90,7 @@ def derive_stage(
             return view(Stage.RUNNING, newest.failed_reason, newest.failed_message)
         return view(Stage.RUNNING)
     if space.asleep and (live or newest):
-        return view(Stage.SLEEPING, Reason.IDLE)
+        return view(Stage.SLEEPING, space.sleep_reason or Reason.IDLE, space.sleep_message)
     if newest is None:
         if latest_build and latest_build.status is BuildStatus.FAILED:
             return view(Stage.BUILD_ERROR, latest_build.reason or Reason.BUILD_FAILED, latest_build.message)

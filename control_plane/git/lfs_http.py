@@ -16,7 +16,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 from urllib.parse import urlencode
 
 from fastapi import APIRouter, Request
@@ -36,8 +36,12 @@ from control_plane.ports.stores import UnitOfWorkFactory
 MEDIA_TYPE = "application/vnd.git-lfs+json"
 _UPLOAD_ID = re.compile(r"[0-9a-f]{32}", re.ASCII)
 
-# May this repository take so many more bytes? Raises QuotaExceeded. Asked once per batch with the sum of what is new.
-RoomFor = Callable[[RepoId, int], Awaitable[None]]
+
+class Storage(Protocol):
+    """Room of a repository's owner: reserved before an object is sent, counted when it is in place."""
+
+    async def hold(self, repo_id: RepoId, sizes: Mapping[str, int], *, life_s: float = 600.0) -> None: ...  # QuotaExceeded
+    async def settle(self, repo_id: RepoId, *names: str) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +52,7 @@ class LfsDeps:
     authorize: Authorize
     key: bytes
     uow: UnitOfWorkFactory | None = None
-    room_for: RoomFor | None = None
+    storage: Storage | None = None
     batch_objects: int = 1000
     part_bytes: int = 64 << 20
     max_parts: int = 1000
@@ -127,7 +131,7 @@ class _Server:
         if operation not in ("upload", "download"):
             raise Rejected("operation must be 'upload' or 'download'")
         path = repo_path(request, repo_type)
-        access = await access_to(self._deps.authorize, request, path, Service.LFS_UPLOAD if operation == "upload" else Service.LFS_DOWNLOAD)
+        access = await access_to(self._deps.authorize, request, path, Service.LFS_PROPOSE if operation == "upload" else Service.LFS_DOWNLOAD)
         if body.get("hash_algo", "sha256") != "sha256":
             raise Rejected("the only hash algorithm is sha256")
         objects = body.get("objects")
@@ -140,16 +144,22 @@ class _Server:
         sizes = [o["size"] for o in objects if isinstance(o.get("size"), int)]
         multipart = operation == "upload" and "multipart" in names and max(sizes, default=0) > self._deps.part_bytes
         here = base_url(request)
-        answers, new_bytes = [], 0
+        answers: list[dict[str, Any]] = []
+        coming: dict[str, int] = {}
         for item in objects:
             answer, fresh = await self._answer(access.repo_id, item, operation, here, multipart)
             answers.append(answer)
-            new_bytes += fresh
-        if new_bytes and self._deps.room_for is not None:
-            await self._deps.room_for(access.repo_id, new_bytes)
+            if fresh:
+                coming[str(answer["oid"])] = fresh
+        if coming and self._deps.storage is not None:
+            await self._deps.storage.hold(access.repo_id, coming, life_s=self._deps.valid_s)
         return JSONResponse(
             {"transfer": "multipart" if multipart else "basic", "objects": answers, "hash_algo": "sha256"}, media_type=MEDIA_TYPE
         )
+
+    async def _stored(self, repo_id: RepoId, oid: str) -> None:
+        if self._deps.storage is not None:
+            await self._deps.storage.settle(repo_id, oid)
 
     async def _answer(
         self, repo_id: RepoId, item: Mapping[str, Any], operation: str, here: str, multipart: bool
@@ -194,7 +204,7 @@ class _Server:
         return {"href": href, "header": header, "expires_in": self._deps.valid_s}
 
     async def verify(self, request: Request, repo_type: RepoType) -> Response:
-        access = await access_to(self._deps.authorize, request, repo_path(request, repo_type), Service.LFS_UPLOAD)
+        access = await access_to(self._deps.authorize, request, repo_path(request, repo_type), Service.LFS_PROPOSE)
         return await self._verified(request, access.repo_id)
 
     async def verify_signed(self, request: Request) -> Response:
@@ -225,6 +235,7 @@ class _Server:
         repo_id, oid, size, _ = self._granted(request, "put")
         _check_length(request, size)
         await self._lfs.put(repo_id, oid, size, read_body(request, size, self._deps.idle_s))
+        await self._stored(repo_id, oid)
         return Response(status_code=200)
 
     async def get(self, request: Request) -> Response:
@@ -276,6 +287,7 @@ class _Server:
         finally:
             for part in parts:
                 part.unlink(missing_ok=True)
+        await self._stored(repo_id, oid)
         return Response(status_code=200)
 
 

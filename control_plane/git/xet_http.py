@@ -6,6 +6,7 @@ Tokens are short-lived, sealed by us and good for one repository. Downloads are 
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import logging
 import time
@@ -22,7 +23,7 @@ from control_plane.domain.spaces import RepoType
 from control_plane.git import xet_format as wire
 from control_plane.git.bodies import read_body
 from control_plane.git.lfs import FileLfsStore
-from control_plane.git.lfs_http import lfs_error
+from control_plane.git.lfs_http import Storage, lfs_error
 from control_plane.git.names import check_repo_id
 from control_plane.git.signing import Signer
 from control_plane.git.smart_http import Authorize, Service, access_to, base_url, repo_path
@@ -48,7 +49,7 @@ class XetToken:
 
 @dataclass(frozen=True, slots=True)
 class XetDeps:
-    """`root` is the folder of the xorbs, `key` at least 32 bytes. `room_for` raises QuotaExceeded. Times in seconds.
+    """`root` is the folder of the xorbs, `key` at least 32 bytes. `storage` reserves room, or raises QuotaExceeded. Times in seconds.
 
     With `authorize` the router also answers the Hub's token addresses; without it, a Hub API calls `issue_token`.
     """
@@ -57,7 +58,7 @@ class XetDeps:
     lfs: FileLfsStore
     key: bytes
     authorize: Authorize | None = None
-    room_for: Callable[[RepoId, int], Awaitable[None]] | None = None
+    storage: Storage | None = None
     valid_s: int = 3600
     idle_s: float = 120.0
     now: Callable[[], float] = time.time
@@ -118,7 +119,7 @@ def _token_route(deps: XetDeps, authorize: Authorize, repo_type: RepoType, write
         # Whoever may read a repository may propose a change to it, and then brings the bytes first.
         proposes = request.query_params.get("create_pr") == "1"
         try:
-            service = Service.LFS_UPLOAD if write and not proposes else Service.LFS_DOWNLOAD
+            service = (Service.LFS_PROPOSE if proposes else Service.LFS_UPLOAD) if write else Service.LFS_DOWNLOAD
             access = await access_to(authorize, request, repo_path(request, repo_type), service)
             if write and access.actor.is_anonymous:
                 raise NotSignedIn()
@@ -162,11 +163,13 @@ class _Server:
         return Response(status_code=200 if await self._store.has_xorb(repo_id, request.path_params["name"]) else 404)
 
     async def put_xorb(self, request: Request, repo_id: RepoId) -> Response:
-        if self._deps.room_for is not None:
+        name = request.path_params["name"]
+        if self._deps.storage is not None:
             length = request.headers.get("content-length", "0")
-            await self._deps.room_for(repo_id, int(length) if length.isascii() and length.isdigit() else 0)
+            coming = int(length) if length.isascii() and length.isdigit() else 0
+            await self._deps.storage.hold(repo_id, {f"xorb-{name[:64]}": coming})
         body = read_body(request, wire.MAX_SERIALIZED_XORB_BYTES, self._deps.idle_s)
-        fresh = await self._store.put_xorb(repo_id, request.path_params["name"], body)
+        fresh = await self._store.put_xorb(repo_id, name, body)
         return JSONResponse({"was_inserted": fresh})
 
     async def put_shard(self, request: Request, repo_id: RepoId) -> Response:
@@ -182,8 +185,15 @@ class _Server:
         total = sum(file.size for file in files)
         if any(file.size > self._deps.lfs.max_object_bytes for file in files):
             raise TooLarge(f"the limit for one file is {self._deps.lfs.max_object_bytes} bytes")
-        if self._deps.room_for is not None:
-            await self._deps.room_for(repo_id, total)
-        fresh = [await self._store.register(repo_id, file) for file in files]
+        shard = f"shard-{hashlib.sha256(raw).hexdigest()[:32]}"
+        if self._deps.storage is not None:
+            # The same bytes as files now: what was reserved for the xorbs makes room for them.
+            await self._deps.storage.settle(repo_id, *{f"xorb-{wire.hash_text(term.xorb)}" for file in files for term in file.terms})
+            await self._deps.storage.hold(repo_id, {shard: total})
+        try:
+            fresh = [await self._store.register(repo_id, file) for file in files]
+        finally:
+            if self._deps.storage is not None:
+                await self._deps.storage.settle(repo_id, shard)
         log.info("xet shard registered", extra={"repo": repo_id, "files": len(files), "bytes": total})
         return int(any(fresh))

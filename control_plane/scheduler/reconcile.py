@@ -23,7 +23,7 @@ from control_plane.domain.replicas import Mount, ReplicaSpec, ReplicaState, adva
 from control_plane.domain.routes import ActivityReport, RouteState
 from control_plane.domain.sensitive import Sensitive
 from control_plane.domain.spaces import Deployment, DesiredState, Replica, Repo, Setting, Space
-from control_plane.domain.stage import StageView, derive_stage
+from control_plane.domain.stage import derive_stage
 from control_plane.ports.build_queue import BuildQueue
 from control_plane.ports.clock import Clock
 from control_plane.ports.log_store import LogLine, LogStore
@@ -102,7 +102,6 @@ class Reconciler:
         self._used: dict[SpaceId, ActivityReport] = {}
         self._used_saved: dict[SpaceId, float] = {}
         self._hosts: dict[SpaceId, str] = {}
-        self._refused: dict[SpaceId, str] = {}  # why a wake was refused, until it is not
 
     # --- the queue -------------------------------------------------------------------------------------------------
     def request(self, space_id: SpaceId) -> None:
@@ -221,11 +220,12 @@ class Reconciler:
             try:
                 await self._d.check_running_quota(uow, repo, space)
             except QuotaExceeded as error:
-                self._refused[space_id] = error.message
+                if (space.sleep_reason, space.sleep_message) != (Reason.QUOTA, error.message):
+                    await uow.spaces.save(replace(space, sleep_reason=Reason.QUOTA, sleep_message=error.message))
+                    await uow.events.add(space_id, now, "sleep", {"reason": Reason.QUOTA.value, "message": error.message})
                 self.request(space_id)
                 return
-            self._refused.pop(space_id, None)
-            await uow.spaces.save(replace(space, asleep=False, last_used_at=now))
+            await uow.spaces.save(replace(space, asleep=False, sleep_reason=None, sleep_message="", last_used_at=now))
             await uow.events.add(space_id, now, "wake", {})
         self._used[space_id] = ActivityReport(space_id, now.timestamp())
         self.request(space_id)
@@ -264,7 +264,7 @@ class Reconciler:
             space = await uow.spaces.get(space_id)
             if space is None or space.asleep:
                 return
-            await uow.spaces.save(replace(space, asleep=True))
+            await uow.spaces.save(replace(space, asleep=True, sleep_reason=Reason.IDLE, sleep_message=""))
             await uow.events.add(space_id, self._d.clock.now(), "sleep", {"reason": Reason.IDLE.value})
         self.request(space_id)
         await self._d.signals.notify("events", space_id)
@@ -533,8 +533,6 @@ class Reconciler:
             live = newest if space.live_generation == space.generation else await uow.deployments.get(space_id, space.live_generation)
             replicas, build = await uow.deployments.replicas(space_id), await uow.builds.latest(space_id)
         view = derive_stage(space, build, newest, live, replicas)
-        if refused := self._refused.get(space_id):
-            view = StageView(view.stage, Reason.QUOTA, refused, view.revision)
         host = f"{space.subdomain}.{self._c.apps_domain}"
         route = route_of(repo, space, live, replicas, view, host=host, static_socket=self._c.static_socket)
         old = self._hosts.get(space_id)

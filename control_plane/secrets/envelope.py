@@ -10,7 +10,7 @@ import base64
 import hashlib
 import hmac
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from cryptography.exceptions import InvalidTag
@@ -35,13 +35,30 @@ def _key_id(key: bytes) -> str:
 
 
 class EnvelopeBox:
-    """ports.secret_box.SecretBox. `keys` newest first; the first one seals, all of them open."""
+    """ports.secret_box.SecretBox. `keys` newest first; the first one seals, all of them open.
 
-    def __init__(self, *keys: bytes) -> None:
+    `reload` gives the keys as they are now: another process may have made a new one since this one started.
+    """
+
+    def __init__(self, *keys: bytes, reload: Callable[[], tuple[bytes, ...]] | None = None) -> None:
+        self._reload = reload
+        self.take(keys)
+
+    def take(self, keys: tuple[bytes, ...]) -> None:
+        """From now on these keys."""
         if not keys or any(len(key) != 32 for key in keys):
             raise Rejected("a master key is 32 random bytes as URL-safe base64; make one with `openssl rand -base64 32 | tr '+/' '-_'`")
         self._keys: Mapping[str, bytes] = {_key_id(key): key for key in keys}
         self._current = _key_id(keys[0])
+
+    @property
+    def newest(self) -> str:
+        """Id of the key that seals."""
+        return self._current
+
+    @property
+    def key_ids(self) -> tuple[str, ...]:
+        return tuple(self._keys)
 
     def seal(self, value: Sensitive, *, context: str) -> str:
         data_key, aad = os.urandom(32), context.encode()
@@ -53,6 +70,8 @@ class EnvelopeBox:
     def _data_key(self, sealed: str, aad: bytes) -> tuple[bytes, str]:
         try:
             version, key_id, wrapped, body = sealed.split(".")
+            if key_id not in self._keys and self._reload is not None:
+                self.take(self._reload())
             master = self._keys[key_id]
         except (ValueError, KeyError) as error:
             raise Broken(
@@ -98,11 +117,7 @@ def load_keys(setting: str, file: Path) -> tuple[bytes, ...]:
             raise Rejected("VITRINE_SECRET_KEY is not URL-safe base64") from error
     if not file.exists():
         file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        temporary = file.with_suffix(".new")
-        with open(temporary, "wb", opener=lambda p, f: os.open(p, f, 0o600)) as out:
-            out.write(_b64(os.urandom(32)).encode() + b"\n")
-            out.flush()
-            os.fsync(out.fileno())
+        temporary = _written(file, (os.urandom(32),))
         try:
             os.link(temporary, file)  # the first of two processes wins
         except FileExistsError:
@@ -110,6 +125,30 @@ def load_keys(setting: str, file: Path) -> tuple[bytes, ...]:
         finally:
             temporary.unlink(missing_ok=True)
     return tuple(_unb64(line) for line in file.read_text().split())
+
+
+def _written(file: Path, keys: tuple[bytes, ...]) -> Path:
+    """The keys in a private file beside `file`, synced."""
+    temporary = file.with_name(f".{file.name}.{os.urandom(6).hex()}")
+    with open(temporary, "xb", opener=lambda p, f: os.open(p, f, 0o600)) as out:
+        out.write(b"".join(_b64(key).encode() + b"\n" for key in keys))
+        out.flush()
+        os.fsync(out.fileno())
+    return temporary
+
+
+def add_key(file: Path) -> tuple[bytes, ...]:
+    """A new master key before the old ones, which still open what they sealed. All keys, newest first."""
+    keys = (os.urandom(32), *load_keys("", file))
+    os.replace(_written(file, keys), file)
+    return keys
+
+
+def drop_old_keys(file: Path) -> tuple[bytes, ...]:
+    """Only the newest key stays. What an older one sealed cannot be opened any more."""
+    keys = load_keys("", file)[:1]
+    os.replace(_written(file, keys), file)
+    return keys
 
 
 def derive(key: bytes, purpose: str) -> bytes:

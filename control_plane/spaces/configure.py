@@ -12,10 +12,11 @@ from dataclasses import replace
 
 from control_plane.domain.accounts import Actor
 from control_plane.domain.builds import BuildChange, BuildStatus, advance_build
-from control_plane.domain.errors import NotFound, Rejected, RepoNotFound
+from control_plane.domain.errors import NotFound, QuotaExceeded, Rejected, RepoNotFound
 from control_plane.domain.hardware import DEFAULT_FLAVOR, Flavor
 from control_plane.domain.ids import BuildId, Sha, SpaceId, new_id
 from control_plane.domain.quotas import QuotaKey
+from control_plane.domain.reasons import Reason
 from control_plane.domain.routes import IdleRule
 from control_plane.domain.sensitive import Sensitive
 from control_plane.domain.spaces import Build, Deployment, DesiredState, Repo, Sdk, Setting, Space
@@ -88,6 +89,20 @@ class _Change:
             facts=facts,
         )
 
+    async def check_running(self) -> None:
+        """QuotaExceeded when the owner's quotas do not let this Space run as it is set now."""
+        owner = await self.uow.accounts.get(self.repo.owner_id)
+        assert owner is not None
+        await self.deps.check_quota(self.uow, owner, f"{QuotaKey.RUNNING}.{self.space.hardware}", self.space.replicas, self.space.id)
+
+    async def _refusal(self) -> QuotaExceeded | None:
+        """Why a sleeper may not come up for its new settings; it sleeps on then, and the next visit asks again."""
+        try:
+            await self.check_running()
+        except QuotaExceeded as error:
+            return error
+        return None
+
     async def redeploy(self, cause: str, *, base: Deployment | None = None) -> bool:
         """A new generation of the newest (or given) deployment with today's settings. False: nothing was built yet."""
         base = base or await self.uow.deployments.get(self.space.id, self.space.generation)
@@ -100,7 +115,13 @@ class _Change:
                 failed_message="", log_tail=(), live_at=None,
             )
         )  # fmt: skip
-        await self.save(replace(self.space, generation=generation, asleep=False, last_used_at=self.now))
+        refused = await self._refusal() if self.space.asleep else None
+        await self.save(
+            replace(
+                self.space, generation=generation, asleep=refused is not None, sleep_reason=Reason.QUOTA if refused else None,
+                sleep_message=refused.message if refused else "", last_used_at=self.now,
+            )
+        )  # fmt: skip
         await self.uow.events.add(
             self.space.id, self.now, "deploy.created", {"generation": generation, "cause": cause, "revision": base.revision}
         )
@@ -116,7 +137,7 @@ async def request_hardware(deps: SpaceDeps, actor: Actor, repo: Repo, flavor_nam
         owner = await uow.accounts.get(repo.owner_id)
         assert owner is not None
         if flavor.name != change.space.hardware:
-            await deps.check_quota(uow, owner, f"{QuotaKey.RUNNING}.{flavor.name}", 0 if change.space.asleep else 1, change.space.id)
+            await deps.check_quota(uow, owner, f"{QuotaKey.RUNNING}.{flavor.name}", change.space.replicas, change.space.id)
         before = change.space.hardware
         space = replace(change.space, hardware=flavor.name)
         if sleep_after_s is not None:
@@ -174,15 +195,15 @@ async def restart(deps: SpaceDeps, actor: Actor, repo: Repo, *, factory: bool = 
         change = await _Change.begin(deps, uow, actor, repo)
         if change.space.suspended:
             raise Rejected("the owner's account is suspended; an operator can lift that")
-        owner = await uow.accounts.get(repo.owner_id)
-        assert owner is not None
         if change.space.asleep or change.space.desired is DesiredState.PAUSED:
-            await deps.check_quota(uow, owner, f"{QuotaKey.RUNNING}.{change.space.hardware}", change.space.replicas, change.space.id)
+            await change.check_running()
         await change.save(
             replace(
                 change.space,
                 desired=DesiredState.RUNNING,
                 asleep=False,
+                sleep_reason=None,
+                sleep_message="",
                 restart_count=change.space.restart_count + 1,
                 last_used_at=change.now,
             )
@@ -201,6 +222,8 @@ async def rollback(deps: SpaceDeps, actor: Actor, repo: Repo, generation: int) -
         base = await uow.deployments.get(change.space.id, generation)
         if base is None:
             raise NotFound(f"there is no deployment {generation} of {repo.full_name}")
+        if change.space.asleep or change.space.desired is DesiredState.PAUSED:
+            await change.check_running()
         await change.save(replace(change.space, desired=DesiredState.RUNNING))
         await change.redeploy("rollback", base=base)
         await change.note("restarted", "spaces.rollback", {"to": base.revision, "generation": generation})

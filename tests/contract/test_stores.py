@@ -424,6 +424,8 @@ async def test_a_space_comes_back_whole(db: Database, demo: Space) -> None:
         NOW,
         True,
         NOW,
+        Reason.QUOTA,
+        "the limit is 1",
     )
     assert every_field_differs(full, demo)
     async with db.write() as work:

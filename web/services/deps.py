@@ -52,6 +52,7 @@ class WebDeps:
     frame_source: str
     sign_up_open: bool = True
     banner: Callable[[], str] = field(default=lambda: "")
+    single_sign_on: str = ""  # label of the provider on the sign-in page, "" = none
     pool_facts: Callable[[], Awaitable[Sequence[Mapping[str, Any]]]] = _no_pools
     moved: Callable[[Repo, str, Sha | None, Sha | None], Awaitable[None]] = _not_told
     app_proof: Callable[[Account | None, SpaceId], str] | None = None  # lets a browser into a private app for minutes

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 from datetime import datetime
 
-from control_plane.accounts import people, policy, quotas, sign_in, tokens
+from control_plane.accounts import maintenance, people, policy, quotas, sign_in, tokens
 from control_plane.domain.accounts import ANONYMOUS, Account, AccountKind, Actor, OrgRole, Session, TokenRole
-from control_plane.domain.errors import NotFound, Rejected
+from control_plane.domain.errors import NotFound, Rejected, VitrineError
 from control_plane.domain.ids import TokenId
 from web.services.deps import Base
 from web.views import PlatformFacts, QuotaRow, SessionRow, SignedIn, TokenRow, Viewer
@@ -14,7 +15,12 @@ from web.views import PlatformFacts, QuotaRow, SessionRow, SignedIn, TokenRow, V
 
 class PeopleFamily(Base):
     async def platform(self) -> PlatformFacts:
-        return PlatformFacts(self.d.public_url, self.d.frame_source, self.d.sign_up_open, self.d.banner())
+        notice = None
+        with contextlib.suppress(VitrineError):  # the page that says the database is down is a page too
+            async with self.d.uow.read() as uow:
+                notice = await maintenance.current(uow)
+        banner = " ".join(words for words in (notice.message if notice else "", self.d.banner()) if words)
+        return PlatformFacts(self.d.public_url, self.d.frame_source, self.d.sign_up_open, banner, self.d.single_sign_on)
 
     async def actor(self, cookie: str | None, address: str) -> Actor:
         if not cookie:

@@ -15,6 +15,7 @@ from fastapi import FastAPI
 
 from control_plane.accounts import people, tokens
 from control_plane.accounts.sign_in import Throttle
+from control_plane.accounts.storage import StorageRoom
 from control_plane.api.hub import hub_router
 from control_plane.asgi import build_app, first_start
 from control_plane.bootstrap import build_services
@@ -102,8 +103,19 @@ def make_services(root: Path, port: int = 7860, *, clock: Any = None) -> Platfor
         build_target=SourceKind.PROCESS, build_limits=BuildLimits(cpu=1, memory_bytes=1 << 30, disk_bytes=1 << 30, time_s=60),
         apps_domain="localhost", app_url=lambda sub: f"http://{sub}.localhost:{port}", public_url=f"http://localhost:{port}",
     )  # fmt: skip
+    storage = StorageRoom(database, clock, lambda: catalog, git.size_bytes)
     return PlatformServices(
-        database, clock, git, lfs, logs, box, signals, Actions(deps, no_usage), deps, public_url=f"http://localhost:{port}", catalog=catalog
+        database,
+        clock,
+        git,
+        lfs,
+        logs,
+        box,
+        signals,
+        Actions(deps, no_usage, storage.room),
+        deps,
+        public_url=f"http://localhost:{port}",
+        catalog=catalog,
     )
 
 
