@@ -139,6 +139,9 @@ def router(hub: Hub) -> APIRouter:
             raise Forbidden(f"this app is for members of {', '.join(client.authorized_orgs)}")
         return client, oauth.chosen_scopes(client, params.get("scope", ""))
 
+    def landing(client: Client, params: Form) -> str:
+        return oauth.landing(client, params["redirect_uri"], urlsplit(services.public_url).scheme)
+
     async def send_back(params: Form, client: Client, user: Account, scopes: Sequence[str]) -> Response:
         async with services.uow.write() as uow:
             code = await oauth.new_code(
@@ -146,7 +149,7 @@ def router(hub: Hub) -> APIRouter:
                 challenge=params.get("code_challenge", ""), challenge_method=params.get("code_challenge_method", ""),
                 nonce=params.get("nonce", ""),
             )  # fmt: skip
-        return _redirect(params, {"code": code})
+        return _redirect(params, landing(client, params), {"code": code})
 
     @api.get("/oauth/authorize")
     async def authorize(request: Request) -> Response:
@@ -160,7 +163,7 @@ def router(hub: Hub) -> APIRouter:
             known = await oauth.consented(uow, client, actor.user, scopes)
         if known and params.get("prompt") != "consent":
             return await send_back(params, client, actor.user, scopes)
-        origin = "{0.scheme}://{0.netloc}".format(urlsplit(params["redirect_uri"]))
+        origin = "{0.scheme}://{0.netloc}".format(urlsplit(landing(client, params)))
         kept = {**params, "csrf": actor.session.csrf}
         title = f"Sign in to {client.name} as {actor.user.name}?"
         return _page("/oauth/authorize", title, "The app will be able to:", [_WORDS.get(s, s) for s in scopes], kept, origin)
@@ -173,7 +176,7 @@ def router(hub: Hub) -> APIRouter:
             raise Forbidden("This page is too old or the request did not come from it; go back to the app and try again.")
         client, scopes = await checked(params, actor)
         if params.get("decision") != "allow":
-            return _redirect(params, {"error": "access_denied", "error_description": "the person said no"})
+            return _redirect(params, landing(client, params), {"error": "access_denied", "error_description": "the person said no"})
         async with services.uow.write() as uow:
             await oauth.remember_consent(uow, client, actor.user, scopes)
         return await send_back(params, client, actor.user, scopes)
@@ -228,14 +231,18 @@ def router(hub: Hub) -> APIRouter:
         if "openid" in issued.scope.split():
             now = int(services.clock.now().timestamp())
             async with services.uow.read() as uow:
-                claims = await _claims(uow, base_url(request), issued.user, issued.scope.split())
+                claims = await _claims(uow, issued.user, issued.scope.split())
+            # Apps keep this token in a cookie of at most 4 kB, so a person's organisations are in userinfo only.
+            claims.pop("orgs", None)
             claims |= {"iss": base_url(request), "aud": client.id, "iat": now, "exp": now + issued.expires_in_s}
             if issued.nonce:
                 claims["nonce"] = issued.nonce
             body["id_token"] = jwt.encode(claims, await signing_key(), algorithm="RS256", headers={"kid": _KEY_ID})
         return body
 
-    async def _claims(uow: UnitOfWork, base: str, user: Account, scopes: Sequence[str]) -> dict[str, Any]:
+    async def _claims(uow: UnitOfWork, user: Account, scopes: Sequence[str]) -> dict[str, Any]:
+        """Addresses in it are for people's browsers: the public one, not the one by which an app reaches us."""
+        base = services.public_url
         claims: dict[str, Any] = {"sub": user.id}
         if "profile" in scopes:
             memberships = await uow.accounts.memberships(user.id)
@@ -274,7 +281,7 @@ def router(hub: Hub) -> APIRouter:
         assert actor.token is not None
         async with services.uow.read() as uow:
             scopes = await oauth.scope_of(uow, actor.token)
-            return ok(await _claims(uow, base_url(request), actor.user, scopes))
+            return ok(await _claims(uow, actor.user, scopes))
 
     @api.post("/oauth/device")
     async def device(request: Request) -> JSONResponse:
@@ -357,8 +364,7 @@ async def _form(request: Request) -> dict[str, str]:
         raise Rejected("the form cannot be read") from None
 
 
-def _redirect(params: Form, answer: Mapping[str, str]) -> Response:
-    uri = params["redirect_uri"]
+def _redirect(params: Form, uri: str, answer: Mapping[str, str]) -> Response:
     state = {"state": params["state"]} if "state" in params else {}
     mark = "&" if urlsplit(uri).query else "?"
     return RedirectResponse(f"{uri}{mark}{urlencode({**answer, **state})}", status_code=303, headers={"Referrer-Policy": "no-referrer"})

@@ -41,6 +41,7 @@ class Service(StrEnum):
     RECEIVE_PACK = "git-receive-pack"  # write
     LFS_DOWNLOAD = "lfs-download"
     LFS_UPLOAD = "lfs-upload"
+    LFS_PROPOSE = "lfs-propose"  # bring the bytes of a pull request; the request itself is made by a commit
 
     @property
     def writes(self) -> bool:
@@ -64,6 +65,7 @@ class RepoAccess:
     actor: Actor
     can_write: bool
     redirect: str = ""
+    can_propose: bool = False  # may open a pull request
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +148,8 @@ def error_response(error: VitrineError, *, anonymous: bool) -> Response:
 async def access_to(authorize: Authorize, request: Request, path: RepoPath, service: Service) -> RepoAccess:
     address = request.client.host if request.client else ""
     access = await authorize(path, service, request.headers, address)
-    if service.writes and not access.can_write:
+    may = access.can_write or (access.can_propose and service is Service.LFS_PROPOSE)
+    if (service.writes or service is Service.LFS_PROPOSE) and not may:
         if access.actor.is_anonymous:
             raise NotSignedIn("Sign in to write: use your user name and an access token with write rights as the password.")
         raise Forbidden(f"You are signed in as {access.actor.name}, who may not write to {path.owner}/{path.name}.")
