@@ -10,7 +10,7 @@ import asyncio
 import logging
 import os
 import shutil
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
@@ -23,7 +23,7 @@ from control_plane.domain.capacity import Capacity
 from control_plane.domain.errors import Rejected
 from control_plane.domain.hardware import FlavorCatalog
 from control_plane.domain.ids import ReplicaId, RepoId, Sha, SpaceId
-from control_plane.domain.replicas import ReplicaUsage
+from control_plane.domain.replicas import HUB_HOST, ReplicaUsage
 from control_plane.domain.spaces import Build, Repo, RepoType, Setting, Space
 from control_plane.ports.clock import Clock
 from control_plane.ports.log_store import LogStore
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from control_plane.bus.local import BusClient
     from control_plane.bus.redis_bus import RedisRouteFeed
     from control_plane.db.engine import Database
+    from control_plane.git.hub_cache import HubCache
     from control_plane.git.lfs import FileLfsStore
     from control_plane.git.store import BareGitStore
     from control_plane.git.upkeep import Upkeep
@@ -51,7 +52,6 @@ if TYPE_CHECKING:
     from control_plane.spaces.deps import SpaceDeps
 
 API_SOCKET, STATIC_SOCKET, BUS_SOCKET, USAGE_SOCKET = "api.sock", "static.sock", "bus.sock", "usage.sock"
-HUB_HOST = "hub.vitrine.internal"
 # Where builds usually get packages; on a site behind a gateway these names lead to private addresses, which builds may reach all the same.
 PUBLIC_MIRRORS = (
     "https://pypi.org", "https://files.pythonhosted.org", "http://deb.debian.org", "http://security.debian.org", "https://registry.npmjs.org",
@@ -94,6 +94,7 @@ class Services:
     spaces: SpaceDeps
     throttle: Throttle
     storage: StorageRoom
+    app_downloads: HubCache
     keys: Keys
     pools: Callable[[], Hardware]
 
@@ -132,6 +133,15 @@ class Services:
                     offset += 500
 
         return Upkeep(self.git, self.lfs, XetStore(self.settings.data_dir / "xet", self.lfs), repos, self.storage.settle)
+
+    async def remove_environments(self, kept: Collection[str]) -> None:
+        """Delete shared environments that are neither in `kept` nor were used for a week; safe beside builds."""
+        from builder.environments import EnvironmentStore
+        from builder.sandbox import NoSandbox
+        from builder.uv import UvConfig
+
+        store = EnvironmentStore(self.settings.data_dir, UvConfig("uv"), NoSandbox(trusted=False))
+        await asyncio.to_thread(store.gc, kept)
 
     def change_master_key(self, *, retire: bool) -> None:
         """A new master key that seals from now on; or, with `retire`, only the newest stays. Rejected when a setting names the key."""
@@ -226,6 +236,7 @@ def build_services(settings: Settings) -> Services:
     from control_plane.accounts.storage import StorageRoom
     from control_plane.community.previews import Previews
     from control_plane.db.engine import SystemClock, create_database
+    from control_plane.git.hub_cache import HubCache
     from control_plane.git.lfs import FileLfsStore
     from control_plane.git.store import BareGitStore
     from control_plane.git.xet import XetStore
@@ -270,7 +281,8 @@ def build_services(settings: Settings) -> Services:
     actions = Actions(deps, usage_of, storage.room)
     return Services(
         settings=settings, database=database, uow=database, clock=clock, git=git, lfs=lfs, logs=logs, secret_box=keys.box, signals=bus,
-        bus=bus, actions=actions, spaces=deps, throttle=Throttle(), storage=storage, keys=keys, pools=pools,
+        bus=bus, actions=actions, spaces=deps, throttle=Throttle(), storage=storage,
+        app_downloads=HubCache(settings.data_dir / "hub-cache", git, lfs), keys=keys, pools=pools,
     )  # fmt: skip
 
 
@@ -321,14 +333,10 @@ async def run_scheduler(settings: Settings, ready: Callable[[dict[str, Any]], No
     def open_setting(setting: Setting) -> Any:
         return open_secret(services.spaces, setting)
 
-    admins: set[str] = set()
+    def trusted(owner: Account) -> bool:
+        # Where the floor cannot be met, an administrator's own apps may still start, with a warning in all places.
+        return settings.trusted or owner.is_admin
 
-    def trusted(repo: Repo) -> bool:
-        # Where the floor cannot be met, the first admin's own apps may still start, with a warning in all places.
-        return settings.trusted or repo.owner_id in admins
-
-    async with services.uow.read() as uow:
-        admins.update(a.id for a in await uow.accounts.list() if a.is_admin)
     public = urlsplit(settings.resolved_public_url)
     # Inside a process sandbox the Hub is reached by an inner name on the port of its scheme; elsewhere by its public address.
     inner = settings.runtime == "docker" or (target_of(settings) is SourceKind.PROCESS and public.scheme == "http")
@@ -533,7 +541,9 @@ def build_images(settings: Settings) -> ImagePipeline | None:
     # On a cluster the builder's own pod bounds it (infra/kubernetes/builder).
     config = ImageConfig(
         settings.registry, pypi_index_url=settings.pypi_index_url, kit_index_url=settings.pypi_index_url,
-        apt_mirror=settings.apt_mirror, kit_apt_mirror=settings.apt_mirror, ca_bundle=settings.ca_bundle,
+        apt_mirror=settings.apt_mirror, kit_apt_mirror=settings.apt_mirror,
+        # what this machine's own tools were told to trust, builds trust as well
+        ca_bundle=settings.ca_bundle or os.environ.get("SSL_CERT_FILE", ""),
     )  # fmt: skip
     client = find_buildkit_client(StepRunner(_Unheard(), BuildLimits(), CancelToken()))
     if settings.runtime == "docker":

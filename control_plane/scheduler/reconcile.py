@@ -14,13 +14,14 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 
 from control_plane.builds.record import build_request, repair_lost
+from control_plane.domain.accounts import Account
 from control_plane.domain.builds import BuildLimits, BuildStatus, SourceKind
 from control_plane.domain.errors import NoCapacity, QuotaExceeded, Rejected, StaleGeneration, Unavailable, VitrineError
 from control_plane.domain.hardware import Flavor, FlavorCatalog
 from control_plane.domain.ids import ReplicaId, RepoId, SpaceId, new_id
 from control_plane.domain.reasons import Reason
 from control_plane.domain.replicas import Mount, ReplicaSpec, ReplicaState, advance_replica
-from control_plane.domain.routes import ActivityReport, RouteState
+from control_plane.domain.routes import ActivityReport, Endpoint, RouteState
 from control_plane.domain.sensitive import Sensitive
 from control_plane.domain.spaces import Deployment, DesiredState, Replica, Repo, Setting, Space
 from control_plane.domain.stage import derive_stage
@@ -64,11 +65,11 @@ class SchedulerConfig:
     hub_endpoint: str  # what apps get as HF_ENDPOINT
     hub_upstream: str  # where the runtime connects such requests to
     hub_host: str
-    static_socket: str
+    static_site: Callable[[str], Endpoint]  # an artifact's ref → where the file server answers for it
     drain: timedelta = timedelta(seconds=60)
     start_timeout: timedelta = timedelta(seconds=1800)
     sleep_after_s: int = 0
-    trusted: Callable[[Repo], bool] = lambda repo: False
+    trusted: Callable[[Account], bool] = lambda owner: False  # whose apps may start where the floor is not met
     oauth_of: Callable[[SpaceId], tuple[str, str]] = lambda space_id: ("", "")
     volume_of: Callable[[Space], tuple[Mount, ...]] = lambda space: ()
     target: SourceKind = SourceKind.PROCESS
@@ -431,7 +432,8 @@ class Reconciler:
         flavor = self._d.catalog().find(deployment.hardware)
         async with self._d.uow.read() as uow:
             repo, settings = await uow.repos.get(RepoId(replica.space_id)), await uow.spaces.settings(replica.space_id)
-        if repo is None:
+            owner = await uow.accounts.get(repo.owner_id) if repo else None
+        if repo is None or owner is None:
             return False
         if flavor is None:
             await self._finish(
@@ -439,7 +441,7 @@ class Reconciler:
             )
             return True
         try:
-            await self._d.runtime.apply(self._spec(facts.space, repo, replica, deployment, flavor, settings))
+            await self._d.runtime.apply(self._spec(facts.space, repo, owner, replica, deployment, flavor, settings))
         except NoCapacity as error:
             await self._waits(replica, Reason.NO_CAPACITY, error.message)
             self.request_at(replica.space_id, self._d.clock.now() + _CAPACITY_RETRY)
@@ -466,8 +468,9 @@ class Reconciler:
         await self._d.signals.notify("events", replica.space_id)
 
     def _spec(
-        self, space: Space, repo: Repo, replica: Replica, deployment: Deployment, flavor: Flavor, settings: tuple[Setting, ...]
-    ) -> ReplicaSpec:
+        self, space: Space, repo: Repo, owner: Account, replica: Replica, deployment: Deployment, flavor: Flavor,
+        settings: tuple[Setting, ...],
+    ) -> ReplicaSpec:  # fmt: skip
         secrets: Mapping[str, Sensitive] = {s.key: self._d.open_secret(s) for s in settings if s.is_secret}
         env = replica_environment(
             repo, space, deployment, flavor, host=self._c.app_host_port(space.subdomain), hub_endpoint=self._c.hub_endpoint,
@@ -477,7 +480,7 @@ class Reconciler:
         return ReplicaSpec(
             replica_id=replica.id, space_id=space.id, space_name=repo.full_name, generation=deployment.generation,
             revision=deployment.revision, artifact=deployment.artifact, launch=deployment.launch, flavor=flavor, env=env,
-            mounts=self._c.volume_of(space), start_timeout_s=deployment.config.startup_timeout_s, trusted=self._c.trusted(repo),
+            mounts=self._c.volume_of(space), start_timeout_s=deployment.config.startup_timeout_s, trusted=self._c.trusted(owner),
             hub_upstream=self._c.hub_upstream, hub_host=self._c.hub_host,
         )  # fmt: skip
 
@@ -534,7 +537,7 @@ class Reconciler:
             replicas, build = await uow.deployments.replicas(space_id), await uow.builds.latest(space_id)
         view = derive_stage(space, build, newest, live, replicas)
         host = f"{space.subdomain}.{self._c.apps_domain}"
-        route = route_of(repo, space, live, replicas, view, host=host, static_socket=self._c.static_socket)
+        route = route_of(repo, space, live, replicas, view, host=host, static_site=self._c.static_site)
         old = self._hosts.get(space_id)
         if old is not None and old != host:
             await self._d.routes.publish(replace(route, host=old, state=RouteState.EMPTY, endpoints=(), redirect_to=host))
