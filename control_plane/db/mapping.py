@@ -360,6 +360,8 @@ def replica_to_row(replica: Replica) -> dict[str, Any]:
         "stopped_at": replica.stopped_at,
         "drain_until": replica.drain_until,
         "restarts": replica.restarts,
+        "queue_position": replica.queue_position,
+        "eta_s": replica.eta_s,
     }
 
 
@@ -381,6 +383,8 @@ def replica_to_domain(row: Row) -> Replica:
         stopped_at=row["stopped_at"],
         drain_until=row["drain_until"],
         restarts=row["restarts"],
+        queue_position=row["queue_position"],
+        eta_s=row["eta_s"],
     )
 
 

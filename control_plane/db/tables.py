@@ -310,6 +310,8 @@ replicas = Table(
     Column("stopped_at", UtcTime),
     Column("drain_until", UtcTime),
     Column("restarts", Integer, nullable=False),
+    Column("queue_position", Integer),
+    Column("eta_s", Float),
     Index("ix_replicas_space", "space_id", "generation", "state", "seq"),
     Index("ix_replicas_open", "space_id", "seq", sqlite_where=_OPEN_REPLICA, postgresql_where=_OPEN_REPLICA),
 )

@@ -27,7 +27,10 @@ class Node:
 
 @dataclass(frozen=True, slots=True)
 class NodePool:
-    """`flavors` in order of preference. `overcommit` multiplies CPU and memory that may be promised (1.0 = none)."""
+    """`flavors` in order of preference. `overcommit` multiplies CPU and memory that may be promised (1.0 = none).
+
+    `shrinks`: a flavor larger than a node gets the whole node, as on a single machine.
+    """
 
     name: str
     flavors: tuple[str, ...]
@@ -39,6 +42,7 @@ class NodePool:
     runtime_class: str | None = None
     gpu_resource: str = "nvidia.com/gpu"
     overcommit: float = 1.0
+    shrinks: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -224,6 +224,8 @@ class Replica:
     stopped_at: datetime | None = None
     drain_until: datetime | None = None
     restarts: int = 0  # how many replicas of this generation failed before it
+    queue_position: int | None = None  # 1 = next, while it waits for a place
+    eta_s: float | None = None  # estimate of that wait
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from control_plane.domain.builds import ArtifactKind, BuildStatus
@@ -50,6 +50,8 @@ class StageView:
     reason: Reason | None = None
     message: str = ""
     revision: str = ""
+    position: int | None = None  # in the queue for hardware, 1 = next
+    eta_s: float | None = None
 
 
 def derive_stage(
@@ -67,6 +69,13 @@ def derive_stage(
     def view(stage: Stage, reason: Reason | None = None, message: str = "") -> StageView:
         return StageView(stage, reason, message or (reason.words if reason else ""), revision)
 
+    def starting(stage: Stage, generation: int | None) -> StageView:
+        waiting = next((r for r in replicas if r.reason and generation in (None, r.generation)), None)
+        if waiting is None:
+            return view(stage, Reason.STARTING)
+        found = view(stage, waiting.reason, waiting.message)
+        return replace(found, position=waiting.queue_position, eta_s=waiting.eta_s)
+
     if space.desired is DesiredState.DELETED:
         return view(Stage.DELETING)
     if space.suspended:
@@ -81,8 +90,7 @@ def derive_stage(
         return view(Stage.CONFIG_ERROR, Reason.CONFIG_ERROR, space.config_error)
     if newest is not None and newest.generation != space.live_generation and newest.failed_reason is None and not space.asleep:
         stage = Stage.RUNNING_APP_STARTING if serving else Stage.APP_STARTING
-        waiting = next((r for r in replicas if r.generation == newest.generation and r.reason), None)
-        return view(stage, waiting.reason if waiting else Reason.STARTING, waiting.message if waiting else "")
+        return starting(stage, newest.generation)
     if serving:
         if latest_build and latest_build.status is BuildStatus.FAILED:
             return view(Stage.RUNNING, latest_build.reason, latest_build.message)
@@ -102,6 +110,5 @@ def derive_stage(
     if newest.failed_reason is not None:
         return view(Stage.RUNTIME_ERROR, newest.failed_reason, newest.failed_message)
     if any(r.state in (ReplicaState.PENDING, ReplicaState.STARTING) for r in replicas):
-        waiting = next((r for r in replicas if r.reason), None)
-        return view(Stage.APP_STARTING, waiting.reason if waiting else Reason.STARTING, waiting.message if waiting else "")
+        return starting(Stage.APP_STARTING, None)
     return view(Stage.APP_STARTING, Reason.STARTING)

@@ -201,6 +201,29 @@ class Placer:
         self._hold_for_head(flavor)
         return self._waiting(request, need, sleepers)
 
+    def own_room(self, request: PlacementRequest) -> tuple[ReplicaId, ...]:
+        """Older replicas of the same Space on one node whose leaving makes it fit; the node is held for it meanwhile.
+
+        () unless it is the first of its queue: before that others are served and the older version goes on serving.
+        """
+        need, index = Need.of(request.flavor), self.index
+        if self.queue.first(request.flavor.name) != request.replica_id or request.replica_id in self._asked_for_room:
+            return ()
+        served = index.pools_for(request.flavor.name)
+        by_node: dict[str, list[Claim]] = {}
+        for replica_id in self._replicas_of.get(request.space_id, ()):
+            claim = index.claim_of(replica_id)
+            if claim is not None and claim.node and claim.generation < request.generation and claim.pool in served:
+                by_node.setdefault(claim.node, []).append(claim)
+        for node, claims in sorted(by_node.items()):
+            free = index.free_on(node)
+            if free is None or not index.could_hold(node, need) or index.holder(node) not in (None, request.replica_id):
+                continue
+            if _covers(free, claims, need):
+                self._hold(request.replica_id, node)
+                return tuple(sorted(claim.replica_id for claim in claims))
+        return ()
+
     def enqueue(self, request: PlacementRequest) -> None:
         """Join the queue without a decision: for several requests at once, so that their order of arrival does not matter."""
         if self.index.claim_of(request.replica_id) is None and self.index.pools_for(request.flavor.name):
@@ -339,11 +362,7 @@ class Placer:
                 free = index.free_on(claim.node)
                 if free is None:
                     continue
-                if (
-                    free.gpus + sum(c.need.gpus for c in leaving) >= need.gpus
-                    and free.milli_cpu + sum(c.need.milli_cpu for c in leaving) >= need.milli_cpu
-                    and free.memory_bytes + sum(c.need.memory_bytes for c in leaving) >= need.memory_bytes
-                ):
+                if _covers(free, leaving, need):
                     self._leaving.update((c.replica_id, request.replica_id) for c in leaving)
                     self._hold(request.replica_id, claim.node)
                     return tuple(dict.fromkeys(c.space_id for c in leaving))
@@ -415,6 +434,15 @@ def place_all(placer: Placer, requests: Sequence[PlacementRequest], now: float) 
     for pool in placer.index.pool_names():
         placer.serve(pool, now)
     return tuple(placer.ask(request, now) for request in requests)
+
+
+def _covers(free: Need, leaving: Sequence[Claim], need: Need) -> bool:
+    """Whether what is free and what these give back is enough."""
+    return (
+        free.gpus + sum(c.need.gpus for c in leaving) >= need.gpus
+        and free.milli_cpu + sum(c.need.milli_cpu for c in leaving) >= need.milli_cpu
+        and free.memory_bytes + sum(c.need.memory_bytes for c in leaving) >= need.memory_bytes
+    )
 
 
 def _in_words(seconds: float) -> str:

@@ -37,7 +37,7 @@ def _view(
     is_static = space.sdk is Sdk.STATIC
     serving = [r for r in replicas if r.state.may_serve and r.generation == space.live_generation]
     sleep = space.sleep_after_s if space.sleep_after_s is not None else (flavor.default_sleep_s if flavor else None)
-    position = None
+    position = view.position
     if view.reason is Reason.BUILD_QUEUED and build:
         position = next((i for i, b in enumerate(queue, 1) if b.id == build.id), None)
     return RuntimeView(
@@ -45,7 +45,7 @@ def _view(
         current_hardware=live.hardware if live and serving and not is_static else None, sleep_after_s=sleep or None,
         requested_replicas=space.replicas, current_replicas=len(serving) or int(is_static and live is not None),
         sha=view.revision, sdk=space.sdk, sdk_version=space.config.sdk_version, subdomain=space.subdomain,
-        reason=view.reason, message=view.message, position=position, build_id=build.id if build else "", updated_at=space.updated_at,
+        reason=view.reason, message=view.message, position=position, eta_s=view.eta_s, build_id=build.id if build else "", updated_at=space.updated_at,
     )  # fmt: skip
 
 
