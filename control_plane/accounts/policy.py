@@ -158,6 +158,25 @@ def may_manage_org(actor: Actor, org: Account) -> bool:
     return user.is_admin or actor.roles.get(org.name.lower()) is OrgRole.ADMIN
 
 
+def is_member(actor: Actor, owner: Account) -> bool:
+    """Whether the caller may see the private things of an account: its own, its organisation's; the token must cover it."""
+    user = actor.user
+    if user is None or user.is_suspended or not _token_right(actor, owner.name):
+        return False
+    return owner.id == user.id or user.is_admin or owner.name.lower() in actor.roles
+
+
+def require_curator(actor: Actor, owner: Account) -> None:
+    """Who may change the collections of an account: itself, and an organisation's members with role write or admin."""
+    user = require_user(actor)
+    role = actor.roles.get(owner.name.lower())
+    may = owner.id == user.id or user.is_admin or (role is not None and role.includes(OrgRole.WRITE))
+    if not may:
+        raise Forbidden(f"{actor.name} is not allowed to change the collections of {owner.name}; ask for the role write there.")
+    if _token_right(actor, owner.name) != "write":
+        raise Forbidden(f"This token is not allowed to change the collections of {owner.name}; use a token with role write.")
+
+
 def require_user(actor: Actor, *, write: bool = False) -> Account:
     """The signed-in user. `write`: the token must be able to change the user's own things."""
     if actor.user is None or actor.user.is_suspended:

@@ -7,6 +7,7 @@ from starlette.responses import Response
 
 from control_plane.api import (
     catalogue,
+    collections,
     commits,
     discussions,
     files,
@@ -47,6 +48,7 @@ def hub_router(services: Services, deliveries: Deliveries | None = None) -> APIR
         commits,
         discussions,
         webhooks,
+        collections,
         catalogue,
         files,
     ):
