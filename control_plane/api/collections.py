@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
@@ -14,10 +14,10 @@ from control_plane.accounts import policy
 from control_plane.api import views
 from control_plane.api.deps import Hub, find_repo, ok
 from control_plane.community import collections
-from control_plane.community.collections import Collection, Item, Shown
+from control_plane.community.collections import Collection, Item
 from control_plane.domain.accounts import Account, Action, Actor
 from control_plane.domain.errors import NotFound, Rejected
-from control_plane.domain.ids import AccountId
+from control_plane.domain.ids import AccountId, RepoId
 from control_plane.domain.spaces import Repo, RepoType
 from control_plane.http.addresses import base_url
 from control_plane.http.pagination import next_link, page_bounds, values
@@ -55,6 +55,19 @@ class ItemBody(BaseModel):
 class ItemUpdateBody(BaseModel):
     note: str | None = Field(default=None, max_length=5000)
     position: int | None = Field(default=None, ge=0, le=10**6)
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """A collection as one reader sees it: its owner, and each visible item with its position and what it points at."""
+
+    collection: Collection
+    owner: Account
+    items: tuple[tuple[Item, int, Repo | str], ...]  # a slug stands for a collection
+
+    @property
+    def slug(self) -> str:
+        return f"{self.owner.name}/{self.collection.name}"
 
 
 def item_json(item: Item, position: int, target: Repo | str) -> dict[str, Any]:
@@ -103,7 +116,7 @@ def router(hub: Hub) -> APIRouter:
     one = "/api/collections/{ns:seg}/{slug:seg}"
 
     async def answer(request: Request, uow: UnitOfWork, actor: Actor, collection: Collection, owner: Account) -> dict[str, Any]:
-        return collection_json(await collections.shown(uow, actor, collection, owner), base_url(request))
+        return collection_json(await _shown(uow, actor, collection, owner), base_url(request))
 
     @api.get("/api/collections")
     async def listing(request: Request) -> JSONResponse:
@@ -120,8 +133,8 @@ def router(hub: Hub) -> APIRouter:
             rows = [c for o in owners if o for c in await collections.of_owner(uow, o)] if owners else await collections.every(uow)
             targets = {t for text_id in wanted if (t := await _wanted(uow, actor, text_id))}
             for row in sorted(rows, key=lambda c: c.updated_at, reverse=True):
-                owner = await uow.accounts.get(AccountId(row.owner_id))
-                if owner is None or (row.is_private and not policy.is_member(actor, owner)):
+                owner = await _owner(uow, actor, row)
+                if owner is None:
                     continue
                 if text and text not in f"{row.title} {row.description}".lower():
                     continue
@@ -129,7 +142,7 @@ def router(hub: Hub) -> APIRouter:
                     continue
                 if len(found) > offset + limit:
                     break
-                found.append(await collections.shown(uow, actor, row, owner))
+                found.append(await _shown(uow, actor, row, owner))
         base = base_url(request)
         page = [collection_json(c, base, most=_IN_LISTS) for c in found[offset : offset + limit]]
         return ok(page, next_link(request, offset + limit if len(found) > offset + limit else None))
@@ -151,13 +164,13 @@ def router(hub: Hub) -> APIRouter:
     async def details(request: Request, ns: str, slug: str) -> JSONResponse:
         actor = await hub.actor(request)
         async with services.uow.read() as uow:
-            return ok(await answer(request, uow, actor, *await collections.visible(uow, actor, ns, slug)))
+            return ok(await answer(request, uow, actor, *await _visible(uow, actor, ns, slug)))
 
     @api.patch(one)
     async def update(request: Request, ns: str, slug: str, body: UpdateBody) -> JSONResponse:
         actor, _ = await hub.user(request)
         async with services.uow.write() as uow:
-            old, owner = await collections.editable(uow, actor, ns, slug)
+            old, owner = await _editable(uow, actor, ns, slug)
             if body.theme is not None and body.theme not in collections.THEMES:
                 raise Rejected(f"theme: '{body.theme}' is not one of {', '.join(collections.THEMES)}")
             fresh = replace(
@@ -177,7 +190,7 @@ def router(hub: Hub) -> APIRouter:
     async def delete(request: Request, ns: str, slug: str) -> JSONResponse:
         actor, _ = await hub.user(request)
         async with services.uow.write() as uow:
-            gone, _ = await collections.editable(uow, actor, ns, slug)
+            gone, _ = await _editable(uow, actor, ns, slug)
             await uow.documents.remove(collections.KIND, gone.id)
         return ok({"success": True})
 
@@ -185,7 +198,7 @@ def router(hub: Hub) -> APIRouter:
     async def add_item(request: Request, ns: str, slug: str, body: ItemBody) -> JSONResponse:
         actor, _ = await hub.user(request)
         async with services.uow.write() as uow:
-            old, owner = await collections.editable(uow, actor, ns, slug)
+            old, owner = await _editable(uow, actor, ns, slug)
             target = await _target(uow, actor, body.item.type, body.item.id)
             fresh = collections.with_item(old, body.item.type, target, body.note or "")
             return ok(await answer(request, uow, actor, await collections.save(uow, fresh, services.clock.now()), owner))
@@ -194,7 +207,7 @@ def router(hub: Hub) -> APIRouter:
     async def update_item(request: Request, ns: str, slug: str, item_id: str, body: ItemUpdateBody) -> JSONResponse:
         actor, _ = await hub.user(request)
         async with services.uow.write() as uow:
-            old, owner = await collections.editable(uow, actor, ns, slug)
+            old, owner = await _editable(uow, actor, ns, slug)
             fresh = collections.with_changed_item(old, item_id, note=body.note, position=body.position)
             fresh = await collections.save(uow, fresh, services.clock.now())
             return ok({"success": True, "data": await answer(request, uow, actor, fresh, owner)})
@@ -203,18 +216,54 @@ def router(hub: Hub) -> APIRouter:
     async def delete_item(request: Request, ns: str, slug: str, item_id: str) -> JSONResponse:
         actor, _ = await hub.user(request)
         async with services.uow.write() as uow:
-            old, _ = await collections.editable(uow, actor, ns, slug)
+            old, _ = await _editable(uow, actor, ns, slug)
             await collections.save(uow, collections.without_item(old, item_id), services.clock.now())
         return ok({"success": True})
 
     return api
 
 
+async def _owner(uow: UnitOfWork, actor: Actor, found: Collection | None) -> Account | None:
+    """The owner of a collection that the caller may see, else None."""
+    owner = await uow.accounts.get(AccountId(found.owner_id)) if found else None
+    return owner if found and owner and (not found.is_private or policy.is_member(actor, owner)) else None
+
+
+async def _visible(uow: UnitOfWork, actor: Actor, namespace: str, name: str) -> tuple[Collection, Account]:
+    """NotFound alike for what is absent and what the caller may not see."""
+    found = await collections.find(uow, name[-24:])
+    owner = await _owner(uow, actor, found)
+    if found is None or owner is None or owner.name.lower() != namespace.lower():
+        raise NotFound("there is no such collection")
+    return found, owner
+
+
+async def _editable(uow: UnitOfWork, actor: Actor, namespace: str, name: str) -> tuple[Collection, Account]:
+    found, owner = await _visible(uow, actor, namespace, name)
+    policy.require_curator(actor, owner)
+    return found, owner
+
+
+async def _shown(uow: UnitOfWork, actor: Actor, collection: Collection, owner: Account) -> Shown:
+    items: list[tuple[Item, int, Repo | str]] = []
+    for position, item in enumerate(collection.items):
+        if item.type == "collection":
+            other = await collections.find(uow, item.target)
+            account = await _owner(uow, actor, other)
+            if other and account:
+                items.append((item, position, f"{account.name}/{other.name}"))
+        else:
+            repo = await uow.repos.get(RepoId(item.target))
+            if repo is not None and policy.allowed(actor, Action.VIEW, repo):
+                items.append((item, position, repo))
+    return Shown(collection, owner, tuple(items))
+
+
 async def _target(uow: UnitOfWork, actor: Actor, type: str, text: str) -> str:
     """What an item points at. NotFound when the caller cannot see it."""
     ns, _, name = text.partition("/")
     if type == "collection":
-        return (await collections.visible(uow, actor, ns, name))[0].id
+        return (await _visible(uow, actor, ns, name))[0].id
     if type not in set(RepoType):
         raise Rejected(f"item type '{type}' is not one of {', '.join(RepoType)}, collection")
     repo, _ = await find_repo(uow, RepoType(type), ns, name)

@@ -11,11 +11,9 @@ from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
-from control_plane.accounts import policy
-from control_plane.domain.accounts import Account, Action, Actor
+from control_plane.domain.accounts import Account
 from control_plane.domain.errors import Conflict, NotFound, Rejected
-from control_plane.domain.ids import AccountId, RepoId, new_id
-from control_plane.domain.spaces import Repo
+from control_plane.domain.ids import new_id
 from control_plane.ports.stores import UnitOfWork
 
 KIND = "collection"
@@ -53,19 +51,6 @@ class Collection:
         return f"{words}-{self.id}" if words else self.id
 
 
-@dataclass(frozen=True, slots=True)
-class Shown:
-    """A collection as one reader sees it: its owner, and each visible item with what it points at."""
-
-    collection: Collection
-    owner: Account
-    items: tuple[tuple[Item, int, Repo | str], ...]  # position; a slug stands for a collection
-
-    @property
-    def slug(self) -> str:
-        return f"{self.owner.name}/{self.collection.name}"
-
-
 def _load(body: dict[str, Any]) -> Collection:
     return Collection(**{**body, "items": tuple(Item(**i) for i in body["items"])})
 
@@ -84,38 +69,9 @@ async def every(uow: UnitOfWork) -> list[Collection]:
     return [_load(b) for b in await uow.documents.list(KIND)]
 
 
-async def visible(uow: UnitOfWork, actor: Actor, namespace: str, name: str) -> tuple[Collection, Account]:
-    """NotFound alike for what is absent and what the caller may not see."""
-    body = await uow.documents.get(KIND, name[-24:]) if len(name) <= 200 else None
-    owner = await uow.accounts.get(AccountId(str(body["owner_id"]))) if body else None
-    if body is None or owner is None or owner.name.lower() != namespace.lower():
-        raise NotFound("there is no such collection")
-    found = _load(body)
-    if found.is_private and not policy.is_member(actor, owner):
-        raise NotFound("there is no such collection")
-    return found, owner
-
-
-async def editable(uow: UnitOfWork, actor: Actor, namespace: str, name: str) -> tuple[Collection, Account]:
-    found, owner = await visible(uow, actor, namespace, name)
-    policy.require_curator(actor, owner)
-    return found, owner
-
-
-async def shown(uow: UnitOfWork, actor: Actor, collection: Collection, owner: Account) -> Shown:
-    items: list[tuple[Item, int, Repo | str]] = []
-    for position, item in enumerate(collection.items):
-        if item.type == "collection":
-            body = await uow.documents.get(KIND, item.target)
-            other = _load(body) if body else None
-            account = await uow.accounts.get(AccountId(other.owner_id)) if other else None
-            if other and account and (not other.is_private or policy.is_member(actor, account)):
-                items.append((item, position, f"{account.name}/{other.name}"))
-        else:
-            repo = await uow.repos.get(RepoId(item.target))
-            if repo is not None and policy.allowed(actor, Action.VIEW, repo):
-                items.append((item, position, repo))
-    return Shown(collection, owner, tuple(items))
+async def find(uow: UnitOfWork, collection_id: str) -> Collection | None:
+    body = await uow.documents.get(KIND, collection_id)
+    return _load(body) if body else None
 
 
 def checked_title(title: str) -> str:

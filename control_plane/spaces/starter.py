@@ -13,6 +13,9 @@ LFS_PATTERNS = (
     "*.safetensors", "saved_model/**/*", "*.tar.*", "*.tar", "*.tflite", "*.tgz", "*.wasm", "*.xz", "*.zip", "*.zst", "*tfevents*",
 )  # fmt: skip
 
+# What a new Space pins: the newest when this release was made. Its owner changes one line of the README.
+SDK_VERSIONS = {Sdk.GRADIO: "6.31.0", Sdk.STREAMLIT: "1.67.0"}
+
 _INDEX = """<!doctype html>
 <html lang="en">
   <head>
@@ -66,10 +69,8 @@ def initial_files(
         f"colorTo: {_plain(color_to)}",
         f"sdk: {sdk.value}",
     ]
-    if sdk_version and sdk in (Sdk.GRADIO, Sdk.STREAMLIT):
-        lines.append(f"sdk_version: {_plain(sdk_version)}")
-    if sdk in (Sdk.GRADIO, Sdk.STREAMLIT):
-        lines.append("app_file: app.py")
+    if sdk in SDK_VERSIONS:
+        lines += [f"sdk_version: {_plain(sdk_version or SDK_VERSIONS[sdk])}", "app_file: app.py"]
     if sdk is Sdk.DOCKER:
         lines.append("app_port: 7860")
     lines.append("pinned: false")
