@@ -12,7 +12,7 @@ import os
 import re
 import signal
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 _PERIOD_US = 100_000
@@ -29,10 +29,11 @@ class GroupLimits:
 
 @dataclass(frozen=True, slots=True)
 class Mounts:
-    """Where cgroup trees are mounted and which group we are in: controller → our directory ("" for version 2)."""
+    """Which groups we are in: controller → our directory; `v1_tops` are the directories at which version 1 is mounted."""
 
     v2: Path | None
     v1: dict[str, Path]
+    v1_tops: dict[str, Path] = field(default_factory=dict)
 
 
 def find_mounts(mountinfo: str, self_cgroup: str) -> Mounts:
@@ -44,6 +45,7 @@ def find_mounts(mountinfo: str, self_cgroup: str) -> Mounts:
             own[name] = path
     v2: Path | None = None
     v1: dict[str, Path] = {}
+    tops: dict[str, Path] = {}
     for line in mountinfo.splitlines():
         left, _, right = line.partition(" - ")
         fields, kind = left.split(), right.split()
@@ -53,8 +55,8 @@ def find_mounts(mountinfo: str, self_cgroup: str) -> Mounts:
         elif fstype == "cgroup":
             for name in _V1:
                 if name in options and name in own:
-                    v1[name] = _below(target, root, own[name])
-    return Mounts(v2, v1)
+                    v1[name], tops[name] = _below(target, root, own[name]), Path(target)
+    return Mounts(v2, v1, tops)
 
 
 def _below(target: str, root: str, path: str) -> Path:
@@ -188,7 +190,7 @@ def open_groups(tag: str, mounts: Mounts | None = None) -> tuple[Groups | None, 
             reasons.append(f"v2: {error}")
     if all(name in mounts.v1 for name in _NEEDED):
         try:
-            return _open_v1(mounts.v1, tag), "cgroup v1"
+            return _open_v1(mounts, tag), "cgroup v1"
         except OSError as error:
             reasons.append(f"v1: {error}")
     return None, "; ".join(reasons) or "no cgroup controllers are mounted"
@@ -229,12 +231,12 @@ def _move_aside(base: Path) -> None:
             _write(leaf / "cgroup.procs", pid)
 
 
-def _open_v1(own: dict[str, Path], tag: str) -> Groups:
+def _open_v1(mounts: Mounts, tag: str) -> Groups:
     parents = {}
-    for name, directory in own.items():
-        # An operator may have made a directory `vitrine` for an ordinary user: version 1 has no delegation of its own.
-        ready = directory / "vitrine"
-        parent = (ready if os.access(ready, os.W_OK) else directory) / f"vitrine-{tag}"
+    for name, own in mounts.v1.items():
+        # Version 1 has no delegation of its own: an operator may have made a directory `vitrine` for an ordinary user.
+        ready = (top / "vitrine" for top in (own, mounts.v1_tops.get(name, own)))
+        parent = next((d for d in ready if os.access(d, os.W_OK)), own) / f"vitrine-{tag}"
         try:
             parent.mkdir(exist_ok=True)
         except OSError:

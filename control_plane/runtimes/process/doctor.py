@@ -53,7 +53,7 @@ def examine(
             "sudo apt install git-lfs (only people who push from this machine need it)",
             needed=False,
         ),
-        _version("uv", ask((uv or "uv", "--version")), "run `make up` again: it installs uv"),
+        _version("uv", ask((uv or _own_uv(), "--version")), "run `make up` again: it installs uv"),
         _interpreters(ask),
         _names(resolve or _resolve),
         _kernel(),
@@ -65,6 +65,12 @@ def _sandbox(report: FloorReport) -> list[Finding]:
         Finding(f"sandbox: {item.name}", Level.OK if item.is_met else Level.PROBLEM, item.detail, "" if item.is_met else item.fix)
         for item in report.items
     ]
+
+
+def _own_uv() -> str:
+    """The one that was installed with the platform, else whatever PATH has: as the builder looks for it."""
+    beside = Path(sys.executable).with_name("uv")
+    return str(beside) if beside.exists() else "uv"
 
 
 def _version(name: str, text: str, fix: str, *, needed: bool = True) -> Finding:

@@ -34,6 +34,18 @@ def test_a_bind_of_a_subtree_in_a_container() -> None:
     assert mounts.v2 == Path("/sys/fs/cgroup/y")
 
 
+def test_version_1_uses_the_directory_that_an_operator_made_for_us(tmp_path: Path) -> None:
+    tops = {name: tmp_path / name for name in ("memory", "cpu", "pids")}
+    own = {name: top / "session" / "7" for name, top in tops.items()}
+    for name in tops:
+        own[name].mkdir(parents=True)
+        (tops[name] / "vitrine").mkdir()
+    groups, words = open_groups("t", Mounts(None, own, tops))
+    assert words == "cgroup v1"
+    assert groups is not None
+    assert sorted(groups.open("r-1").directories) == [str(tops[n] / "vitrine/vitrine-t/r-1") for n in ("cpu", "memory", "pids")]
+
+
 def fake_v2(root: Path) -> Path:
     own = root / "slice" / "own"
     own.mkdir(parents=True)
