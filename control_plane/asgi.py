@@ -9,37 +9,33 @@ import asyncio
 import contextlib
 import logging
 import os
-import socket
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-import uvicorn
 from fastapi import Depends, FastAPI
 from starlette.responses import JSONResponse, PlainTextResponse
-from starlette.types import ASGIApp
 
 from control_plane.accounts import people, sign_in, tokens
+from control_plane.api.app_cache import AppCacheKeeper
 from control_plane.api.builds_door import BuildsDoor, builds_door
 from control_plane.api.hub import hub_router
 from control_plane.api.maintenance import maintenance_gate
 from control_plane.api.push_door import PushDoor
-from control_plane.api.sites import SiteServer
 from control_plane.api.webhook_delivery import Deliveries
-from control_plane.bootstrap import API_SOCKET, STATIC_SOCKET, Services, build_services, floor_warning
+from control_plane.bootstrap import Services, floor_warning
 from control_plane.domain.accounts import Account, TokenRole
 from control_plane.domain.errors import VitrineError
-from control_plane.domain.ids import SpaceId
 from control_plane.domain.spaces import RepoType
 from control_plane.git.gitbin import GitBinary
 from control_plane.git.policy import PushLimits
 from control_plane.git.receive import ReceiveLimits
 from control_plane.git.smart_http import GitDeps, git_router
 from control_plane.http import context, error_map
-from control_plane.settings import LOCAL_TOKEN_FILE, Settings
+from control_plane.settings import LOCAL_TOKEN_FILE
 from control_plane.spaces.configure import open_secret
 from control_plane.spaces.push import accept_push
 
@@ -55,7 +51,8 @@ def build_app(services: Services) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        work = (_repair_heads(services), _look_after_storage(services), services.upkeep().forever())
+        cache = AppCacheKeeper(services.uow, services.signals, services.app_downloads)
+        work = (_repair_heads(services), _look_after_storage(services), services.upkeep().forever(), cache.run())
         tasks = [asyncio.create_task(one) for one in work]
         yield
         for task in tasks:
@@ -218,23 +215,25 @@ async def _look_after_storage(services: Services) -> None:
         await asyncio.sleep(60)
 
 
-async def first_start(services: Services) -> dict[str, Any]:
-    """The built-in admin, this machine's token for local tools, and until somebody signed in, a one-time link."""
+async def first_start(services: Services, *, token_file: Path | None = None) -> dict[str, Any]:
+    """The built-in admin, this machine's token for local tools, and until somebody signed in, a one-time link.
+
+    `token_file` holds the token between starts; default: in the run dir, removed when `vitrine up` ends.
+    """
     facts: dict[str, Any] = {}
     async with services.uow.write() as uow:
         admin = await uow.accounts.by_name(ADMIN)
         if admin is None:
             admin = await people.add_user(uow, services.clock, ADMIN, is_admin=True, reserved=False)
-        facts["admin_token"] = await _local_token(services, uow, admin)
+        facts["admin_token"] = await _local_token(services, uow, admin, token_file or services.settings.run_dir / LOCAL_TOKEN_FILE)
         if admin.password_hash is None and not await uow.tokens.sessions_of(admin.id):
             secret = await sign_in.create_sign_in_link(uow, services.clock, admin)
             facts["sign_in_link"] = f"{services.public_url}/sign-in/once?token={secret}"
     return facts
 
 
-async def _local_token(services: Services, uow: Any, admin: Account) -> str:
+async def _local_token(services: Services, uow: Any, admin: Account, path: Path) -> str:
     """The token of local tools. An API that starts again finds the one in use, so that nobody who holds it is cut off."""
-    path = services.settings.run_dir / LOCAL_TOKEN_FILE
     now = services.clock.now()
     kept = path.read_text() if path.exists() else ""
     in_use = await uow.tokens.by_hash(tokens.hash_text(kept)) if tokens.is_well_formed(kept) else None
@@ -249,65 +248,3 @@ async def _local_token(services: Services, uow: Any, admin: Account) -> str:
         file.write(text)
     os.replace(fresh, path)
     return text
-
-
-def _site_server(services: Services) -> ASGIApp:
-    async def page_of(space_id: str) -> tuple[str, Mapping[str, str]]:
-        async with services.uow.read() as uow:
-            space = await uow.spaces.get(SpaceId(space_id))
-            settings = await uow.spaces.settings(SpaceId(space_id)) if space else ()
-        return (space.config.app_file if space else "index.html", {s.key: s.value for s in settings if not s.is_secret})
-
-    return SiteServer(services.settings.data_dir / "sites", page_of)
-
-
-class _Server(uvicorn.Server):
-    """uvicorn without its own signal handlers: this process has one place that hears SIGTERM."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Any:
-        yield
-
-
-def _listen(path: Path) -> socket.socket:
-    """A Unix socket that only our own user may open."""
-    path.unlink(missing_ok=True)
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    old = os.umask(0o177)
-    try:
-        sock.bind(str(path))
-    finally:
-        os.umask(old)
-    sock.listen(1024)
-    return sock
-
-
-async def run_api(settings: Settings, ready: Callable[[dict[str, Any]], None]) -> None:
-    services = build_services(settings)
-    await services.database.migrate()
-    facts = await first_start(services)
-    options: dict[str, Any] = {
-        "http": "httptools", "loop": "none", "log_config": None, "access_log": False, "proxy_headers": False, "server_header": False,
-        "timeout_keep_alive": 75, "timeout_graceful_shutdown": 5, "ws": "none",
-    }  # fmt: skip
-    api = _Server(uvicorn.Config(build_app(services), **options))
-    sites = _Server(uvicorn.Config(_site_server(services), lifespan="off", **options))
-    sockets = [_listen(settings.run_dir / API_SOCKET), _listen(settings.run_dir / STATIC_SOCKET)]
-    tasks = [asyncio.create_task(api.serve([sockets[0]])), asyncio.create_task(sites.serve([sockets[1]]))]
-    try:
-        while not (api.started and sites.started):
-            done = [t for t in tasks if t.done()]
-            if done:
-                await done[0]
-            await asyncio.sleep(0.01)
-        ready(facts)
-        await asyncio.gather(*tasks)
-    except asyncio.CancelledError:
-        api.should_exit = sites.should_exit = True
-        await asyncio.gather(*tasks, return_exceptions=True)
-        raise
-    finally:
-        for sock in sockets:
-            sock.close()
-        await services.bus.close()
-        await services.database.close()

@@ -24,6 +24,7 @@ from control_plane.domain.errors import Rejected
 from control_plane.domain.hardware import FlavorCatalog
 from control_plane.domain.ids import ReplicaId, RepoId, Sha, SpaceId
 from control_plane.domain.replicas import HUB_HOST, ReplicaUsage
+from control_plane.domain.routes import Endpoint
 from control_plane.domain.spaces import Build, Repo, RepoType, Setting, Space
 from control_plane.ports.clock import Clock
 from control_plane.ports.log_store import LogStore
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from control_plane.git.lfs import FileLfsStore
     from control_plane.git.store import BareGitStore
     from control_plane.git.upkeep import Upkeep
+    from control_plane.net.listen import Address
     from control_plane.proxy.server import ProxyConfig
     from control_plane.runtimes.process.floor import FloorReport
     from control_plane.scheduler.pools import Hardware
@@ -74,6 +76,18 @@ def load_platform_keys(settings: Settings) -> Keys:
     box = EnvelopeBox(*keys, reload=lambda: load_keys(settings.secret_key, settings.data_dir / "secret.key"))
     # From the oldest key: a rotation must not part processes that started before it from those that start after it.
     return Keys(box, derive(keys[-1], "signing"), settings.worker_secret or derive(keys[-1], "worker").hex())
+
+
+def load_worker_secret(settings: Settings) -> str:
+    """All that proxy and builders hold: the word for the API's internal doors. Raises Rejected where nothing tells it."""
+    if settings.worker_secret:
+        return settings.worker_secret
+    if settings.api_url and not settings.secret_key and not (settings.data_dir / "secret.key").exists():
+        raise Rejected(
+            "VITRINE_WORKER_SECRET is not set: the API of VITRINE_API_URL would not know this process",
+            hint="Give API, proxies and builders the same VITRINE_WORKER_SECRET, any long random text.",
+        )
+    return load_platform_keys(settings).worker_secret
 
 
 @dataclass(frozen=True)
@@ -287,8 +301,11 @@ def build_services(settings: Settings) -> Services:
 
 
 # --- the scheduler -------------------------------------------------------------------------------------------------
-async def run_scheduler(settings: Settings, ready: Callable[[dict[str, Any]], None]) -> None:
-    """Bus, runtime and reconciler until cancelled. The runtime is asked for its left-overs before anything starts."""
+async def run_scheduler(settings: Settings, ready: Callable[[dict[str, Any]], None], *, listen: Address | None = None) -> None:
+    """Bus, runtime and reconciler until cancelled. The runtime is asked for its left-overs before anything starts.
+
+    `listen`: where `/healthz` and `/readyz` answer.
+    """
     from builder.broker import broker_options, prepare_spool
     from control_plane.accounts.metering import meter_replica
     from control_plane.accounts.oauth import space_credentials
@@ -344,7 +361,7 @@ async def run_scheduler(settings: Settings, ready: Callable[[dict[str, Any]], No
         apps_domain=settings.apps_domain, app_host_port=lambda sub: urlsplit(settings.app_url(sub)).netloc,
         hub_endpoint=f"http://{HUB_HOST}" if inner else settings.resolved_public_url,
         hub_upstream=f"{_loopback(settings.host)}:{settings.port}", hub_host=HUB_HOST,
-        static_socket=str(settings.run_dir / STATIC_SOCKET), sleep_after_s=settings.sleep_after_s,
+        static_site=site_address(settings, services.signing_key), sleep_after_s=settings.sleep_after_s,
         drain=timedelta(seconds=settings.drain_s), trusted=trusted,
         target=target_of(settings), limits=build_limits(settings),
         oauth_of=lambda space_id: space_credentials(services.signing_key, space_id),
@@ -368,6 +385,15 @@ async def run_scheduler(settings: Settings, ready: Callable[[dict[str, Any]], No
         await runtime.close()
         await bus.close()
         await services.database.close()
+
+
+def site_address(settings: Settings, key: bytes) -> Callable[[str], Endpoint]:
+    """Where the file server answers for a static Space's tree: beside the API, over its socket or its TCP address."""
+    from control_plane.net.api_address import api_endpoint
+    from control_plane.net.site_names import signed_site
+
+    server = api_endpoint(settings.api_url, settings.run_dir / STATIC_SOCKET)
+    return lambda ref: replace(server, site=signed_site(key, ref) if settings.api_url else ref)
 
 
 def floor_file(settings: Settings) -> Path:
@@ -442,12 +468,15 @@ def _local_gpus() -> tuple[str, ...]:
 
 # --- the proxy -----------------------------------------------------------------------------------------------------
 def proxy_config(settings: Settings) -> ProxyConfig:
+    from control_plane.net.api_address import api_endpoint
     from control_plane.proxy.server import ProxyConfig
 
+    api = api_endpoint(settings.api_url, settings.run_dir / API_SOCKET)
     return ProxyConfig(
         host=settings.host,
         port=settings.port,
-        api_socket="" if settings.api_url else str(settings.run_dir / API_SOCKET),
+        api_socket="" if settings.api_url else api.address,
+        api_address=api.address if settings.api_url else "",
         apps_domain=settings.apps_domain,
         public_url=settings.resolved_public_url,
         platform_hosts=(HUB_HOST,),
@@ -457,18 +486,20 @@ def proxy_config(settings: Settings) -> ProxyConfig:
 
 
 async def run_proxy(settings: Settings, ready: Callable[[dict[str, Any]], None]) -> None:
+    from control_plane.net.api_address import api_endpoint
     from control_plane.net.internal_call import post_json
     from control_plane.proxy.guard import GuardUnavailable, Verdict
     from control_plane.proxy.server import serve_proxy
 
-    keys = load_platform_keys(settings)
+    secret = load_worker_secret(settings)
+    api = api_endpoint(settings.api_url, settings.run_dir / API_SOCKET)
+    prepare_data_dir(settings)
     bus = bus_of(settings)
-    api_socket = str(settings.run_dir / API_SOCKET)
 
     async def authorize(host: str, kind: str, credential: str) -> Verdict:
         body = {"host": host, "kind": "bearer" if kind == "token" else kind, "credential": credential}
         try:
-            status, answer = await post_json(api_socket, "/internal/authorize", keys.worker_secret, body)
+            status, answer = await post_json(api, "/internal/authorize", secret, body)
         except (OSError, TimeoutError, ValueError) as error:
             raise GuardUnavailable(str(error)) from error
         if status != 200:
@@ -492,11 +523,10 @@ def worker_config(settings: Settings) -> WorkerConfig:
 
     launcher = Path(__file__).parent / "runtimes" / "process" / "launcher.py"
     inherited = ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy", "SSL_CERT_FILE", "SSL_CERT_DIR")
-    keys = load_platform_keys(settings)
     return WorkerConfig(
         broker=broker_options(settings.redis_url or None, settings.data_dir / "queue"),
         door=DoorConfig(
-            secret=keys.worker_secret,
+            secret=load_worker_secret(settings),
             socket_path="" if settings.api_url else str(settings.run_dir / API_SOCKET),
             base_url=settings.api_url or "http://vitrine",
         ),
@@ -510,17 +540,50 @@ def worker_config(settings: Settings) -> WorkerConfig:
     )  # fmt: skip
 
 
-def run_builder(settings: Settings, ready: Callable[[dict[str, Any]], None]) -> None:
+def run_builder(settings: Settings, ready: Callable[[dict[str, Any]], None], *, listen: Address | None = None) -> None:
+    """A worker until SIGTERM. `listen`: where `/healthz` and `/readyz` answer."""
     from celery.signals import worker_ready
 
     from builder.worker import run_worker
+    from control_plane.net.listen import listen_tcp
+    from control_plane.telemetry.health import Health
+
+    consuming = False
+    facts: dict[str, Any] = {}
 
     def told(**_: Any) -> None:
-        ready({})
+        nonlocal consuming
+        consuming = True
+        ready(facts)
 
+    config = worker_config(settings)
     prepare_data_dir(settings)
     worker_ready.connect(told, weak=False)
-    run_worker(worker_config(settings), images=build_images(settings))
+    health = None
+    if listen:
+        sock = listen_tcp(listen)
+        facts["listen"] = "{}:{}".format(*sock.getsockname()[:2])
+        health = Health(sock, lambda: {"queue": "ok" if consuming else "not connected yet", **redis_check(settings)}, beats=False)
+    try:
+        run_worker(config, images=build_images(settings))
+    finally:
+        if health:
+            health.close()
+
+
+def redis_check(settings: Settings) -> dict[str, str]:
+    """Whether Redis answers, where one is named. Blocking, two seconds at most."""
+    if not settings.redis_url:
+        return {}
+    from redis import Redis
+    from redis.exceptions import RedisError
+
+    try:
+        with Redis.from_url(settings.redis_url, socket_connect_timeout=2.0, socket_timeout=2.0) as client:
+            client.ping()
+    except (RedisError, OSError) as error:
+        return {"redis": f"does not answer ({type(error).__name__})"}
+    return {"redis": "ok"}
 
 
 def build_images(settings: Settings) -> ImagePipeline | None:

@@ -13,18 +13,24 @@ from urllib.parse import unquote_to_bytes
 
 from starlette.requests import Request
 from starlette.responses import FileResponse, HTMLResponse, PlainTextResponse, RedirectResponse, Response
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
+
+from control_plane.net.site_names import opened_site
 
 _SITE = re.compile(r"[0-9a-f]{24}/[0-9a-f]{24}\Z")
 _INDEX_MAX = 2 << 20  # a larger page gets no variables put in
 
 
 class SiteServer:
-    """`root` holds `<space id>/<build id>/tree`. `page_of(space_id)`: the index file's name and the readable variables."""
+    """`root` holds `<space id>/<build id>/tree`. `page_of(space_id)`: the index file's name and the readable variables.
 
-    def __init__(self, root: Path, page_of: Callable[[str], Awaitable[tuple[str, Mapping[str, str]]]]) -> None:
+    With a `key`, sites are named by `signed_site`: for an address that others than the proxy may reach.
+    """
+
+    def __init__(self, root: Path, page_of: Callable[[str], Awaitable[tuple[str, Mapping[str, str]]]], key: bytes | None = None) -> None:
         self._root = root
         self._page_of = page_of
+        self._key = key
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
@@ -33,6 +39,8 @@ class SiteServer:
 
     async def _answer(self, request: Request) -> Response:
         site = request.headers.get("x-vitrine-site", "")
+        if self._key is not None:
+            site = opened_site(self._key, site)
         if not _SITE.match(site):
             return PlainTextResponse("not found", 404)
         if request.method not in ("GET", "HEAD"):
@@ -75,7 +83,3 @@ def _with_variables(page: str, variables: Mapping[str, str]) -> str:
     script = f"<script>window.huggingface={{variables:{body}}};</script>"
     head = re.search(r"<head[^>]*>", page, re.IGNORECASE)
     return page[: head.end()] + script + page[head.end() :] if head else script + page
-
-
-def site_app(server: SiteServer) -> ASGIApp:
-    return server

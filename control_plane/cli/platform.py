@@ -8,12 +8,14 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import click
 
-from control_plane.domain.errors import VitrineError
+from control_plane.domain.errors import Rejected, VitrineError
+from control_plane.net.listen import Address
 from control_plane.settings import Settings, load_settings
 
 READY_FD = "VITRINE_READY_FD"
@@ -43,7 +45,7 @@ def _options(command: Callable[..., None]) -> Callable[..., None]:
             help="Start apps even where the sandbox floor cannot be met: your own code on your own machine",
         ),
         click.option("--apps-domain", help="Spaces answer at SUBDOMAIN.APPS_DOMAIN (default: localhost)"),
-        click.option("--port", type=int, help="Port to listen on (default: 7860; 0: any free one)"),
+        click.option("--port", type=click.IntRange(0, 65535), help="Port to listen on (up, proxy: 7860; 0: any free one)"),
         click.option("--host", help="Address to listen on (default: 127.0.0.1)"),
         click.option("--data-dir", type=click.Path(path_type=Path), help="Where everything is kept (default: .vitrine)"),
     ):
@@ -69,19 +71,57 @@ def serve() -> None:
     """Run one component: api, proxy, scheduler or builder. State is in the database, Redis, the volume and the cluster."""
 
 
-def _component(name: str, help_text: str, start: Callable[[Settings, Callable[[dict[str, Any]], None]], None]) -> None:
+@dataclass(frozen=True)
+class Launch:
+    """How one component was started. `listen` is the TCP address asked for, None = none; `ready` tells that it works."""
+
+    ready: Callable[[dict[str, Any]], None]
+    listen: Address | None
+    supervised: bool
+
+
+def _component(name: str, help_text: str, start: Callable[[Settings, Launch], None]) -> None:
     @serve.command(name, help=help_text)
     @_options
-    def command(config: Path | None, **overrides: Any) -> None:
+    def command(config: Path | None, host: str | None, port: int | None, **overrides: Any) -> None:
+        if name == "proxy":
+            overrides.update(host=host, port=port)
         settings = _settings(config, **overrides)
+        supervised = READY_FD in os.environ
         _die_with_parent()
         set_up_logging(settings, name)
         try:
-            start(settings, _ready)
+            listen = None if name == "proxy" or supervised else _listen_at(name, settings, host, port)
+            start(settings, Launch(_ready if supervised else _announce(name), listen, supervised))
         except VitrineError as error:
-            _fail(error.message)
+            _fail(f"{error.message} {error.hint}".rstrip() if error.hint else error.message)
         except KeyboardInterrupt:
             pass
+
+
+def _listen_at(name: str, settings: Settings, host: str | None, port: int | None) -> Address | None:
+    """The TCP address of a component on its own; the API's default is the port of the address that others are told."""
+    from control_plane.net.api_address import host_and_port
+
+    if port is None and name == "api" and settings.api_url:
+        port = host_and_port(settings.api_url)[1]
+    if port is None and host is not None:
+        raise Rejected(f"--host {host} needs a --port")
+    return None if port is None else Address(host or settings.host, port)
+
+
+def _announce(name: str) -> Callable[[dict[str, Any]], None]:
+    """On its own, a component says so on its output: one line, and the API the way in until somebody signed in."""
+
+    def say(facts: dict[str, Any]) -> None:
+        where = facts.get("listen") or (f"port {facts['port']}" if "port" in facts else "")
+        print(f"vitrine {name}: ready{f' on {where}' if where else ''}", flush=True)
+        if link := facts.get("sign_in_link"):
+            print(f"Sign in once as admin: {link}", flush=True)
+        for warning in facts.get("warnings", ()):
+            print(f"warning: {warning}", flush=True)
+
+    return say
 
 
 def _ready(facts: dict[str, Any]) -> None:
@@ -125,28 +165,28 @@ def _run_async(main: Coroutine[Any, Any, None]) -> None:
     uvloop.run(until_told())
 
 
-def _api(settings: Settings, ready: Callable[[dict[str, Any]], None]) -> None:
-    from control_plane.asgi import run_api
+def _api(settings: Settings, launch: Launch) -> None:
+    from control_plane.serve_api import run_api
 
-    _run_async(run_api(settings, ready))
+    _run_async(run_api(settings, launch.ready, listen=launch.listen, supervised=launch.supervised))
 
 
-def _proxy(settings: Settings, ready: Callable[[dict[str, Any]], None]) -> None:
+def _proxy(settings: Settings, launch: Launch) -> None:
     from control_plane.bootstrap import run_proxy
 
-    _run_async(run_proxy(settings, ready))
+    _run_async(run_proxy(settings, launch.ready))
 
 
-def _scheduler(settings: Settings, ready: Callable[[dict[str, Any]], None]) -> None:
+def _scheduler(settings: Settings, launch: Launch) -> None:
     from control_plane.bootstrap import run_scheduler
 
-    _run_async(run_scheduler(settings, ready))
+    _run_async(run_scheduler(settings, launch.ready, listen=launch.listen))
 
 
-def _builder(settings: Settings, ready: Callable[[dict[str, Any]], None]) -> None:
+def _builder(settings: Settings, launch: Launch) -> None:
     from control_plane.bootstrap import run_builder
 
-    run_builder(settings, ready)
+    run_builder(settings, launch.ready, listen=launch.listen)
 
 
 _component("api", "The API, web pages, git and LFS", _api)

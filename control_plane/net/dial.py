@@ -44,12 +44,26 @@ async def dial(endpoint: Endpoint, timeout_s: float) -> socket.socket:
 
 
 async def _dial_tcp(address: str) -> socket.socket:
+    """`host:port` with a literal address, or a name: each of its addresses is tried in the resolver's order."""
     host, _, port = address.rpartition(":")
     host = host.removeprefix("[").removesuffix("]")
-    sock = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+    if ":" in host or host.replace(".", "").isdigit():
+        return await _connect(socket.AF_INET6 if ":" in host else socket.AF_INET, (host, int(port)))
+    found = await asyncio.get_running_loop().getaddrinfo(host, int(port), type=socket.SOCK_STREAM)
+    for number, (family, _type, _protocol, _name, target) in enumerate(found, start=1):
+        try:
+            return await _connect(socket.AddressFamily(family), target[:2])
+        except OSError:
+            if number == len(found):
+                raise
+    raise DialError(f"{host} has no address")
+
+
+async def _connect(family: socket.AddressFamily, target: tuple[str, int] | tuple[int, bytes]) -> socket.socket:
+    sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
     with _closed_on_error(sock):
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        await asyncio.get_running_loop().sock_connect(sock, (host, int(port)))
+        await asyncio.get_running_loop().sock_connect(sock, target)
     return sock
 
 

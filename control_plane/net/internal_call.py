@@ -1,5 +1,4 @@
-"""One POST with a JSON body to the API's internal door over its Unix socket, and the JSON answer. For the proxy process,
-which loads no HTTP client."""
+"""One POST with a JSON body to the API's internal door, and the JSON answer. For the proxy process, which loads no HTTP client."""
 
 from __future__ import annotations
 
@@ -8,11 +7,14 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from control_plane.domain.routes import Endpoint
+from control_plane.net.dial import dial
+
 _MAX_ANSWER = 1 << 20
 
 
 async def post_json(
-    socket_path: str, path: str, secret: str, body: Mapping[str, object], *, timeout_s: float = 3.0
+    api: Endpoint, path: str, secret: str, body: Mapping[str, object], *, timeout_s: float = 3.0
 ) -> tuple[int, dict[str, Any]]:
     """(status, object). Raises OSError or TimeoutError when nobody answers, ValueError when the answer is not JSON."""
     payload = json.dumps(dict(body)).encode()
@@ -21,7 +23,7 @@ async def post_json(
         f"Content-Length: {len(payload)}\r\nConnection: close\r\n\r\n"
     )
     async with asyncio.timeout(timeout_s):
-        reader, writer = await asyncio.open_unix_connection(socket_path)
+        reader, writer = await asyncio.open_connection(sock=await dial(api, timeout_s))
         try:
             writer.write(head.encode("ascii") + payload)
             await writer.drain()
