@@ -51,6 +51,7 @@ class BaseImages:
         self._mirror = mirror
         self._network = network
         self._catalog = load_catalog(folder)
+        self._roots: set[tuple[str, tuple[str, ...]]] = set()  # Debian roots that this run has made
         self._runner = StepRunner(_Lines(say), BuildLimits(time_s=3600, log_bytes=1 << 30), CancelToken())
 
     def list(self) -> tuple[BaseStatus, ...]:
@@ -73,7 +74,9 @@ class BaseImages:
             if bootstrap:
                 base, to_install = self._bootstrap(image, packages, Path(scratch)), ()
             args = {"BASE": base, "PACKAGES": " ".join(to_install)}
-            build = ImageBuild(context=context, dockerfile="Dockerfile", tag=image.name, network=self._network, args=args)
+            # From Debian packages everything is there already, so no step needs a network.
+            network = "none" if bootstrap else self._network
+            build = ImageBuild(context=context, dockerfile="Dockerfile", tag=image.name, network=network, args=args)
             return self._engine.build(build, self._runner)
 
     def prune(self) -> tuple[str, ...]:
@@ -89,14 +92,17 @@ class BaseImages:
             raise BuildFailed(
                 Reason.PYTHON_MISSING, f"Debian has no release with Python {image.python}; build {image.name} from its upstream image."
             )
+        tag = f"vitrine/debian:{image.suite}"
+        if (image.suite, tuple(packages)) in self._roots:
+            return tag
         root = scratch / "root.tar"
         done = self._runner.run(debian_argv(image.suite, (*DEBIAN_PYTHON, *packages), root, self._mirror), env=_tool_environment(scratch))
         if not done.ok:
             raise BuildFailed(
                 Reason.BUILD_FAILED, f"mmdebstrap ended with status {done.exit_code}: {done.tail[-1][:300] if done.tail else ''}"
             )
-        tag = f"vitrine/debian:{image.suite}"
         self._engine.load_root(root, tag, self._runner)
+        self._roots.add((image.suite, tuple(packages)))
         return tag
 
 

@@ -25,6 +25,11 @@ class BaseImage:
     suite: str
     is_default: bool = False
 
+    @property
+    def debian(self) -> str:
+        """The Debian release it is made of, by the bootstrap's or the upstream's name."""
+        return self.suite or self.upstream.rpartition("-")[2]
+
 
 @dataclass(frozen=True, slots=True)
 class Catalog:

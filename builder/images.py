@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import shutil
+import ssl
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from builder import dockerfile
@@ -14,6 +15,7 @@ from builder.dockerfile import PythonImage
 from builder.dockerfile_rules import check_dockerfile
 from builder.engines.engine import ImageBuild, ImageEngine
 from builder.errors import BuildFailed
+from builder.kit_dockerfile import Mirrors, for_buildkit, secret_id
 from builder.recipes import select
 from builder.reporter import BuildReporter
 from builder.requirements import Declaration, read_declaration, read_packages
@@ -23,31 +25,44 @@ from control_plane.domain.builds import Artifact, ArtifactKind, BuildPhase, Buil
 from control_plane.domain.reasons import Reason
 
 DOCKERFILE = "vitrine/Dockerfile"
+SMALL_TREE_BYTES = 256 << 20  # a tree that the runtime may copy at each start: a fraction of a second
 
 
 @dataclass(frozen=True, slots=True)
 class ImageConfig:
     """`registry`: where images go (`host:port/prefix`), "" = they stay in the engine. `build_network`: the engine's network of
-    RUN steps; it must not reach the platform."""
+    RUN steps; it must not reach the platform. `no_buildkit`: why BuildKit is not used although a client is here.
+
+    Mirrors as the classic builder's steps reach them, and (`kit_…`) as BuildKit's do. `ca_bundle`: PEM file, trusted besides the usual.
+    """
 
     registry: str = ""
     build_network: str = "bridge"
     pypi_index_url: str = ""
+    apt_mirror: str = ""
+    kit_index_url: str = ""
+    kit_apt_mirror: str = ""
     ca_bundle: str = ""
+    no_buildkit: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Blueprint:
-    """What goes to the engine, before any file is written. Pure."""
+    """What goes to the engine, before any file is written. Pure.
+
+    `secrets`: names of the Space's secrets that the Dockerfile mounts, by the id they have there. `mirrors`: for BuildKit's mounts.
+    """
 
     text: str
     requirements: str
     constraints: str
     launch: LaunchPlan
     args: Mapping[str, str]
-    secret_ids: frozenset[str] = frozenset()
-    needs_buildkit: bool = False
+    secrets: Mapping[str, str] = field(default_factory=dict)
+    mirrors: Mapping[str, str] = field(default_factory=dict, repr=False)
+    with_buildkit: bool = False
     is_generated: bool = True
+    warnings: tuple[str, ...] = ()
 
 
 class ImageBuilder:
@@ -57,31 +72,30 @@ class ImageBuilder:
         self._engine = engine
         self._catalog = catalog
         self._config = config
+        self._authorities = read_authorities(config.ca_bundle)
 
     def build(self, request: BuildRequest, tree: SourceTree, runner: StepRunner, reporter: BuildReporter) -> BuildResult:
         """Raises BuildFailed or BuildStopped."""
-        plan = blueprint(request, tree, self._catalog, self._config)
-        if plan.needs_buildkit and not self._engine.has_buildkit:
-            raise BuildFailed(
-                Reason.UNSUPPORTED_HERE,
-                "This Dockerfile needs BuildKit (RUN --mount, COPY --link or a here-document), and this platform's engine client has none.",
-            )
+        plan = blueprint(request, tree, self._catalog, self._config, has_buildkit=self._engine.has_buildkit, authorities=self._authorities)
+        for warning in plan.warnings:
+            reporter.line(f"warning: {warning}")
         name = f"{self._config.registry}/{request.space_id}" if self._config.registry else f"vitrine/{request.space_id}"
         tag = f"{name}:{request.build_id}"
         with tempfile.TemporaryDirectory(prefix="vitrine-image-") as scratch:
-            context = self._write_context(plan, tree, Path(scratch))
+            context, file = self._write_context(plan, tree, Path(scratch))
             reporter.phase(BuildPhase.IMAGE, "building the image")
             built = self._engine.build(
                 ImageBuild(
                     context=context,
-                    dockerfile=DOCKERFILE if plan.is_generated else "Dockerfile",
+                    dockerfile=file,
                     tag=tag,
-                    network=self._config.build_network,
+                    network="" if plan.with_buildkit else self._config.build_network,
                     args=plan.args,
-                    secrets=self._secrets(plan, reporter, Path(scratch)),
-                    labels={"vitrine.space": request.space_id, "vitrine.revision": request.revision},
+                    secrets=self._secret_files(plan, reporter, Path(scratch)),
+                    labels=image_labels(request, tree, is_generated=plan.is_generated),
                     no_cache=request.no_cache,
-                    needs_buildkit=plan.needs_buildkit,
+                    with_buildkit=plan.with_buildkit,
+                    space=request.space_id,
                 ),
                 runner,
             )
@@ -89,42 +103,48 @@ class ImageBuilder:
         if self._config.registry:
             reporter.phase(BuildPhase.PUBLISH, "pushing the image")
             ref = self._engine.push(tag, runner)
-        return BuildResult(Artifact(ArtifactKind.IMAGE, ref, size_bytes=built.size_bytes), plan.launch)
+        return BuildResult(Artifact(ArtifactKind.IMAGE, ref, size_bytes=built.size_bytes), plan.launch, warnings=plan.warnings)
 
-    def _write_context(self, plan: Blueprint, tree: SourceTree, scratch: Path) -> Path:
+    def _write_context(self, plan: Blueprint, tree: SourceTree, scratch: Path) -> tuple[Path, str]:
+        """The context's folder, and where the Dockerfile lies (absolute when it is outside)."""
         if not plan.is_generated:
-            return tree.root
+            if not plan.with_buildkit:
+                return tree.root, "Dockerfile"
+            outside = scratch / "Dockerfile"
+            outside.write_text(plan.text)
+            return tree.root, str(outside)
         context = scratch / "context"
         (context / "vitrine").mkdir(parents=True)
         (context / DOCKERFILE).write_text(plan.text)
         (context / dockerfile.REQUIREMENTS).write_text(plan.requirements)
         (context / dockerfile.CONSTRAINTS).write_text(plan.constraints)
-        bundle = Path(self._config.ca_bundle).read_text() if self._config.ca_bundle else ""
-        (context / dockerfile.CA_BUNDLE).write_text(bundle)
+        (context / dockerfile.CA_BUNDLE).write_text(self._authorities)
         shutil.move(tree.root, context / "tree")
-        return context
+        return context, DOCKERFILE
 
-    def _secrets(self, plan: Blueprint, reporter: BuildReporter, scratch: Path) -> dict[str, Path]:
+    def _secret_files(self, plan: Blueprint, reporter: BuildReporter, scratch: Path) -> dict[str, Path]:
         """Values as files outside of the context; only those the Dockerfile mounts and the Space has."""
-        if not plan.secret_ids:
-            return {}
+        texts = dict(plan.mirrors)
+        if plan.secrets:
+            values = reporter.secrets()
+            reporter.hide(values.values())
+            texts |= {mounted: values[name] for mounted, name in plan.secrets.items() if name in values}
         folder = scratch / "secrets"
         folder.mkdir(mode=0o700)
         files: dict[str, Path] = {}
-        values = reporter.secrets()
-        reporter.hide(values.values())
-        for name, value in values.items():
-            if name in plan.secret_ids:
-                files[name] = folder / f"{len(files)}"
-                files[name].touch(mode=0o600)
-                files[name].write_text(value)
+        for name, text in texts.items():
+            files[name] = folder / f"{len(files)}"
+            files[name].touch(mode=0o600)
+            files[name].write_text(text)
         return files
 
 
-def blueprint(request: BuildRequest, tree: SourceTree, catalog: Catalog, config: ImageConfig) -> Blueprint:
-    """The plan of an image build. Reads the tree's small files only. Raises BuildFailed."""
+def blueprint(
+    request: BuildRequest, tree: SourceTree, catalog: Catalog, config: ImageConfig, *, has_buildkit: bool = False, authorities: str = ""
+) -> Blueprint:
+    """The plan of an image build. Reads the tree's small files only. `authorities`: PEM text for mirrors. Raises BuildFailed."""
     if request.sdk == "docker":
-        return _own_dockerfile(request, tree)
+        return _own_dockerfile(request, tree, catalog, config, has_buildkit=has_buildkit, authorities=authorities)
     plan = select(request.sdk).plan(request, tree)
     base = catalog.find(request.hardware_family, request.python_version)
     packages = read_packages(tree.text("packages.txt") or "")
@@ -132,12 +152,22 @@ def blueprint(request: BuildRequest, tree: SourceTree, catalog: Catalog, config:
     if any(line.startswith(("-e", ".", "/", "file:")) for line in declaration.requirements):
         raise BuildFailed(Reason.SOURCE_REJECTED, f"Requirements from paths are not installed in images ({declaration.open_because}).")
     image = PythonImage(base.name, plan.launch.argv, plan.launch.port, packages, needs_compiler=declaration.is_open)
+    uses_apt = bool(packages) or declaration.is_open
+    # Only a mount can tell apt of a mirror without a trace in the image; everything else the classic builder does as well.
+    with_buildkit = has_buildkit and uses_apt and bool(config.kit_apt_mirror)
+    mirrors = Mirrors(apt_mirror=config.kit_apt_mirror, suite=base.debian).files() if with_buildkit else {}
+    text = dockerfile.render(image)
+    index = config.kit_index_url if with_buildkit else config.pypi_index_url
+    warning = "the platform's Debian mirror needs BuildKit, which is not here; packages come from Debian's own servers"
     return Blueprint(
-        text=dockerfile.render(image),
+        text=for_buildkit(text, tenant=request.tenant, space_id=request.space_id, mounts=sorted(mirrors)) if mirrors else text,
         requirements=requirements_text(declaration),
         constraints="".join(f"{line}\n" for line in sorted(declaration.constraints)),
         launch=replace(plan.launch, argv=()),
-        args={"UV_DEFAULT_INDEX": config.pypi_index_url} if config.pypi_index_url else {},
+        args={"UV_DEFAULT_INDEX": index} if index else {},
+        mirrors=mirrors,
+        with_buildkit=with_buildkit,
+        warnings=(warning,) if config.apt_mirror and uses_apt and not has_buildkit else (),
     )
 
 
@@ -147,18 +177,50 @@ def requirements_text(declaration: Declaration) -> str:
     return "".join(f"{line}\n" for line in (*lines, *(("--pre",) if declaration.prerelease else ())))
 
 
-def _own_dockerfile(request: BuildRequest, tree: SourceTree) -> Blueprint:
+def image_labels(request: BuildRequest, tree: SourceTree, *, is_generated: bool) -> dict[str, str]:
+    """What is told of an image; the runtime goes by `vitrine.home` (control_plane/runtimes/docker/README.md)."""
+    is_small = is_generated and tree.size_bytes <= SMALL_TREE_BYTES
+    return {"vitrine.space": request.space_id, "vitrine.revision": request.revision, "vitrine.home": "volume" if is_small else "layer"}
+
+
+def read_authorities(ca_bundle: str) -> str:
+    """PEM text of the usual authorities and those of the file; "" when there is no file. Raises OSError."""
+    if not ca_bundle:
+        return ""
+    usual = ssl.get_default_verify_paths().cafile
+    texts = [Path(path).read_text() for path in dict.fromkeys((usual, ca_bundle)) if path]
+    return "\n".join(texts)
+
+
+def _own_dockerfile(
+    request: BuildRequest, tree: SourceTree, catalog: Catalog, config: ImageConfig, *, has_buildkit: bool, authorities: str
+) -> Blueprint:
     text = tree.text("Dockerfile")
     if text is None:
         raise BuildFailed(Reason.NO_APP_FILE, "There is no Dockerfile at the root of the repository.")
-    facts = check_dockerfile(text)
+    facts = check_dockerfile(text, request.variables, config.registry)
+    if facts.needs_buildkit and not has_buildkit:
+        why = config.no_buildkit or "the docker client of this platform cannot drive it"
+        raise BuildFailed(
+            Reason.UNSUPPORTED_HERE,
+            f"This Dockerfile needs BuildKit (RUN --mount, COPY --link or a here-document), and here is none: {why}.",
+        )
+    suite = next((one.debian for one in catalog.images if one.name in facts.images), "")
+    mirrors = Mirrors(config.kit_index_url, config.kit_apt_mirror, suite, authorities).files()
+    with_buildkit = has_buildkit and (facts.needs_buildkit or bool(mirrors))
+    if with_buildkit:
+        text = for_buildkit(text, tenant=request.tenant, space_id=request.space_id, mounts=sorted(mirrors))
+    wanted = facts.secret_ids & frozenset(request.secret_names)
+    warning = "the platform's package index and certificates reach a Dockerfile only through BuildKit, which is not here"
     return Blueprint(
         text=text,
         requirements="",
         constraints="",
         launch=LaunchPlan(argv=(), port=request.app_port),
         args={name: value for name, value in request.variables.items() if name in facts.args},
-        secret_ids=facts.secret_ids & frozenset(request.secret_names),
-        needs_buildkit=facts.needs_buildkit,
+        secrets={secret_id(request.space_id, name): name for name in wanted},
+        mirrors=mirrors if with_buildkit else {},
+        with_buildkit=with_buildkit,
         is_generated=False,
+        warnings=(warning,) if mirrors and not with_buildkit else (),
     )

@@ -104,8 +104,10 @@ class StepRunner:
         watch: Sequence[Path] = (),
         quiet: bool = False,
         stdin: str | None = None,
+        log: BuildLog | None = None,
     ) -> StepResult:
-        """Runs `argv` to its end. `watch`: folders whose size counts against the disk limit. `quiet`: keep output from the log."""
+        """Runs `argv` to its end. `watch`: folders whose size counts against the disk limit. `quiet`: keep output from the log;
+        `log`: another one than the build's."""
         self._cancel.check()
         self._deadline.check()
         try:
@@ -126,7 +128,7 @@ class StepRunner:
         watchdog = _Watchdog(process.pid, self._limits, self._deadline, watch)
         try:
             with self._cancel.on_stop(lambda: kill_session(process.pid)), watchdog:
-                tail = self._read(process, stdin, quiet)
+                tail = self._read(process, stdin, None if quiet else log or self._log)
                 exit_code = process.wait()
         except BaseException:
             kill_session(process.pid)
@@ -145,7 +147,7 @@ class StepRunner:
             raise watchdog.failure
         return StepResult(exit_code, tuple(tail))
 
-    def _read(self, process: subprocess.Popen[bytes], stdin: str | None, quiet: bool) -> deque[str]:
+    def _read(self, process: subprocess.Popen[bytes], stdin: str | None, log: BuildLog | None) -> deque[str]:
         tail: deque[str] = deque(maxlen=TAIL_LINES)
         if stdin is not None and process.stdin is not None:
             with contextlib.suppress(BrokenPipeError):
@@ -154,8 +156,8 @@ class StepRunner:
         for raw in _lines(process):
             text = raw.decode("utf-8", "replace").rstrip("\r")
             tail.append(text[:4000])
-            if not quiet:
-                self._log.line(text)
+            if log is not None:
+                log.line(text)
         return tail
 
 

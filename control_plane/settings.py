@@ -40,6 +40,7 @@ class Settings:
     kube_namespace: str = field(default="vitrine", metadata={"doc": "Namespace of apps on Kubernetes"})
     pools_file: str = field(default="", metadata={"doc": "YAML file of flavors and node pools; default: the shipped catalogue"})
     pypi_index_url: str = field(default="", metadata={"doc": "Package index that builds use"})
+    apt_mirror: str = field(default="", metadata={"doc": "Debian mirror that builds of images use"})
     ca_bundle: str = field(default="", metadata={"doc": "PEM file of certificate authorities that builds and apps trust besides the usual"})
     build_concurrency: int = field(default=2, metadata={"doc": "Builds at once per worker process"})
     build_time_limit_s: int = field(default=1800, metadata={"doc": "Longest build, seconds"})
@@ -53,6 +54,9 @@ class Settings:
     egress_ports: str = field(default="80,443", metadata={"doc": "Ports of the internet that apps may reach, comma-separated"})
     egress_allow: str = field(default="", metadata={"doc": "Private `host:port` pairs that apps may reach all the same, comma-separated"})
     registration: bool = field(default=False, metadata={"doc": "Whether people may create their own account"})
+    audit_keep_days: int = field(
+        default=0, metadata={"doc": "Days that audit events are kept, older ones go with `gc`; 0 = for ever"}
+    )
     log_level: str = field(default="info", metadata={"doc": "Platform log level"})
 
     @property

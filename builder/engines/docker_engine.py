@@ -19,7 +19,10 @@ from typing import Any
 
 import builder
 from builder.engines.engine import BuiltImage, ImageBuild
+from builder.engines.failures import reason_of
 from builder.errors import BuildFailed
+from builder.kit_dockerfile import plain_line
+from builder.reporter import BuildLog
 from builder.steps import StepRunner
 from control_plane.domain.reasons import Reason
 
@@ -49,12 +52,12 @@ class DockerEngine:
         return bool(self._config.buildkit_cli)
 
     def build(self, build: ImageBuild, runner: StepRunner) -> BuiltImage:
-        if build.secrets and not self.has_buildkit:
-            raise BuildFailed(Reason.UNSUPPORTED_HERE, "Secrets in a build need BuildKit; this platform's engine client has none.")
-        if self.has_buildkit and build.needs_buildkit:
-            done = runner.run(buildkit_argv(self._config, build, runner.limits.memory_bytes), env=self._environment(buildkit=True))
+        if build.with_buildkit:
+            log = PlainLog(runner.log, build.space)
+            done = runner.run(buildkit_argv(self._config, build), env=self._environment(buildkit=True), log=log)
             if not done.ok:
-                raise BuildFailed(Reason.DOCKERFILE_FAILED, f"A step of the Dockerfile failed: {done.tail[-1][:300] if done.tail else ''}")
+                said = plain_line(done.tail[-1], build.space) if done.tail else ""
+                raise BuildFailed(reason_of(done.text), f"A step of the Dockerfile failed: {(said or '')[:300]}")
             answer = self._step({"do": "inspect", "tag": build.tag}, runner, quiet=True)
         else:
             answer = self._step(
@@ -136,11 +139,22 @@ def find_buildkit_client(runner: StepRunner) -> tuple[str, ...]:
     return (client,) if major.isdigit() and int(major) < 23 else ()
 
 
-def buildkit_argv(config: DockerConfig, build: ImageBuild, memory_bytes: int) -> tuple[str, ...]:
+class PlainLog:
+    """BuildKit's log without what the platform put into the Dockerfile."""
+
+    def __init__(self, log: BuildLog, space: str) -> None:
+        self._log, self._space = log, space
+
+    def line(self, text: str) -> None:
+        if (said := plain_line(text, self._space)) is not None:
+            self._log.line(said)
+
+
+def buildkit_argv(config: DockerConfig, build: ImageBuild) -> tuple[str, ...]:
     """The docker client's command for a build with secrets. Pure; values of secrets are in files, so none is in the list."""
     return (
         *config.buildkit_cli, "build", "--file", str(build.context / build.dockerfile), "--tag", build.tag,
-        "--network", build.network, "--memory", str(memory_bytes),
+        *(("--network", build.network) if build.network else ()),
         *(("--no-cache",) if build.no_cache else ()),
         *(part for name, value in sorted(build.args.items()) for part in ("--build-arg", f"{name}={value}")),
         *(part for name, value in sorted(build.labels.items()) for part in ("--label", f"{name}={value}")),

@@ -20,6 +20,7 @@ import docker
 import requests
 from docker.errors import APIError, DockerException, ImageNotFound
 
+from builder.engines.failures import reason_of
 from control_plane.domain.reasons import Reason
 
 API_VERSION = "1.41"
@@ -69,7 +70,7 @@ def build(client: Any, order: dict[str, Any]) -> dict[str, Any]:
             if "stream" in message:
                 _say(message["stream"], end="")
             elif "error" in message:
-                raise Refusal(_build_reason(message["error"]), _told(message["error"]))
+                raise Refusal(reason_of(str(message["error"])), _told(message["error"]))
             image = message.get("aux", {}).get("ID", image)
             if "status" in message and "progress" not in message:
                 _say(" ".join(filter(None, (message.get("id"), message["status"]))))
@@ -152,22 +153,14 @@ def context(folder: Path) -> Iterator[bytes]:
 
 def _say(text: str, end: str = "\n") -> None:
     """Standard output is the build log."""
-    sys.stdout.write(text + end)
+    # the engine paints what a step writes to its standard error
+    sys.stdout.write(text.replace("\x1b[91m", "").replace("\x1b[0m", "") + end)
     sys.stdout.flush()
 
 
 def _plain(info: tarfile.TarInfo) -> tarfile.TarInfo:
     info.mtime, info.uid, info.gid, info.uname, info.gname = 0, 0, 0, "", ""
     return info
-
-
-def _build_reason(words: str) -> Reason:
-    lower = words.lower()
-    if "no space left on device" in lower:
-        return Reason.BUILD_DISK
-    if "returned a non-zero code: 137" in lower:
-        return Reason.BUILD_MEMORY
-    return Reason.DOCKERFILE_FAILED
 
 
 def _told(words: str) -> str:

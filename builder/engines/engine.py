@@ -14,7 +14,8 @@ from builder.steps import StepRunner
 class ImageBuild:
     """One build. `context` is a folder; `dockerfile` is a path inside it; `secrets` are files, name → path, never in a layer.
 
-    `network` names the engine's network for RUN steps. `args` are build arguments.
+    `network` names the engine's network for RUN steps; BuildKit in an engine knows its default one only. `args` are build arguments.
+    `space`: the Space's id, which `kit_dockerfile` puts into mounts.
     """
 
     context: Path
@@ -25,7 +26,8 @@ class ImageBuild:
     secrets: Mapping[str, Path] = field(default_factory=dict, repr=False)
     labels: Mapping[str, str] = field(default_factory=dict)
     no_cache: bool = False
-    needs_buildkit: bool = False  # the Dockerfile uses what the classic builder does not know
+    with_buildkit: bool = False  # the Dockerfile uses what the classic builder does not know, or the platform has mirrors
+    space: str = ""
 
 
 @dataclass(frozen=True, slots=True)

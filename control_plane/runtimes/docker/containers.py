@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from control_plane.domain.errors import Broken, NoCapacity, Rejected, VitrineError
 from control_plane.domain.ids import ReplicaId
 from control_plane.domain.reasons import Reason
 from control_plane.domain.replicas import ReplicaObservation, ReplicaSpec
-from control_plane.runtimes.docker import facts, manifests
+from control_plane.runtimes.docker import facts, firewall, manifests
 from control_plane.runtimes.docker.engine import Absent, Clash, Engine, Item, Refused
 from control_plane.runtimes.docker.logs import LogFollowers, clean
 from control_plane.runtimes.docker.manifests import Machine, Names
 from control_plane.runtimes.docker.options import DockerOptions
 
 _TAIL_LINES = 50
+_FEWEST_FILES = 1024
 
 
 class Containers:
@@ -29,6 +32,7 @@ class Containers:
         self.tails: dict[ReplicaId, tuple[str, ...]] = {}
         self._options, self._marks = options, marks
         self._disk_by_engine = True
+        self._open_files = 1 << 20
 
     @property
     def ours(self) -> str:
@@ -38,7 +42,8 @@ class Containers:
     def place(self, spec: ReplicaSpec, reserved: Sequence[tuple[str, tuple[str, ...]]]) -> tuple[str, tuple[str, ...]]:
         """A subnet and GPUs that nobody has. `reserved`: those of replicas that are being made. Raises NoCapacity."""
         nets = [str(c["Subnet"]) for n in self.engine.networks() for c in (n.get("IPAM") or {}).get("Config") or [] if c.get("Subnet")]
-        subnet = next(manifests.free_subnets(self._options.subnets, [*nets, *(one for one, _ in reserved)]), "")
+        nets += [one for one, _ in reserved] + firewall.host_networks()
+        subnet = next(manifests.free_subnets(self._options.subnets, nets, self.names.tag), "")
         if not subnet:
             raise NoCapacity(f"no network is free in {self._options.subnets}")
         wanted = spec.flavor.gpu_count
@@ -53,8 +58,8 @@ class Containers:
 
     def make(self, spec: ReplicaSpec, machine: Machine, subnet: str, gpus: Sequence[str]) -> None:
         engine, name = self.engine, self.names.of(spec.replica_id)
-        granted = manifests.grant(spec, machine, gpus)
-        has_egress = not self.missing and bool(self._options.egress_ports)
+        granted = manifests.grant(spec, replace(machine, open_files=self._open_files), gpus)
+        has_egress = not self.missing and bool(self._options.openings.egress_ports)
         self.remove(spec.replica_id, 0.0)  # an earlier try may have left half of it
         engine.create_network(manifests.network(spec, self.names, subnet, has_egress=has_egress))
         bridge = self.names.bridge(spec.replica_id)
@@ -64,27 +69,40 @@ class Containers:
                 code="SandboxUnavailable",
                 facts={"reason": Reason.SANDBOX_UNAVAILABLE.value},
             )
+        if self._options.openings.uses_loopback and not self.missing:
+            firewall.open_loopback(bridge)
         gateway = manifests.gateway_of(subnet)
         try:
-            container = self._create(name, spec, granted, gateway)
-            engine.start(container)
+            image = engine.inspect_image(spec.artifact.ref)
+            while True:
+                container = self._create(name, spec, granted, gateway, image)
+                try:
+                    engine.start(container)
+                    break
+                except Broken as error:
+                    if "rlimit type 7" not in error.message or self._open_files <= _FEWEST_FILES:
+                        raise
+                    # The engine itself runs under a lower limit, which only a start tells: found once, kept from then on.
+                    engine.remove(name)
+                    self._open_files = max(min(granted.open_files, self._open_files) // 2, _FEWEST_FILES)
+                    granted = replace(granted, open_files=self._open_files)
         except (Refused, Absent) as error:
             raise Rejected(f"The app could not be started: {error.message}", facts={"reason": Reason.APP_EXITED.value}) from error
         except Clash as error:
             raise Broken(f"the engine is busy with this replica: {error.message}") from error
         self.followers.follow(spec.space_id, spec.replica_id, container)
 
-    def _create(self, name: str, spec: ReplicaSpec, granted: manifests.Grant, gateway: str) -> str:
+    def _create(self, name: str, spec: ReplicaSpec, granted: manifests.Grant, gateway: str, image: Item) -> str:
         if self._disk_by_engine:
             try:
-                return self.engine.create(name, manifests.container(spec, granted, self.names, gateway, disk_by_engine=True))
+                return self.engine.create(name, manifests.container(spec, granted, self.names, gateway, disk_by_engine=True, image=image))
             except (Broken, Refused) as error:
                 if "storage-opt" not in error.message and "storage opt" not in error.message.lower():
                     raise
                 self._disk_by_engine = False  # the storage driver has no quotas here; we measure
                 with contextlib.suppress(VitrineError):
                     self.engine.remove(name)
-        return self.engine.create(name, manifests.container(spec, granted, self.names, gateway, disk_by_engine=False))
+        return self.engine.create(name, manifests.container(spec, granted, self.names, gateway, disk_by_engine=False, image=image))
 
     def remove(self, replica_id: ReplicaId, grace_s: float) -> None:
         """Container, its volumes, its network. The engine's grace is in whole seconds, and 0 kills at once."""
@@ -117,6 +135,12 @@ class Containers:
         """Ours, whatever their state; the engine's short form."""
         return [item for item in self.engine.containers(self.ours) if manifests.REPLICA in (item.get("Labels") or {})]
 
+    def written(self, container: str) -> int:
+        """Bytes of its layer and of its unnamed volumes. Raises Absent when it is gone."""
+        inspected = self.engine.inspect(container, with_size=True)
+        volumes = [m for m in inspected.get("Mounts") or [] if m.get("Type") == "volume" and m.get("Destination") == manifests.HOME]
+        return int(inspected.get("SizeRw") or 0) + sum(_folder_bytes(str(volume["Source"])) for volume in volumes)
+
     def is_there(self, replica_id: ReplicaId) -> bool:
         try:
             return bool(self.engine.inspect(self.names.of(replica_id))["State"]["Running"])
@@ -147,6 +171,16 @@ class Containers:
                 node=self._options.node_name,
             )
         ]
+
+
+def _folder_bytes(folder: str) -> int:
+    """Bytes on disk. What cannot be read here (the engine's data is elsewhere) counts as nothing."""
+    total = 0
+    for parent, _, files in os.walk(folder):
+        for name in files:
+            with contextlib.suppress(OSError):
+                total += os.lstat(os.path.join(parent, name)).st_blocks * 512
+    return total
 
 
 def _ports_of(pid: int, container: str) -> tuple[int, ...]:

@@ -72,6 +72,13 @@ class Engine:
     def networks(self) -> list[Item]:
         return self._do(lambda c: list(c.networks()))
 
+    def inspect_network(self, name: str) -> Item:
+        return self._do(lambda c: dict(c.inspect_network(name)))
+
+    def inspect_image(self, ref: str) -> Item:
+        """Raises Absent when the engine has not got it."""
+        return self._do(lambda c: dict(c.inspect_image(ref)))
+
     def stats(self, container: str) -> Item:
         """One look; the engine does not wait for a second one (`one-shot`, API 1.41)."""
         return self._do(lambda c: dict(c.stats(container, stream=False, one_shot=True)))

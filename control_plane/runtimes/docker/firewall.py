@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import ipaddress
+import logging
 import shutil
 import subprocess
+from pathlib import Path
+
+log = logging.getLogger(__name__)
 
 
 def load(rules: str) -> str:
@@ -19,3 +24,26 @@ def load(rules: str) -> str:
         first = next((line for line in done.stderr.splitlines() if line.strip()), f"status {done.returncode}")
         return f"nft refused the rules: {first[:200]}"
     return ""
+
+
+def host_networks() -> list[str]:
+    """The v4 networks that this host has routes to, the default route aside; other engines' bridges are among them."""
+    found = []
+    try:
+        lines = Path("/proc/net/route").read_text(encoding="ascii").splitlines()[1:]
+    except OSError:
+        return []
+    for line in lines:
+        words = line.split()
+        address, mask = (int.from_bytes(bytes.fromhex(word), "little") for word in (words[1], words[7]))
+        if mask:
+            found.append(str(ipaddress.IPv4Network((address, mask.bit_count()), strict=False)))
+    return found
+
+
+def open_loopback(bridge: str) -> None:
+    """Let packets from this bridge be led to the host's loopback; which ones, only the rules say."""
+    try:
+        Path(f"/proc/sys/net/ipv4/conf/{bridge}/route_localnet").write_text("1")
+    except OSError as error:
+        log.warning("docker.loopback_closed", extra={"bridge": bridge, "error": error.strerror})

@@ -32,26 +32,23 @@ _NOTES = {"space-name": "space_name", "revision": "revision"}
 
 USER = "1000:1000"
 HOME = "/home/user"
+HOME_LABEL = "vitrine.home"
 MIB = 1 << 20
 GIB = 1 << 30
 _MIN_MEMORY_BYTES = 128 * MIB  # below this not even Python starts
 _SUBNET_BITS = 29  # gateway, container, and no room for a stranger's addresses
+_BUILD_SUBNET_BITS = 24
 _IMAGE_REF = re.compile(r"(?:[a-z0-9][a-z0-9._:/-]*[a-z0-9]@)?sha256:[0-9a-f]{64}")
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*")
-
-# Never reachable from an app (IANA special-purpose registry, v4). 169.254.0.0/16 holds the metadata address.
-BLOCKED_V4 = (
-    "0.0.0.0/8", "10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16", "172.16.0.0/12", "192.0.0.0/24", "192.0.2.0/24",
-    "192.88.99.0/24", "192.168.0.0/16", "198.18.0.0/15", "198.51.100.0/24", "203.0.113.0/24", "224.0.0.0/4", "240.0.0.0/4",
-)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """What the engine's host has: cores and bytes of memory."""
+    """What the engine's host has: cores, bytes of memory, and the most files that it lets a process open."""
 
     vcpu: float
     memory_bytes: int
+    open_files: int = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +59,7 @@ class Grant:
     memory_bytes: int
     disk_bytes: int
     gpus: tuple[str, ...] = ()
+    open_files: int = 65536
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +80,7 @@ class Names:
     @property
     def table(self) -> str:
         """Name of the firewall's table."""
-        return f"inet vitrine_{self.tag}{'_builds' if self.for_builds else ''}"
+        return f"vitrine_{self.tag}{'_builds' if self.for_builds else ''}"
 
     def of(self, replica_id: str) -> str:
         """Name of a replica's container and of its network."""
@@ -101,7 +99,8 @@ class Names:
 def grant(spec: ReplicaSpec, machine: Machine, gpus: Sequence[str] = ()) -> Grant:
     """The flavor's sizes, but never more than the machine has."""
     memory = min(round(spec.flavor.memory_gb * GIB), machine.memory_bytes)
-    return Grant(min(spec.flavor.vcpu, machine.vcpu), max(memory, _MIN_MEMORY_BYTES), max(spec.flavor.disk_gb, 1) * GIB, tuple(gpus))
+    vcpu, files = min(spec.flavor.vcpu, machine.vcpu), min(spec.flavor.open_files_max, machine.open_files)
+    return Grant(vcpu, max(memory, _MIN_MEMORY_BYTES), max(spec.flavor.disk_gb, 1) * GIB, tuple(gpus), files)
 
 
 def labels(spec: ReplicaSpec, tag: str) -> dict[str, str]:
@@ -110,12 +109,15 @@ def labels(spec: ReplicaSpec, tag: str) -> dict[str, str]:
     return {PLATFORM: tag, REPLICA: spec.replica_id, SPACE: spec.space_id, GENERATION: str(spec.generation), **notes}
 
 
-def container(spec: ReplicaSpec, granted: Grant, names: Names, gateway: str, *, disk_by_engine: bool) -> Body:
+def container(
+    spec: ReplicaSpec, granted: Grant, names: Names, gateway: str, *, disk_by_engine: bool, image: Mapping[str, Any] | None = None
+) -> Body:
     """The body of `POST /containers/create`. `gateway`: the host's address on the replica's network, in dotted form.
 
-    `disk_by_engine`: ask the storage driver for the disk limit (it needs project quotas). Raises Rejected for an
-    artifact that is not an image by digest, for bad names and for mounts that leave their place.
+    `disk_by_engine`: ask the storage driver for the disk limit (it needs project quotas). `image`: the engine's words about it. Raises
+    Rejected for an artifact that is not an image by digest, for bad names and for mounts that leave their place.
     """
+    has_home = has_home_volume(image or {})
     if spec.artifact.kind is not ArtifactKind.IMAGE or not _IMAGE_REF.fullmatch(spec.artifact.ref):
         raise Rejected(
             "The Docker runtime starts images by digest only.",
@@ -134,7 +136,7 @@ def container(spec: ReplicaSpec, granted: Grant, names: Names, gateway: str, *, 
         "Tty": False, "OpenStdin": False, "AttachStdout": False, "AttachStderr": False,
         "Healthcheck": {"Test": ["NONE"]},  # the platform probes; an image's own check would run in the app's share of CPU
         "StopSignal": "SIGTERM",
-        "HostConfig": _host(spec, granted, names, gateway, disk_by_engine=disk_by_engine),
+        "HostConfig": _host(spec, granted, names, gateway, disk_by_engine=disk_by_engine, has_home=has_home),
     }  # fmt: skip
     if spec.launch.argv:
         body["Entrypoint"], body["Cmd"] = [], list(spec.launch.argv)
@@ -146,7 +148,12 @@ def container(spec: ReplicaSpec, granted: Grant, names: Names, gateway: str, *, 
     return body
 
 
-def _host(spec: ReplicaSpec, granted: Grant, names: Names, gateway: str, *, disk_by_engine: bool) -> Body:
+def has_home_volume(image: Mapping[str, Any]) -> bool:
+    """Whether the builder says that this image's home is small enough to be copied at each start (README.md, "Root and home")."""
+    return ((image.get("Config") or {}).get("Labels") or {}).get(HOME_LABEL) == "volume"
+
+
+def _host(spec: ReplicaSpec, granted: Grant, names: Names, gateway: str, *, disk_by_engine: bool, has_home: bool) -> Body:
     flavor = spec.flavor
     shared = min(granted.disk_bytes, granted.memory_bytes // 2)  # memory-backed, counted as the app's memory
     inodes = max(10_000, min(1_000_000, granted.memory_bytes // 4096))
@@ -159,14 +166,14 @@ def _host(spec: ReplicaSpec, granted: Grant, names: Names, gateway: str, *, disk
         "NanoCpus": round(granted.vcpu * 1e9), "Memory": granted.memory_bytes, "MemorySwap": granted.memory_bytes,
         "OomKillDisable": False, "PidsLimit": flavor.pids_max, "ShmSize": shared,
         "Ulimits": [
-            {"Name": "nofile", "Soft": flavor.open_files_max, "Hard": flavor.open_files_max},
+            {"Name": "nofile", "Soft": granted.open_files, "Hard": granted.open_files},
             {"Name": "core", "Soft": 0, "Hard": 0},
         ],
         # Python packages compile into /tmp and load what they compiled, so it may be executed from.
         "Tmpfs": {"/tmp": f"rw,exec,nosuid,nodev,mode=1777,size={shared},nr_inodes={inodes}"},
-        # The root is the container's own thin layer, not read-only: README.md, "Why a layer".
-        "ReadonlyRootfs": False,
-        "Mounts": [_mount(mount) for mount in spec.mounts],
+        # A Space with a Dockerfile of its own writes where its author let user 1000: README.md, "Root and home".
+        "ReadonlyRootfs": has_home,
+        "Mounts": [*([_home(names)] if has_home else []), *(_mount(mount) for mount in spec.mounts)],
         "RestartPolicy": {"Name": "no", "MaximumRetryCount": 0},  # the scheduler restarts, with its back-off
         "AutoRemove": False,  # what it said last and how it ended are read after its end
         "Init": True,  # reaps orphans and passes TERM on to programs that were not written to be process 1
@@ -192,6 +199,11 @@ def environment(spec: ReplicaSpec, granted: Grant) -> dict[str, str]:
         if not _ENV_NAME.fullmatch(name) or "\0" in value:
             raise Rejected(f"'{name}' cannot be an environment variable of a container.", facts={"reason": Reason.CONFIG_ERROR.value})
     return found
+
+
+def _home(names: Names) -> Body:
+    """A volume without a name: the engine fills it with what the image has there, and removes it with the container."""
+    return {"Type": "volume", "Target": HOME, "VolumeOptions": {"Labels": {PLATFORM: names.tag}}}
 
 
 def _mount(mount: Mount) -> Body:
@@ -237,58 +249,30 @@ def gateway_of(subnet: str) -> str:
     return str(next(ipaddress.ip_network(subnet).hosts()))
 
 
-def free_subnets(pool: str, taken: Iterable[str]) -> Iterator[str]:
-    """Subnets of `pool` for one replica each that overlap none of `taken`, in order. Raises Rejected for a bad pool."""
+def free_build_subnets(pool: str, taken: Iterable[str], seed: str) -> Iterator[str]:
+    """As `free_subnets`, with room for many steps at once."""
+    return free_subnets(pool, taken, seed, bits=_BUILD_SUBNET_BITS)
+
+
+def free_subnets(pool: str, taken: Iterable[str], seed: str = "", *, bits: int = _SUBNET_BITS) -> Iterator[str]:
+    """Subnets of `pool` for one replica each that overlap none of `taken`. Raises Rejected for a bad pool.
+
+    In order, from a place that `seed` chooses: two platforms of one host meet only when the pool is nearly full.
+    """
     try:
         whole = ipaddress.IPv4Network(pool)
     except ValueError as error:
         raise Rejected(f"'{pool}' is not an IPv4 network such as 10.213.0.0/16") from error
     used = [n for text in taken if isinstance(n := ipaddress.ip_network(text, strict=False), ipaddress.IPv4Network) and n.overlaps(whole)]
-    exact = {n for n in used if n.prefixlen == _SUBNET_BITS}
-    wider = [n for n in used if n.prefixlen != _SUBNET_BITS]
-    for one in whole.subnets(new_prefix=_SUBNET_BITS):
+    exact = {n for n in used if n.prefixlen == bits}
+    wider = [n for n in used if n.prefixlen != bits]
+    count = 1 << (bits - whole.prefixlen) if bits >= whole.prefixlen else 0
+    start = int(hashlib.sha256(seed.encode()).hexdigest(), 16) % count if seed else 0
+    for index in range(count):
+        address = int(whole.network_address) + ((start + index) % count << (32 - bits))
+        one = ipaddress.IPv4Network((address, bits))
         if one not in exact and not any(one.overlaps(other) for other in wider):
             yield str(one)
-
-
-def firewall(names: Names, hub_port: int, egress_ports: Sequence[int] = (80, 443), allow: Sequence[tuple[str, int]] = ()) -> str:
-    """Rules for `nft -f -` on the engine's host; loading them again replaces them whole.
-
-    From apps: answers to whom called, DNS, the open ports of public addresses, and the proxy's port on the host. Nothing
-    to neighbours, private ranges, metadata, or other services of the host; nothing by IPv6. They go by the names of our
-    bridges, so they hold from the moment a bridge exists and touch nothing else on the host. `allow`: addresses (v4) and
-    ports that may be reached although they are private, such as a package index.
-    """
-    table, ours = names.table, f'"{names.bridges}*"'
-    ports = ", ".join(str(port) for port in egress_ports)
-    hub = f"    iifname {ours} tcp dport {hub_port} accept\n" if hub_port else ""
-    open_to = "".join(f"    iifname {ours} ip daddr {address} tcp dport {port} accept\n" for address, port in allow)
-    public = f"    iifname {ours} tcp dport {{ {ports} }} accept\n" if egress_ports else ""
-    return (
-        f"table {table}\ndelete table {table}\n"
-        f"table {table} {{\n"
-        f"  chain forward {{\n"
-        f"    type filter hook forward priority -20; policy accept;\n"
-        f"    iifname {ours} oifname {ours} drop\n"
-        f"    iifname {ours} ct state established,related accept\n"
-        f"    oifname {ours} ct state established,related accept\n"
-        f"    oifname {ours} drop\n"
-        f"    iifname {ours} meta nfproto ipv6 drop\n"
-        f"    iifname {ours} udp dport 53 accept\n"
-        f"    iifname {ours} tcp dport 53 accept\n"
-        f"{open_to}"
-        f"    iifname {ours} ip daddr {{ {', '.join(BLOCKED_V4)} }} drop\n"
-        f"{public}"
-        f"    iifname {ours} drop\n"
-        f"  }}\n"
-        f"  chain input {{\n"
-        f"    type filter hook input priority -20; policy accept;\n"
-        f"    iifname {ours} ct state established,related accept\n"
-        f"{hub}{open_to}"
-        f"    iifname {ours} drop\n"
-        f"  }}\n"
-        f"}}\n"
-    )
 
 
 # -- capacity

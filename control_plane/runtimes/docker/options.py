@@ -5,20 +5,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from control_plane.runtimes.docker.engine import RegistryLogin
+from control_plane.runtimes.docker.rules import Openings
 
 
 @dataclass(frozen=True, slots=True)
 class DockerOptions:
     """What the operator decides. `subnets`: addresses of replicas' networks, 8 for each; they must be free on the host.
 
-    `hub_port`: the proxy's port, the one port of the host that apps may reach (0 = none). `gpus`: ids of the devices
+    `openings`: what apps may reach; the proxy's port is the one port of the host among them. `gpus`: ids of the devices
     that may be given away. `overcommit`: how often CPU and memory may be promised. Times are in seconds.
     """
 
     flavors: tuple[str, ...] = ("cpu-basic", "cpu-upgrade")
     gpus: tuple[str, ...] = ()
-    hub_port: int = 0
-    egress_ports: tuple[int, ...] = (80, 443)
+    openings: Openings = Openings()
     subnets: str = "10.213.0.0/16"
     overcommit: float = 16.0
     node_name: str = "local"

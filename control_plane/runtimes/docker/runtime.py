@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import logging
 import threading
+import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -27,10 +28,11 @@ from control_plane.runtimes.docker.engine import Absent, Clash, Engine, Item, Re
 from control_plane.runtimes.docker.logs import LogFollowers, LogSink, Outbox
 from control_plane.runtimes.docker.manifests import Machine, Names
 from control_plane.runtimes.docker.options import DockerOptions
+from control_plane.runtimes.docker.rules import firewall as firewall_rules
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
-_TAIL_LINES = 50
+_DISK_CHECK_SHARE = 0.05  # of the time may be spent on looking at disks
 
 
 @dataclass
@@ -97,7 +99,7 @@ class DockerRuntime:
         self._marks.mkdir(parents=True, exist_ok=True, mode=0o700)
         info = await self._first_answer()
         self._machine = Machine(float(info.get("NCPU") or 1), int(info.get("MemTotal") or 1 << 30))
-        rules = manifests.firewall(self._names, self._options.hub_port, self._options.egress_ports)
+        rules = firewall_rules(self._names.table, f"{self._names.bridges}*", self._options.openings)
         self._containers.missing = _missing_of(info) or await self._do(lambda: self._load_rules(info, rules))
         if self._containers.missing:
             log.warning("docker.floor_missed", extra={"missing": self._containers.missing})
@@ -322,21 +324,24 @@ class DockerRuntime:
             queue.put_nowait(space_id)
 
     async def _watch_disks(self) -> None:
-        """Where the storage driver has no quotas: measure each container's layer, one after the other, and end what is over."""
+        """Measure what each container wrote, one after the other, and end what is over. A quota of the engine holds the layer at once, a
+        volume's size nobody else does."""
+        took_s = 0.0
         while True:
-            await asyncio.sleep(self._options.disk_check_s)
+            await asyncio.sleep(max(self._options.disk_check_s, took_s / _DISK_CHECK_SHARE))
+            began = time.monotonic()
             with contextlib.suppress(VitrineError):
                 for item in await self._do(self._containers.everything):
-                    labels = item["Labels"]
-                    if item["State"] == "running" and labels.get(manifests.DISK_BY_ENGINE) != "yes":
-                        await self._check_disk(item["Id"], labels)
+                    if item["State"] == "running":
+                        await self._check_disk(item["Id"], item["Labels"])
+            took_s = time.monotonic() - began
 
     async def _check_disk(self, container: str, labels: Mapping[str, str]) -> None:
         try:
-            inspected = await self._do(lambda: self._engine.inspect(container, with_size=True))
+            written = await self._do(lambda: self._containers.written(container))
         except Absent:
             return
-        if int(inspected.get("SizeRw") or 0) > int(labels[manifests.DISK]):
+        if written > int(labels[manifests.DISK]):
             self._containers.disk_full.add(ReplicaId(labels[manifests.REPLICA]))
             await self._do(lambda: self._engine.kill(container))
 

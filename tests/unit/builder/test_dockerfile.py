@@ -72,7 +72,6 @@ def test_a_python_without_a_base_image_lists_those_there_are(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     "text",
     [
-        "# syntax=docker/dockerfile:1\nFROM x",
         "#syntax = evil/frontend\nFROM x",
         "# escape=`\nFROM x",
         "FROM x\nRUN --security=insecure id",
@@ -86,12 +85,28 @@ def test_a_python_without_a_base_image_lists_those_there_are(tmp_path: Path) -> 
         "FROM x\nADD http://2852039166/ /x",
         "FROM x\nADD --chown=1 http://[::1]/x /x",
         "FROM x\nADD \\\n  http://metadata.google.internal/ /x",
+        "FROM x\nRUN --mount=type=ssh,from=y id",
+        "FROM x\nADD https://example.com/x /x",
+        "ARG U=http://169.254.169.254/\nFROM x\nADD $U /x",
+        'FROM x\nADD ["http://169.254.169.254/", "/x"]',
+        "FROM x\nADD git@example.com:a/b.git /x",
+        "FROM 127.0.0.1:5000/spaces/other:1",
+        "FROM registry.test:5000/spaces/other@sha256:00",
+        "FROM 10.0.0.5/x",
+        "FROM localhost/x",
+        "FROM vitrine/0123456789ab:1",
+        "FROM 98863a52b820",
+        "FROM sha256:98863a52b820",
+        "ARG BASE=registry.test:5000/spaces/other\nFROM ${BASE}:1",
+        "FROM ${NOWHERE%x}",
+        "FROM x\nCOPY --from=registry.test:5000/spaces/other:1 / /",
+        "FROM x\nRUN --mount=type=bind,from=registry.test:5000/spaces/other,target=/o id",
         "FROM x\n" + "RUN true\n" * 10_000,
     ],
 )
 def test_what_a_dockerfile_may_not_ask_for(text: str) -> None:
     with pytest.raises(BuildFailed, match=r"Dockerfile line \d+: ") as caught:
-        check_dockerfile(text)
+        check_dockerfile(text, {}, "registry.test:5000/spaces")
     assert caught.value.reason is Reason.SOURCE_REJECTED
 
 
@@ -113,14 +128,14 @@ RUN --mount=type=secret,id=HF_TOKEN,mode=0444,required=true \\
 RUN <<EOF
 FLOAT these are not instructions
 EOF
-ADD https://example.com/x /x
+ADD x.tar.gz /x
 EXPOSE 7860
 """
     facts = check_dockerfile(text)
     assert facts.args == {"MODEL_REPO", "OTHER"}
     assert facts.secret_ids == {"HF_TOKEN"}
     assert facts.needs_buildkit
-    assert not check_dockerfile("FROM x\nCOPY --from=a --chown=1000 . .\nRUN echo <file").needs_buildkit
+    assert not check_dockerfile("FROM x AS a\nFROM x\nCOPY --from=a --chown=1000 . .\nRUN echo <file").needs_buildkit
 
 
 def test_build_arguments_are_those_the_dockerfile_declares(tmp_path: Path) -> None:

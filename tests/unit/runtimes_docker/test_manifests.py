@@ -16,6 +16,7 @@ from control_plane.domain.replicas import Mount, ReplicaSpec
 from control_plane.domain.sensitive import Sensitive
 from control_plane.runtimes.docker import manifests
 from control_plane.runtimes.docker.manifests import GIB, Machine, Names
+from control_plane.runtimes.docker.rules import Openings, firewall
 
 IMAGE = Artifact(ArtifactKind.IMAGE, "registry.example/spaces/demo@sha256:" + "0f" * 32)
 FLAVOR = Flavor("small", "Small", vcpu=2, memory_gb=4, disk_gb=5, price_per_hour=0, pids_max=64, open_files_max=512)
@@ -119,7 +120,7 @@ def test_subnets_that_are_taken_are_left_out() -> None:
 
 
 def test_the_firewall_closes_private_ranges_before_it_opens_the_internet() -> None:
-    lines = [line.strip() for line in manifests.firewall(NAMES, 7860).splitlines()]
+    lines = [line.strip() for line in firewall(NAMES.table, f"{NAMES.bridges}*", Openings(hub_port=7860)).splitlines()]
     forward = lines[lines.index("chain forward {") : lines.index("chain input {")]
     ours = 'iifname "v01234*"'
     private = next(i for i, line in enumerate(forward) if "169.254.0.0/16" in line and line.endswith("drop"))
@@ -133,7 +134,7 @@ def test_builds_have_names_and_rules_of_their_own(tmp_path: Path) -> None:
     names = Names.of_platform(tmp_path, for_builds=True)
     assert names.tag == Names.of_platform(tmp_path).tag
     assert names.table != Names.of_platform(tmp_path).table
-    rules = manifests.firewall(names, 0, allow=(("10.0.0.5", 8080),))
+    rules = firewall(names.table, f"{names.bridges}*", Openings(allow=(("10.0.0.5", 8080),)))
     assert rules.count("ip daddr 10.0.0.5 tcp dport 8080 accept") == 2
     assert not rules.split("chain input")[1].count("dport 7860")
     assert len(manifests.build_network(names, "10.212.255.0/24")["options"]["com.docker.network.bridge.name"]) <= 15
