@@ -22,7 +22,7 @@ import threading
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from builder.bytecode import BytecodeStore, read_distributions
@@ -41,6 +41,7 @@ logger = logging.getLogger("vitrine.builder")
 
 READY = ".vitrine-env.json"  # inside an environment: what it was made of; its mtime is the last use
 COMPILED = ".vitrine-compiled"  # beside it: all bytecode is there
+_SPACE_START, _SPACE_START_NAME = Path(__file__).with_name("space_start.py"), "_vitrine_space_start"
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,11 +90,20 @@ class EnvironmentStore:
         with self._held(f"lock-{name.stem}", runner.cancel):
             if not fresh and (kept := _read_json(name)) is not None:
                 return Lock(tuple(kept["lines"]), bool(kept["open"]))
-            lock = self._resolve_wheels(declaration, python, runner, fresh) if not declaration.is_open else None
-            if lock is None:
-                lock = self._resolve_open(declaration, python, tree, tenant, runner, fresh)
+            try:
+                lock = self._lock(declaration, python, tree, tenant, runner, fresh)
+            except BuildFailed:
+                if not declaration.companions:
+                    raise
+                # The index lacks one, or the requirements contradict it; if they are wrong by themselves, this says so.
+                lock = self._lock(replace(declaration, companions=()), python, tree, tenant, runner, fresh)
+                runner.log.line(f"installed without {' and '.join(declaration.companions)}, which do not resolve here")
             _write_json(name, {"lines": list(lock.lines), "open": lock.is_open})
             return lock
+
+    def _lock(self, declaration: Declaration, python: Interpreter, tree: Path, tenant: str, runner: StepRunner, fresh: bool) -> Lock:
+        lock = self._resolve_wheels(declaration, python, runner, fresh) if not declaration.is_open else None
+        return lock or self._resolve_open(declaration, python, tree, tenant, runner, fresh)
 
     def install(self, lock: Lock, python: Interpreter, tree: Path, tenant: str, runner: StepRunner) -> Environment:
         """The environment of a lock."""
@@ -179,7 +189,8 @@ class EnvironmentStore:
     def _compile_argv(
         self, declaration: Declaration, python: Interpreter, folder: Path, fresh: bool, extra: tuple[str, ...]
     ) -> tuple[str, ...]:
-        (folder / "requirements.in").write_text("\n".join((*declaration.options, *declaration.requirements)) + "\n")
+        wanted = (*declaration.options, *declaration.requirements, *declaration.companions)
+        (folder / "requirements.in").write_text("\n".join(wanted) + "\n")
         (folder / "constraints.txt").write_text("\n".join(declaration.constraints) + "\n")
         return (
             self._uv.path,
@@ -215,6 +226,9 @@ class EnvironmentStore:
             if lock.lines:
                 self._fill(building, lock, python, tree, tenant, runner)
             site = site_packages(building)
+            if (site / "spaces" / "reloading").is_dir():
+                shutil.copyfile(_SPACE_START, site / f"{_SPACE_START_NAME}.py")
+                (site / f"{_SPACE_START_NAME}.pth").write_text(f"import {_SPACE_START_NAME}\n")
             missing = self._store(lock.is_open, tenant).link(site, read_distributions(site), python)
             if not missing:
                 (building / COMPILED).touch()

@@ -22,6 +22,9 @@ from builder.errors import BuildFailed
 from control_plane.domain.reasons import Reason
 
 _PLACES = ("git+", "hg+", "svn+", "bzr+", "http:", "https:", "file:", ".", "/", "~")
+# Sign-in buttons and `import spaces` work in a Gradio Space without a line in requirements.txt.
+_GRADIO_COMPANIONS = ("gradio[oauth]", "spaces")
+
 MAX_LINES = 2_000
 MAX_INCLUDES = 20
 
@@ -58,6 +61,7 @@ class Declaration:
     options: tuple[str, ...] = ()
     prerelease: bool = False
     open_because: str = ""
+    companions: tuple[str, ...] = ()  # what the SDK brings along as on the public service, where the index has it
 
     @property
     def is_open(self) -> bool:
@@ -66,6 +70,7 @@ class Declaration:
     def key(self, *facts: str) -> str:
         """A stable name of this declaration together with `facts` (interpreter, index, tenant)."""
         body = [sorted(self.requirements), sorted(self.constraints), list(self.options), self.prerelease, self.is_open, list(facts)]
+        body += [list(self.companions)] if self.companions else []
         return hashlib.sha256(json.dumps(body).encode()).hexdigest()[:40]
 
 
@@ -88,6 +93,7 @@ def read_declaration(read: ReadFile, *, sdk: str, sdk_version: str | None) -> De
         options=tuple(parser.options),
         prerelease=parser.prerelease,
         open_because=parser.open_because,
+        companions=parser.companions,
     )
 
 
@@ -109,6 +115,7 @@ class _Parser:
         self.options: list[str] = []
         self.prerelease = False
         self.open_because = ""
+        self.companions: tuple[str, ...] = ()
         self._read = read
         self._lines = 0
         self._includes = 0
@@ -123,6 +130,8 @@ class _Parser:
 
     def sdk(self, package: str, version: str | None) -> None:
         declared = self._declared.get(package, [])
+        if package == "gradio":
+            self.companions = _GRADIO_COMPANIONS
         if version is None:
             if not declared:
                 self.requirements.append(package)

@@ -91,6 +91,12 @@ def test_an_sdk_version_that_cannot_be_is_a_configuration_error(requirements: st
     assert caught.value.reason is Reason.CONFIG_ERROR
 
 
+def test_a_gradio_space_brings_sign_in_and_the_spaces_package_along() -> None:
+    assert declare({"requirements.txt": "numpy"}, "gradio", None).companions == ("gradio[oauth]", "spaces")
+    assert declare({"requirements.txt": "numpy"}, "streamlit", None).companions == ()
+    assert Declaration(("a",)).key() != Declaration(("a",), companions=("b",)).key()
+
+
 def test_keys_do_not_depend_on_order_but_on_every_fact() -> None:
     one, two = Declaration(("a", "b")), Declaration(("b", "a"))
     assert one.key("3.11") == two.key("3.11") != one.key("3.12")
