@@ -170,7 +170,8 @@ def test_a_build_step() -> None:
 def test_doctor_names_what_is_wrong_and_the_fix() -> None:
     report = FloorReport((FloorItem("namespaces", False, "EPERM", "Allow them."), FloorItem("limits", True, "cgroup v2")))
     answers = {"git": "git version 2.20.1", "uv": "uv 0.9.1"}
-    findings = {f.name: f for f in examine(report=report, resolve=lambda name: "", run=lambda command: answers.get(command[0], ""))}
+    found = examine(report=report, uv="uv", resolve=lambda name: "", run=lambda command: answers.get(command[0], ""))
+    findings = {f.name: f for f in found}
     assert findings["sandbox: namespaces"].level is Level.PROBLEM
     assert findings["sandbox: namespaces"].fix == "Allow them."
     assert findings["sandbox: limits"].level is Level.OK
