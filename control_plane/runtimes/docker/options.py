@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from control_plane.runtimes.docker.engine import RegistryLogin
 from control_plane.runtimes.docker.rules import Openings
@@ -18,7 +18,7 @@ class DockerOptions:
 
     flavors: tuple[str, ...] = ("cpu-basic", "cpu-upgrade")
     gpus: tuple[str, ...] = ()
-    openings: Openings = Openings()
+    openings: Openings = field(default_factory=Openings)
     subnets: str = "10.213.0.0/16"
     overcommit: float = 16.0
     node_name: str = "local"

@@ -136,6 +136,9 @@ class DockerRuntime:
             memory.pop(replica_id, None)
         self._containers.disk_full.discard(replica_id)
 
+    async def remove_space(self, space_id: SpaceId, space_name: str) -> None:
+        """Nothing of a Space outlives its replicas here."""
+
     async def capacity(self) -> Capacity:
         vcpu, memory, gpus, replicas = 0.0, 0, 0, set()
         for item in await self._do(self._containers.everything):
@@ -150,7 +153,7 @@ class DockerRuntime:
             options.node_name, options.pool_name, self._machine.vcpu, self._machine.memory_bytes, len(options.gpus),
             used_vcpu=vcpu, used_memory_bytes=memory, used_gpus=gpus, replicas=frozenset(replicas),
         )  # fmt: skip
-        return Capacity((NodePool(options.pool_name, options.flavors, max_nodes=1, overcommit=options.overcommit),), (node,))
+        return Capacity((NodePool(options.pool_name, options.flavors, max_nodes=1, overcommit=options.overcommit, shrinks=True),), (node,))
 
     async def usage(self, replica_id: ReplicaId) -> ReplicaUsage | None:
         try:

@@ -141,12 +141,12 @@ EXPOSE 7860
 def test_build_arguments_are_those_the_dockerfile_declares(tmp_path: Path) -> None:
     request = build_request(sdk="docker", variables={"A": "1", "B": "2"}, secret_names=("S",), app_port=8080)
     plan = blueprint(request, tree(tmp_path, {"Dockerfile": "FROM x\nARG A\n"}), load_catalog(), ImageConfig())
-    assert (plan.args, plan.launch.port, plan.secret_ids) == ({"A": "1"}, 8080, frozenset())
+    assert (plan.args, plan.launch.port, plan.secrets) == ({"A": "1"}, 8080, {})
 
 
 def test_secrets_reach_buildkit_as_files(tmp_path: Path) -> None:
     build = ImageBuild(tmp_path, "Dockerfile", "r/s:b", "builds", args={"A": "1"}, secrets={"TOKEN": tmp_path / "0"}, labels={"l": "v"})
-    assert buildkit_argv(DockerConfig(buildkit_cli=("docker",)), build, 1 << 30) == (
-        "docker", "build", "--file", f"{tmp_path}/Dockerfile", "--tag", "r/s:b", "--network", "builds", "--memory", str(1 << 30),
+    assert buildkit_argv(DockerConfig(buildkit_cli=("docker",)), build) == (
+        "docker", "build", "--file", f"{tmp_path}/Dockerfile", "--tag", "r/s:b", "--network", "builds",
         "--build-arg", "A=1", "--label", "l=v", "--secret", f"id=TOKEN,src={tmp_path}/0", str(tmp_path),
     )  # fmt: skip
