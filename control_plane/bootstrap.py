@@ -20,13 +20,14 @@ from urllib.parse import urlsplit
 from control_plane.domain.accounts import Account
 from control_plane.domain.builds import BuildLimits, SourceKind
 from control_plane.domain.capacity import Capacity
-from control_plane.domain.errors import Rejected
+from control_plane.domain.errors import Rejected, Unavailable
 from control_plane.domain.hardware import FlavorCatalog
 from control_plane.domain.ids import ReplicaId, RepoId, Sha, SpaceId
 from control_plane.domain.replicas import HUB_HOST, ReplicaUsage
 from control_plane.domain.routes import Endpoint
 from control_plane.domain.spaces import Build, Repo, RepoType, Setting, Space
 from control_plane.ports.clock import Clock
+from control_plane.ports.leadership import Leadership
 from control_plane.ports.log_store import LogStore
 from control_plane.ports.secret_box import SecretBox
 from control_plane.ports.signals import Signals
@@ -314,13 +315,16 @@ async def run_scheduler(settings: Settings, ready: Callable[[dict[str, Any]], No
     from control_plane.bus.usage import serve_usage
     from control_plane.net.probe import probe
     from control_plane.queue.celery_queue import CeleryBuildQueue
+    from control_plane.scheduler.deps import SchedulerConfig, SchedulerDeps
     from control_plane.scheduler.planning import Probe
     from control_plane.scheduler.prober import Prober
-    from control_plane.scheduler.reconcile import Reconciler, SchedulerConfig, SchedulerDeps
+    from control_plane.scheduler.reconcile import Reconciler
     from control_plane.spaces.configure import open_secret
 
     services = build_services(settings)
     await services.database.migrate()
+    leadership = build_leadership(settings)
+    await leadership.acquire()
     bus = RedisRouteStore(settings.redis_url) if settings.redis_url else BusServer(settings.run_dir / BUS_SOCKET)
     await bus.start()
     runtime = build_runtime(settings, services)
@@ -342,7 +346,8 @@ async def run_scheduler(settings: Settings, ready: Callable[[dict[str, Any]], No
     async def meter(uow: UnitOfWork, repo: Repo | None, replica: Any, now: Any) -> None:
         await meter_replica(uow, repo, replica, services.catalog, now)
 
-    async def discard(space: Space) -> None:
+    async def discard(space: Space, repo: Repo | None) -> None:
+        await runtime.remove_space(space.id, repo.full_name if repo else "")
         await services.logs.remove(f"run/{space.id}")
         for folder in ("bundles", "sites"):
             await asyncio.to_thread(shutil.rmtree, settings.data_dir / folder / space.id, True)
@@ -372,19 +377,40 @@ async def run_scheduler(settings: Settings, ready: Callable[[dict[str, Any]], No
         SchedulerDeps(
             uow=services.uow, clock=services.clock, runtime=runtime, routes=bus, signals=bus, queue=queue, logs=services.logs,
             prober=prober, catalog=lambda: services.catalog, open_secret=open_setting, check_running_quota=check_running, meter=meter,
-            discard=discard,
+            discard=discard, is_leading=leadership.is_leading,
         ),
         config,
     )  # fmt: skip
     usage = await serve_usage(settings.run_dir / USAGE_SOCKET, services.uow, runtime)
+    lost = asyncio.ensure_future(leadership.lost())
+    acting = asyncio.ensure_future(reconciler.run(lambda: ready({"warnings": [warning] if warning else []})))
     try:
-        await reconciler.run(lambda: ready({"warnings": [warning] if warning else []}))
+        await asyncio.wait({lost, acting}, return_when=asyncio.FIRST_COMPLETED)
+        if acting.done():
+            acting.result()
+        else:
+            raise Unavailable("another scheduler leads now; this one ends and waits for its turn")
     finally:
+        for task in (lost, acting):
+            task.cancel()
+        await asyncio.gather(lost, acting, return_exceptions=True)
         usage.close()
         await reconciler.close()
         await runtime.close()
+        await leadership.release()
         await bus.close()
         await services.database.close()
+
+
+def build_leadership(settings: Settings) -> Leadership:
+    """Which of several schedulers acts: a Lease on a cluster, else nobody else can be there."""
+    from control_plane.ports.leadership import Alone
+
+    if settings.runtime == "kubernetes":
+        from control_plane.runtimes.kubernetes.assemble import scheduler_lease
+
+        return scheduler_lease(namespace=settings.kube_namespace)
+    return Alone()
 
 
 def site_address(settings: Settings, key: bytes) -> Callable[[str], Endpoint]:

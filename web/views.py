@@ -504,6 +504,7 @@ class UsageRow:
     key: str
     flavor: str
     amount: float
+    cost_usd: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

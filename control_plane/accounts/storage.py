@@ -39,8 +39,8 @@ class StorageRoom:
     async def hold(self, repo_id: RepoId, sizes: Mapping[str, int], *, life_s: float = 600.0) -> None:
         """Reserve bytes for the repository's owner, all of `sizes` (name in this repository → bytes) or none.
 
-        A name that is held already is replaced. QuotaExceeded when the owner's storage has no room, Maintenance while that lasts. After `life_s`,
-        `settle_overdue` ends what nobody settled.
+        A name that is held already is replaced. QuotaExceeded when the owner's storage has no room, Maintenance while
+        that lasts. After `life_s`, `settle_overdue` ends what nobody settled.
         """
         now = self._clock.now()
         until = (now + timedelta(seconds=life_s)).isoformat()

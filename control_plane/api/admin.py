@@ -5,19 +5,20 @@ Every change writes exactly one audit event in its own transaction. Listings are
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from datetime import datetime, timedelta
 from typing import Any, Protocol, cast
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
-from starlette.responses import StreamingResponse
 
 from control_plane.accounts import people, policy, tokens
 from control_plane.accounts.audit import record
+from control_plane.accounts.storage import StorageRoom
 from control_plane.accounts.suspension import suspend
-from control_plane.api import admin_quotas, admin_spaces
+from control_plane.api import admin_care, admin_quotas, admin_spaces
+from control_plane.api.backup import SnapshotSource
 from control_plane.api.deps import Hub
 from control_plane.api.deps import Services as HubServices
 from control_plane.domain.accounts import Account, AccountKind, Actor, OrgRole, Token, TokenRole
@@ -37,6 +38,18 @@ class AdminServices(HubServices, Protocol):
 
     @property
     def pools(self) -> Callable[[], Any]: ...  # scheduler.pools.Hardware: flavors and node pools in force
+    @property
+    def settings(self) -> Any: ...  # settings.Settings
+    @property
+    def database(self) -> SnapshotSource: ...
+    @property
+    def keys(self) -> Any: ...  # bootstrap.Keys: `box` with the master keys
+    @property
+    def storage(self) -> StorageRoom: ...
+    @property
+    def change_master_key(self) -> Callable[..., None]: ...  # retire=…
+    @property
+    def remove_environments(self) -> Callable[[Collection[str]], Awaitable[None]]: ...
 
 
 class _Body(BaseModel):
@@ -128,7 +141,7 @@ def admin_router(services: AdminServices) -> APIRouter:
     api = APIRouter(prefix="/api/admin", tags=["admin"])
     _accounts(api, door)
     _tokens(api, door)
-    _audit(api, door)
+    admin_care.routes(api, door)
     admin_quotas.routes(api, door)
     admin_spaces.routes(api, door)
     return api
@@ -254,50 +267,3 @@ def _tokens(api: APIRouter, door: Door) -> None:
             name = owner.name if owner else ""
             await door.note(work, actor, "token.revoke", f"user:{name}", id=token.id, name=token.name)
         return token_json(token, name)
-
-
-def _audit(api: APIRouter, door: Door) -> None:
-    uow = door.services.uow
-
-    @api.get("/audit")
-    async def list_audit(request: Request, since: datetime | None = None, actor: str | None = None, limit: int = 1000) -> JSONResponse:
-        await door.admin(request)
-        if since is not None and since.tzinfo is None:
-            raise Rejected("since needs a time zone, for example 2026-08-01T00:00:00Z")
-        async with uow.read() as work:
-            rows = await work.audit.list(since=since, actor=actor, limit=max(1, min(limit, 100_000)))
-        shown = ("id", "actor", "action", "subject", "address", "facts", "hash")
-        return items({"at": when(row["at"]), **{key: row[key] for key in shown}} for row in rows)
-
-    @api.get("/audit/verification")
-    async def verify_audit(request: Request) -> dict[str, Any]:
-        await door.admin(request)
-        async with uow.read() as work:
-            broken = await work.audit.verify()
-        return {"whole": broken is None, "first_broken_id": broken}
-
-    @api.get("/backup")
-    async def backup(request: Request) -> StreamingResponse:
-        from control_plane.api.backup import stream_backup
-
-        actor = await door.admin(request)
-        settings, database = getattr(door.services, "settings", None), getattr(door.services, "database", None)
-        if settings is None or database is None:
-            raise Rejected("this component cannot make a backup; ask the API process")
-        async with uow.write() as work:
-            await door.note(work, actor, "platform.backup", "platform")
-        return StreamingResponse(stream_backup(database, settings.data_dir), media_type="application/x-tar")
-
-    @api.post("/gc")
-    async def collect(request: Request, dry_run: bool = True) -> dict[str, Any]:
-        from control_plane.api.garbage import collect_garbage
-
-        actor = await door.admin(request)
-        settings = getattr(door.services, "settings", None)
-        if settings is None:
-            raise Rejected("this component cannot collect garbage; ask the API process")
-        found = await collect_garbage(door.services, settings.data_dir, dry_run=dry_run)
-        if not dry_run:
-            async with uow.write() as work:
-                await door.note(work, actor, "platform.gc", "platform", freed_bytes=sum(f["bytes"] for f in found), entries=len(found))
-        return {"dry_run": dry_run, "items": found, "bytes": sum(f["bytes"] for f in found)}

@@ -11,12 +11,13 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 
 from control_plane.accounts import people, quotas
-from control_plane.accounts.metering import HOURS
+from control_plane.accounts.usage import UsageLine
+from control_plane.accounts.usage import usage as usage_of
 from control_plane.domain.accounts import Account
 from control_plane.domain.capacity import Capacity, Node, NodePool
 from control_plane.domain.hardware import Flavor
 from control_plane.domain.ids import RepoId
-from control_plane.domain.quotas import DEFAULT_QUOTAS, parse_key, parse_value
+from control_plane.domain.quotas import DEFAULT_QUOTAS, check_limit, limit_text, parse_key, parse_value
 from control_plane.domain.replicas import ReplicaState
 from control_plane.domain.spaces import Replica
 from control_plane.ports.stores import UnitOfWork
@@ -35,10 +36,6 @@ class QuotaChange(BaseModel):
     unset: list[str] = Field(default_factory=list)
 
 
-def limit_text(limit: float | None) -> str:
-    return "unlimited" if limit is None else f"{limit:g}" if limit < 1e6 else f"{limit:.15g}"
-
-
 def _use_json(use: quotas.QuotaUse) -> dict[str, Any]:
     return {
         "key": use.key,
@@ -55,7 +52,7 @@ def routes(api: APIRouter, door: Door) -> None:
 
     def parsed(body: QuotaChange) -> tuple[dict[str, float | None], list[str]]:
         flavors = services.catalog.names
-        limits = {parse_key(key, flavors): parse_value(value) for key, value in body.limits.items()}
+        limits = {parse_key(key, flavors): check_limit(key, parse_value(value)) for key, value in body.limits.items()}
         # A key of a flavor that left the catalogue may still be unset.
         return limits, [key if key.startswith("running.") else parse_key(key, flavors) for key in body.unset]
 
@@ -130,13 +127,13 @@ def routes(api: APIRouter, door: Door) -> None:
 
     @api.get("/usage")
     async def usage(request: Request, subject: str | None = None, since_s: int = 30 * 86400) -> JSONResponse:
-        """Metered rows of ended replicas and builds per account, Space, key, flavor and day; cost from the flavor's price."""
+        """Use per account, Space, key, flavor and day, what runs now included; cost from the flavor's price."""
         await door.admin(request)
         day = f"{services.clock.now() - timedelta(seconds=max(0, min(since_s, 3650 * 86400))):%Y-%m-%d}"
         async with uow.read() as work:
             account = await people.find_account(work, subject) if subject else None
-            rows = await work.quotas.usage(account_id=account.id if account else None, since_day=day)
-            return JSONResponse({"items": await _named(work, rows, {f.name: f.price_per_hour for f in services.catalog.flavors})})
+            lines = await usage_of(work, services.catalog, services.clock.now(), since_day=day, account_id=account.id if account else None)
+            return JSONResponse({"items": await _named(work, lines)})
 
     @api.get("/pools")
     async def list_pools(request: Request) -> JSONResponse:
@@ -155,28 +152,28 @@ def _shown(before: Mapping[str, float | None], key: str) -> str:
     return limit_text(before[key]) if key in before else "unset"
 
 
-async def _named(work: UnitOfWork, rows: Sequence[Mapping[str, Any]], prices: Mapping[str, float]) -> list[dict[str, Any]]:
+async def _named(work: UnitOfWork, lines: Sequence[UsageLine]) -> list[dict[str, Any]]:
     accounts: dict[str, str] = {}
     spaces: dict[str, str] = {}
-    for row in rows:
-        if row["account_id"] not in accounts:
-            account = await work.accounts.get(row["account_id"])
-            accounts[row["account_id"]] = account.name if account else row["account_id"]
-        if row["space_id"] not in spaces:
-            repo = await work.repos.get(RepoId(row["space_id"]))
-            removed = None if repo else await work.repos.removed(RepoId(row["space_id"]))
-            spaces[row["space_id"]] = repo.full_name if repo else removed[1] if removed else row["space_id"]
+    for line in lines:
+        if line.account_id not in accounts:
+            account = await work.accounts.get(line.account_id)
+            accounts[line.account_id] = account.name if account else line.account_id
+        if line.space_id not in spaces:
+            repo = await work.repos.get(RepoId(line.space_id))
+            removed = None if repo else await work.repos.removed(RepoId(line.space_id))
+            spaces[line.space_id] = repo.full_name if repo else removed[1] if removed else line.space_id
     return [
         {
-            "day": row["day"],
-            "subject": accounts[row["account_id"]],
-            "space": spaces[row["space_id"]],
-            "key": row["key"],
-            "flavor": row["flavor"],
-            "amount": round(row["amount"], 6),
-            "cost_usd": round(row["amount"] * prices.get(row["flavor"], 0.0), 4) if row["key"] == HOURS else None,
+            "day": line.day,
+            "subject": accounts[line.account_id],
+            "space": spaces[line.space_id],
+            "key": line.key,
+            "flavor": line.flavor,
+            "amount": round(line.amount, 6),
+            "cost_usd": round(line.cost_usd, 4) if line.cost_usd is not None else None,
         }
-        for row in rows
+        for line in lines
     ]
 
 

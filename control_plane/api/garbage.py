@@ -9,40 +9,127 @@ import asyncio
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Collection, Iterable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, Protocol
 
+from control_plane.accounts.storage import StorageRoom
 from control_plane.domain.ids import BuildId, RepoId, SpaceId
+from control_plane.ports.clock import Clock
+from control_plane.ports.git import LfsStore
 from control_plane.ports.stores import UnitOfWork, UnitOfWorkFactory
 
 GRACE_S = 3600
 KEPT_DEPLOYMENTS = 20  # a roll-back reaches this far
+UNNAMED_S = 7 * 86400.0  # how long a large file may wait for the commit that names it
+ENVIRONMENT_UNUSED_S = 7 * 86400.0
+_ENVIRONMENT_MARK = ".vitrine-env.json"  # in every whole environment; its mtime is the last use
 
 
 class Services(Protocol):
     @property
+    def settings(self) -> Any: ...  # settings.Settings: data_dir, audit_keep_days
+    @property
     def uow(self) -> UnitOfWorkFactory: ...
+    @property
+    def clock(self) -> Clock: ...
+    @property
+    def git(self) -> Any: ...  # git.store.BareGitStore: lfs_in_use
+    @property
+    def lfs(self) -> LfsStore: ...
+    @property
+    def storage(self) -> StorageRoom: ...
+    @property
+    def remove_environments(self) -> Callable[[Collection[str]], Awaitable[None]]: ...
 
 
-async def collect_garbage(services: Services, data_dir: Path, *, dry_run: bool) -> list[dict[str, Any]]:
+async def collect_garbage(services: Services, *, dry_run: bool) -> list[dict[str, Any]]:
     """One entry per thing: kind, name, bytes, why. Sizes count blocks that deleting gives back."""
+    data_dir: Path = services.settings.data_dir
     async with services.uow.read() as work:
         known = set(await work.spaces.all_ids())
+        kept, environments = await _named(work, known)
         found = [
-            *await _artifacts(work, data_dir / "bundles", "bundle", known),
-            *await _artifacts(work, data_dir / "sites", "site", known),
+            *_artifacts(data_dir / "bundles", "bundle", known, kept),
+            *_artifacts(data_dir / "sites", "site", known, kept),
             *await _folders(work, data_dir / "repos", "repository", lambda name: name.removesuffix(".git")),
             *await _folders(work, data_dir / "lfs", "large files", lambda name: "" if name in ("objects", "incoming") else name),
             *await _logs(work, data_dir / "logs"),
         ]
     found += await asyncio.to_thread(_unowned_objects, data_dir / "lfs" / "objects")
-    for entry in found:
+    unused = await asyncio.to_thread(_unused_environments, data_dir / "envs", environments)
+    for entry in [*found, *unused]:
         path: Path = entry.pop("path")
         entry["bytes"] = await asyncio.to_thread(_size, path)
-        if not dry_run:
+        if not dry_run and entry["kind"] != "environment":
             await asyncio.to_thread(_delete, path)
+    if unused and not dry_run:
+        await services.remove_environments(environments)
+    return [*found, *unused, *await _unnamed_large_files(services, data_dir / "lfs", dry_run), *await _old_audit(services, dry_run)]
+
+
+async def _named(work: UnitOfWork, known: set[SpaceId]) -> tuple[set[str], set[str]]:
+    """Artifacts and environments that some Space can still come back to, or that a build is making."""
+    artifacts: set[str] = set()
+    environments: set[str] = set()
+    for space_id in known:
+        space = await work.spaces.get(space_id)
+        deployments = list(await work.deployments.of_space(space_id, limit=KEPT_DEPLOYMENTS))
+        live = await work.deployments.get(space_id, space.live_generation) if space else None
+        for deployment in [*deployments, *([live] if live else [])]:
+            artifacts.add(deployment.artifact.ref)
+            environments.add(deployment.artifact.env_key)
+        artifacts |= {f"{space_id}/{b.id}" for b in await work.builds.of_space(space_id, limit=5) if not b.status.is_terminal}
+    return artifacts, environments - {""}
+
+
+def _unused_environments(root: Path, kept: set[str]) -> list[dict[str, Any]]:
+    found = []
+    for path in sorted(root.iterdir()) if root.is_dir() else ():
+        mark = path / _ENVIRONMENT_MARK
+        if path.name.startswith(".") or path.name in kept or not mark.is_file():
+            continue
+        if time.time() - mark.stat().st_mtime > ENVIRONMENT_UNUSED_S:
+            found.append(_entry("environment", path, path.name[:16], "no deployment uses it"))
     return found
+
+
+async def _unnamed_large_files(services: Services, root: Path, dry_run: bool) -> list[dict[str, Any]]:
+    """Objects of repositories that exist, named by none of their commits: uploads whose push never came."""
+    found: list[dict[str, Any]] = []
+    limit = time.time() - UNNAMED_S
+    for folder in sorted(root.iterdir()) if root.is_dir() else ():
+        repo_id = RepoId(folder.name)
+        async with services.uow.read() as work:
+            repo = await work.repos.get(repo_id) if folder.name not in ("objects", "incoming") else None
+        if repo is None:
+            continue
+        named = await services.git.lfs_in_use(repo_id)
+        lost = [(oid, size) for oid, size in await services.lfs.oids(repo_id) if oid not in named]
+        lost = [(oid, size) for oid, size in lost if (folder / oid[:2] / oid[2:4] / oid).stat().st_mtime < limit]
+        for oid, size in lost:
+            found.append({"kind": "large file", "name": f"{repo.full_name} {oid[:12]}", "why": "no commit names it", "bytes": size})
+            if not dry_run:
+                await services.lfs.drop(repo_id, oid)
+        if lost and not dry_run:
+            await services.storage.settle(repo_id)
+    return found
+
+
+async def _old_audit(services: Services, dry_run: bool) -> list[dict[str, Any]]:
+    """Audit rows older than the retention, where one is set. What stays can still be verified."""
+    days = services.settings.audit_keep_days
+    if not days:
+        return []
+    moment = services.clock.now() - timedelta(days=days)
+    async with services.uow.read() as work:
+        count = await work.audit.count_before(moment)
+    if count and not dry_run:
+        async with services.uow.write() as work:
+            count = await work.audit.forget(moment)
+    name = f"{count} events before {moment:%Y-%m-%d}"
+    return [{"kind": "audit", "name": name, "why": f"older than {days} days", "bytes": 0}] if count else []
 
 
 def _entry(kind: str, path: Path, name: str, why: str) -> dict[str, Any]:
@@ -61,20 +148,14 @@ def _old(folder: Path) -> Iterable[Path]:
             continue
 
 
-async def _artifacts(work: UnitOfWork, root: Path, kind: str, known: set[SpaceId]) -> list[dict[str, Any]]:
+def _artifacts(root: Path, kind: str, known: set[SpaceId], kept: set[str]) -> list[dict[str, Any]]:
     found = []
     for of_space in _old(root):
-        space_id = SpaceId(of_space.name)
-        if space_id not in known:
+        if SpaceId(of_space.name) not in known:
             found.append(_entry(kind, of_space, of_space.name, "its Space is gone"))
             continue
-        kept = {d.artifact.ref for d in await work.deployments.of_space(space_id, limit=KEPT_DEPLOYMENTS)}
-        space = await work.spaces.get(space_id)
-        live = await work.deployments.get(space_id, space.live_generation) if space else None
-        kept |= {live.artifact.ref} if live else set()
-        kept |= {f"{space_id}/{b.id}" for b in await work.builds.of_space(space_id, limit=5) if not b.status.is_terminal}
         for bundle in _old(of_space):
-            name = f"{space_id}/{bundle.name}"
+            name = f"{of_space.name}/{bundle.name}"
             if name not in kept:
                 found.append(_entry(kind, bundle, name, f"not among the last {KEPT_DEPLOYMENTS} deployments"))
     return found

@@ -1,13 +1,15 @@
-"""Audit, garbage, backup and restore."""
+"""Audit, maintenance, keys, garbage, backup and restore."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+from typing import Any
 
 import click
 
 from control_plane.cli.client import Platform
-from control_plane.cli.output import Out, Since, confirm, size, talks
+from control_plane.cli.output import Out, Since, cell, confirm, size, talks
 
 
 @click.command(epilog="Example: vitrine admin audit --since 7d --actor ann        or: vitrine admin audit --verify")
@@ -15,9 +17,22 @@ from control_plane.cli.output import Out, Since, confirm, size, talks
 @click.option("--actor", help="Only what this user did.")
 @click.option("--limit", type=click.IntRange(1, 100_000), default=1000, show_default=True, help="Newest this many.")
 @click.option("--verify", is_flag=True, help="Check the hash chain of the whole log instead.")
+@click.option(
+    "--export",
+    "target",
+    metavar="FILE",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Write the whole log, one JSON object a line.",
+)
 @talks
-def audit(since: str | None, actor: str | None, limit: int, verify: bool, platform: Platform, out: Out) -> None:
+def audit(since: str | None, actor: str | None, limit: int, verify: bool, target: Path | None, platform: Platform, out: Out) -> None:
     """Who changed what, newest first."""
+    if verify and target is not None:
+        raise click.UsageError("give either --verify or --export")
+    if target is not None:
+        count = _written(platform, target)
+        out.one({"file": str(target), "events": count}, f"{count} events written to {target}.", bare=count)
+        return
     if verify:
         found = platform.call("GET", "/api/admin/audit/verification")
         if not found["whole"]:
@@ -30,12 +45,122 @@ def audit(since: str | None, actor: str | None, limit: int, verify: bool, platfo
     out.table(rows, columns, bare="id", empty="Nothing was recorded in this time.")
 
 
+def _written(platform: Platform, target: Path) -> int:
+    """How many lines came. The file is there whole or not at all."""
+    draft = target.with_name(f".{target.name}.{os.getpid()}")
+    try:
+        count = 0
+        with open(draft, "xb", opener=lambda p, flags: os.open(p, flags, 0o600)) as file:
+            for chunk in platform.stream("/api/admin/audit/export"):
+                file.write(chunk)
+                count += chunk.count(b"\n")
+        os.replace(draft, target)
+    except OSError as error:
+        raise click.ClickException(f"{target} cannot be written: {error.strerror}") from None
+    finally:
+        draft.unlink(missing_ok=True)
+    return count
+
+
+@click.group()
+def maintenance() -> None:
+    """Let people read and apps run, and refuse changes, while you work on the platform."""
+
+
+def _maintenance_line(found: dict[str, Any]) -> str:
+    if not found["on"]:
+        return "No maintenance: the platform takes changes."
+    return f"Maintenance since {cell(found['since'])} by {found['by']}: {found['message']}"
+
+
+@maintenance.command("show", epilog="Example: vitrine admin maintenance show --quiet")
+@talks
+def show_maintenance(platform: Platform, out: Out) -> None:
+    """Whether maintenance is on, since when, and its message."""
+    found = platform.call("GET", "/api/admin/maintenance")
+    out.one(found, _maintenance_line(found), bare="on" if found["on"] else "off")
+
+
+@maintenance.command("on", epilog='Example: vitrine admin maintenance on --message "New disks until 18:00 UTC"')
+@click.option("--message", help="What people read in pages, pushes and answers of the API.")
+@talks
+def maintenance_on(message: str | None, platform: Platform, out: Out) -> None:
+    """Refuse changes from now on."""
+    body = {"on": True} if message is None else {"on": True, "message": message}
+    found = platform.call("PUT", "/api/admin/maintenance", body=body)
+    out.one(found, _maintenance_line(found), bare="on")
+
+
+@maintenance.command("off", epilog="Example: vitrine admin maintenance off")
+@talks
+def maintenance_off(platform: Platform, out: Out) -> None:
+    """Take changes again."""
+    found = platform.call("PUT", "/api/admin/maintenance", body={"on": False})
+    out.one(found, _maintenance_line(found), bare="off")
+
+
+@click.group()
+def key() -> None:
+    """Master keys: what secrets in the database are sealed with."""
+
+
+_KEYS = {"id": "Key", "seals": "Seals now", "known": "Known here", "secrets": "Secrets"}
+
+
+@key.command("list", epilog="Example: vitrine admin key list")
+@talks
+def list_keys(platform: Platform, out: Out) -> None:
+    """Ids of the keys and how many secrets each one opens; never a key itself."""
+    out.table(platform.call("GET", "/api/admin/keys")["items"], _KEYS, bare="id", empty="No keys.")
+
+
+def _rekeyed(found: dict[str, Any], out: Out, more: str = "") -> None:
+    words = f"Key {found['key']} seals now; {found['rewrapped']} secrets were wrapped with it."
+    if found["unreadable"]:
+        words += f" {found['unreadable']} secrets cannot be opened with any key known here and stay as they are."
+    out.one(found, words + more, bare=found["key"])
+
+
+@key.command("rotate", epilog="Example: vitrine admin key rotate --yes")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@talks
+def rotate_key(yes: bool, platform: Platform, out: Out) -> None:
+    """Make a new master key and wrap every secret with it, while the platform runs. Old keys stay until `key retire`.
+
+    Copy secret.key to where you keep it, as you did with the first one: backups made from now on need the new key.
+    """
+    confirm("Make a new master key?", yes)
+    _rekeyed(platform.call("POST", "/api/admin/keys", body={"rotate": True}), out, " Copy secret.key to your safe place.")
+
+
+@key.command("rewrap", epilog="Example: vitrine admin key rewrap")
+@talks
+def rewrap_secrets(platform: Platform, out: Out) -> None:
+    """Wrap every secret with the newest key, where keys come from VITRINE_SECRET_KEY."""
+    _rekeyed(platform.call("POST", "/api/admin/keys", body={}), out)
+
+
+@key.command("retire", epilog="Example: vitrine admin key retire --yes")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@talks
+def retire_keys(yes: bool, platform: Platform, out: Out) -> None:
+    """Remove every master key but the newest. Backups made before the rotation need the old key; keep it with them.
+
+    Restart the platform afterwards: sign-in cookies of apps and the workers' shared secret come from the oldest key.
+    """
+    confirm("Remove the old master keys?", yes)
+    _rekeyed(platform.call("POST", "/api/admin/keys", body={"retire": True}), out, " Old keys are gone; restart the platform now.")
+
+
 @click.command(epilog="Example: vitrine admin gc --dry-run")
 @click.option("--dry-run", is_flag=True, help="Only list what would go.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @talks
 def gc(dry_run: bool, yes: bool, platform: Platform, out: Out) -> None:
-    """Delete what nothing refers to any more: old bundles, logs and files of removed Spaces."""
+    """Delete what nothing refers to any more: old bundles and environments, large files without a commit, logs of removed Spaces.
+
+    Audit events go when VITRINE_AUDIT_KEEP_DAYS says so; what stays can still be verified.
+    """
     if not dry_run:
         confirm("Delete everything that nothing refers to?", yes)
     found = platform.call("POST", "/api/admin/gc", params={"dry_run": "true" if dry_run else "false"})
@@ -64,17 +189,22 @@ def backup(folder: Path, platform: Platform, out: Out) -> None:
 
 @click.command(epilog="Example: vitrine admin restore /backups/2026-08-01 --into /srv/vitrine")
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path, file_okay=False, exists=True))
-@click.option("--into", type=click.Path(path_type=Path, file_okay=False), required=True, help="Data dir to make: empty or absent.")
+@click.option(
+    "--into", "--data-dir", "into", envvar="VITRINE_DATA_DIR", type=click.Path(path_type=Path, file_okay=False),
+    help="Data dir to make, empty or absent; default: .vitrine",
+)  # fmt: skip
 @click.option("--database-url", envvar="VITRINE_DATABASE_URL", help="Restore the rows to this empty PostgreSQL database instead of SQLite.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--quiet", "-q", is_flag=True, help="Print the bare value only.")
-def restore(folder: Path, into: Path, database_url: str | None, as_json: bool, quiet: bool) -> None:
+@click.pass_context
+def restore(ctx: click.Context, folder: Path, into: Path | None, database_url: str | None, as_json: bool, quiet: bool) -> None:
     """Make a data dir from a backup, checking every hash. No platform may run there."""
     from control_plane.cli.backup import restore_into
 
+    into = into or (ctx.find_object(dict) or {}).get("data_dir") or Path(".vitrine")
     found = restore_into(folder, into, database_url)
     words = f"{found['files']} files restored to {into}, every hash equal. Put the old secret.key there, then: vitrine up --data-dir {into}"
     Out(as_json, quiet).one(found, words, bare=str(into))
 
 
-COMMANDS = (audit, gc, backup, restore)
+COMMANDS = (audit, maintenance, key, gc, backup, restore)

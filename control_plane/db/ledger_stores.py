@@ -20,6 +20,7 @@ from control_plane.domain.spaces import DesiredState, RepoType, Sdk
 
 GENESIS = "0" * 64  # `prev_hash` of the first audit row
 _HEAD = "audit.head"
+_BASE = "audit.base"  # the last row that retention took
 _AUDIT_PAGE = 2000
 
 
@@ -126,7 +127,10 @@ class SqlAuditStore:
 
     async def _head(self) -> tuple[int, str]:
         """Id and hash of the newest row, kept apart from the rows so that a cut-off end shows."""
-        stored = await self._rows.value(select(meta.c.value).where(meta.c.key == _HEAD))
+        return await self._noted(_HEAD)
+
+    async def _noted(self, key: str) -> tuple[int, str]:
+        stored = await self._rows.value(select(meta.c.value).where(meta.c.key == key))
         if stored is None:
             return 0, GENESIS
         number, _, digest = str(stored).partition(":")
@@ -141,8 +145,30 @@ class SqlAuditStore:
             query = query.where(audit.c.actor == actor)
         return tuple({**row, "facts": json.loads(row["facts"])} for row in await self._rows.all(query))
 
+    async def page(self, *, after_id: int = 0, limit: int = 1000) -> tuple[Mapping[str, Any], ...]:
+        rows = await self._rows.all(select(audit).where(audit.c.id > after_id).order_by(audit.c.id).limit(limit))
+        return tuple({**row, "facts": json.loads(row["facts"])} for row in rows)
+
+    async def _last_before(self, moment: datetime) -> Row | None:
+        """The newest row of those that lie before the first one that is young enough to stay: clocks may have jumped."""
+        stays = await self._rows.value(select(func.min(audit.c.id)).where(audit.c.at >= moment))
+        older = select(audit).order_by(audit.c.id.desc()).limit(1)
+        return await self._rows.one(older if stays is None else older.where(audit.c.id < stays))
+
+    async def count_before(self, moment: datetime) -> int:
+        last = await self._last_before(moment)
+        return int(await self._rows.value(select(func.count()).where(audit.c.id <= last["id"]))) if last else 0
+
+    async def forget(self, moment: datetime) -> int:
+        last = await self._last_before(moment)
+        if last is None:
+            return 0
+        # What stays is chained to the last row that went; its number and hash are kept in its place.
+        await self._rows.put(meta, {"key": _BASE, "value": f"{last['id']}:{last['hash']}"}, key=("key",))
+        return await self._rows.run(delete(audit).where(audit.c.id <= last["id"]))
+
     async def verify(self) -> int | None:
-        previous, seen = GENESIS, 0
+        seen, previous = await self._noted(_BASE)
         while True:
             page = await self._rows.all(select(audit).where(audit.c.id > seen).order_by(audit.c.id).limit(_AUDIT_PAGE))
             for row in page:

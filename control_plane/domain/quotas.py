@@ -9,7 +9,6 @@ from enum import StrEnum
 
 from control_plane.domain.errors import Rejected
 
-
 STORAGE_HOLD = "storage-hold"  # document kind: bytes on their way in, owner = the account whose storage they take
 
 
@@ -69,5 +68,18 @@ def parse_value(text: str) -> float | None:
         return None
     digits = text.replace(".", "", 1)
     if not digits.isascii() or not digits.isdigit() or len(text) > 13:
-        raise Rejected(f"'{text}' is not a quota value; use a plain number such as 5 or 2.5, or 'unlimited'")
+        raise Rejected(f"'{text[:60]}' is not a quota value; use a plain number such as 5 or 2.5, or 'unlimited'")
     return float(text)
+
+
+def check_limit(key: str, limit: float | None) -> float | None:
+    """`limit` when it makes sense for `key`: Spaces and running copies are counted, so theirs are whole numbers."""
+    counted = key == QuotaKey.SPACES or key.partition(".")[0] == QuotaKey.RUNNING
+    if counted and limit is not None and not limit.is_integer():
+        raise Rejected(f"'{key}' is a count; {limit:g} is not a whole number")
+    return limit
+
+
+def limit_text(limit: float | None) -> str:
+    """A limit as people write it."""
+    return "unlimited" if limit is None else f"{limit:g}" if limit < 1e6 else f"{limit:.15g}"

@@ -16,6 +16,7 @@ from control_plane.domain.accounts import Account, AccountKind, Membership, OrgR
 from control_plane.domain.ids import AccountId, BuildId, ReplicaId, RepoId, SessionId, SpaceId, TokenId
 from control_plane.domain.quotas import Held
 from control_plane.domain.spaces import Build, Deployment, Replica, Repo, RepoType, Setting, Space, SpaceEvent
+from control_plane.domain.traffic import Traffic
 
 
 class AccountStore(Protocol):
@@ -70,6 +71,9 @@ class RepoStore(Protocol):
         offset: int = 0,
     ) -> tuple[Repo, ...]: ...
     async def count(self, type: RepoType, *, owner_id: AccountId | None = None) -> int: ...
+    async def set_text(self, repo_id: RepoId, text: str) -> None:
+        """What a search looks through besides the card: README and source. Kept apart: a listing never loads it."""
+
     async def like(self, user_id: AccountId, repo_id: RepoId, liked: bool, at: datetime) -> None: ...
     async def likers(self, repo_id: RepoId) -> tuple[Account, ...]: ...
     async def liked_by(self, user_id: AccountId) -> tuple[tuple[Repo, datetime], ...]: ...
@@ -135,11 +139,22 @@ class QuotaStore(Protocol):
     ) -> tuple[Mapping[str, Any], ...]: ...
 
 
+class TrafficStore(Protocol):
+    """Hours are "YYYY-MM-DDTHH" in UTC."""
+
+    async def add(self, space_id: SpaceId, hour: str, traffic: Traffic) -> None: ...  # to what the hour has already
+    async def of_space(self, space_id: SpaceId, *, since_hour: str) -> tuple[tuple[str, Traffic], ...]: ...  # oldest first
+    async def prune(self, before_hour: str) -> int: ...
+
+
 class AuditStore(Protocol):
     async def append(self, *, at: datetime, actor: str, action: str, subject: str, address: str, facts: Mapping[str, object]) -> None: ...
     async def list(
         self, *, since: datetime | None = None, actor: str | None = None, limit: int = 1000
     ) -> tuple[Mapping[str, Any], ...]: ...
+    async def page(self, *, after_id: int = 0, limit: int = 1000) -> tuple[Mapping[str, Any], ...]: ...  # oldest first, with hashes
+    async def count_before(self, moment: datetime) -> int: ...  # rows that `forget` would take
+    async def forget(self, moment: datetime) -> int: ...  # rows older than this, from the oldest on; the rest stays verifiable
     async def verify(self) -> int | None: ...  # id of the first row whose chain is broken, None = whole
 
 
@@ -165,6 +180,7 @@ class UnitOfWork(Protocol):
     deployments: DeploymentStore
     events: EventStore
     quotas: QuotaStore
+    traffic: TrafficStore
     audit: AuditStore
     documents: DocumentStore
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 from datetime import timedelta
 
 from control_plane.accounts import people, suspension
+from control_plane.accounts.usage import usage
 from control_plane.domain.accounts import Account, AccountKind, Actor
 from control_plane.domain.errors import NotFound, Rejected
 from control_plane.domain.ids import RepoId
-from control_plane.domain.quotas import QuotaKey, parse_key, parse_value
+from control_plane.domain.quotas import QuotaKey, check_limit, limit_text, parse_key, parse_value
 from control_plane.domain.spaces import RepoType
 from web.services.gallery import GalleryFamily
 from web.services.people import PeopleFamily
@@ -75,25 +76,34 @@ class AdminFamily(PeopleFamily, GalleryFamily):
 
     async def admin_set_quota(self, actor: Actor, subject: str, key: str, value: str) -> None:
         admin = self._admin(actor)
-        key, limit = parse_key(key, self.d.catalog().names), parse_value(value)
+        key = parse_key(key, self.d.catalog().names)
+        limit = check_limit(key, parse_value(value))
         async with self.d.uow.write() as uow:
             name = (await people.find_account(uow, subject)).name if subject else ""
+            before = await uow.quotas.limits(name)
             await uow.quotas.set_limit(name, key, limit)
+            facts = {"keys": {key: {"before": limit_text(before[key]) if key in before else "unset", "after": limit_text(limit)}}}
             await uow.audit.append(
                 at=self.d.clock.now(), actor=admin.name, action="quota.set", subject=f"quota:{name or 'defaults'}", address=actor.address,
-                facts={"key": key, "limit": limit},
+                facts=facts,
             )  # fmt: skip
 
     async def admin_usage(self, actor: Actor) -> tuple[UsageRow, ...]:
         self._admin(actor)
-        since = (self.d.clock.now() - timedelta(days=USAGE_DAYS)).strftime("%Y-%m-%d")
-        sums: dict[tuple[str, str, str], float] = {}
+        now = self.d.clock.now()
+        since = (now - timedelta(days=USAGE_DAYS)).strftime("%Y-%m-%d")
+        amounts: dict[tuple[str, str, str], float] = {}
+        costs: dict[tuple[str, str, str], float] = {}
         async with self.d.uow.read() as uow:
-            for row in await uow.quotas.usage(since_day=since):
-                index = str(row["account_id"]), str(row["key"]), str(row["flavor"])
-                sums[index] = sums.get(index, 0.0) + float(row["amount"])
-            names = {a.id: a.name for a in await uow.accounts.list()}
-        found = (UsageRow(names.get(account, account), key, flavor, amount) for (account, key, flavor), amount in sums.items())  # type: ignore[call-overload]
+            for line in await usage(uow, self.d.catalog(), now, since_day=since):
+                index = str(line.account_id), line.key, line.flavor
+                amounts[index] = amounts.get(index, 0.0) + line.amount
+                costs[index] = costs.get(index, 0.0) + (line.cost_usd or 0.0)
+            names = {str(a.id): a.name for a in await uow.accounts.list()}
+        found = (
+            UsageRow(names.get(account, account), key, flavor, amount, costs[account, key, flavor])
+            for (account, key, flavor), amount in amounts.items()
+        )
         return tuple(sorted(found, key=lambda u: (u.account, u.key, u.flavor)))
 
     async def admin_audit(self, actor: Actor) -> tuple[tuple[AuditRow, ...], bool]:
@@ -120,10 +130,10 @@ class AdminFamily(PeopleFamily, GalleryFamily):
             user = await people.find_account(uow, name, AccountKind.USER)
             if user.id == admin.id:
                 raise Rejected("You cannot suspend yourself.")
-            await suspension.suspend(uow, self.d.signals, user, suspended)
+            _, spaces = await suspension.suspend(uow, self.d.signals, user, suspended)
             await uow.audit.append(
                 at=self.d.clock.now(), actor=admin.name, action="user.suspend" if suspended else "user.resume", subject=f"user:{name}",
-                address=actor.address, facts={},
+                address=actor.address, facts={"before": user.is_suspended, "after": suspended, "spaces": spaces},
             )  # fmt: skip
 
     async def admin_add_user(self, actor: Actor, name: str, email: str, password: str, *, admin: bool) -> None:
