@@ -1,38 +1,16 @@
-"""Of several schedulers one acts. A Kubernetes Lease or a database lock says which; alone on a machine, the only one does."""
+"""Which of several schedulers acts. Adapters: a database row, a file lock, a Kubernetes Lease."""
 
 from __future__ import annotations
 
-import asyncio
+from collections.abc import Callable
 from typing import Protocol
 
 
 class Leadership(Protocol):
-    """`acquire`, then act while `is_leading`; when `lost` returns, stop acting and end: a fresh process tries again."""
-
-    async def acquire(self) -> None:
-        """Wait until this process leads. Raises Broken when leadership cannot be decided here at all."""
+    """At most one process leads at any time; a leader that cannot show it any more stops believing in itself first."""
 
     def is_leading(self) -> bool:
-        """Ask right before acting. False before any other process may become leader."""
+        """Ask right before acting. False well before another process may lead."""
 
-    async def lost(self) -> None:
-        """Return when this process leads no more; renews meanwhile."""
-
-    async def release(self) -> None:
-        """Let the next one in at once. Harmless when not leading."""
-
-
-class Alone:
-    """No other scheduler can exist: the embedded default, whose data dir is locked by the supervisor."""
-
-    async def acquire(self) -> None:
-        return
-
-    def is_leading(self) -> bool:
-        return True
-
-    async def lost(self) -> None:
-        await asyncio.Event().wait()
-
-    async def release(self) -> None:
-        return
+    async def run(self, on_change: Callable[[bool], None]) -> None:
+        """Contend until cancelled, then release. `on_change(True)` when this process leads, `on_change(False)` when another may."""

@@ -34,6 +34,9 @@ class Runtime(Protocol):
     async def stop(self, replica_id: ReplicaId, *, grace_s: float = 5.0) -> None:
         """TERM, wait up to `grace_s` seconds, then KILL everything of it; frees its resources. Unknown ids are fine."""
 
+    async def remove_space(self, space_id: SpaceId, space_name: str) -> None:
+        """Forget what outlives the replicas of a deleted Space (network, service, stored data). Unknown ids are fine."""
+
     async def capacity(self) -> Capacity: ...
 
     async def usage(self, replica_id: ReplicaId) -> ReplicaUsage | None: ...

@@ -28,8 +28,11 @@ class Admission:
     """One per scheduler. `capacity` is the runtime's; `granted` is called for a Space that waited and may start now."""
 
     def __init__(
-        self, capacity: Callable[[], Awaitable[Capacity]], granted: Callable[[SpaceId], None], monotonic: Callable[[], float] = time.monotonic
-    ) -> None:  # fmt: skip
+        self,
+        capacity: Callable[[], Awaitable[Capacity]],
+        granted: Callable[[SpaceId], None],
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._capacity, self._granted, self._monotonic = capacity, granted, monotonic
         self._placer = Placer()
         self._pools: tuple[NodePool, ...] = ()

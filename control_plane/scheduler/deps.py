@@ -6,10 +6,12 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
+from control_plane.domain.accounts import Account
 from control_plane.domain.builds import BuildLimits, SourceKind
 from control_plane.domain.hardware import FlavorCatalog
 from control_plane.domain.ids import SpaceId
 from control_plane.domain.replicas import Mount
+from control_plane.domain.routes import Endpoint
 from control_plane.domain.sensitive import Sensitive
 from control_plane.domain.spaces import Replica, Repo, Setting, Space
 from control_plane.ports.build_queue import BuildQueue
@@ -28,12 +30,12 @@ class SchedulerConfig:
     hub_endpoint: str  # what apps get as HF_ENDPOINT
     hub_upstream: str  # where the runtime connects such requests to
     hub_host: str
-    static_socket: str
+    static_site: Callable[[str], Endpoint]  # an artifact's ref → where the file server answers for it
     drain: timedelta = timedelta(seconds=60)
     start_timeout: timedelta = timedelta(seconds=1800)
     sleep_after_s: int = 0
     preempt_idle_s: int = 60  # unused for this long, a Space may be put to sleep to make room for another
-    trusted: Callable[[Repo], bool] = lambda repo: False
+    trusted: Callable[[Account], bool] = lambda owner: False  # whose apps may start where the floor is not met
     oauth_of: Callable[[SpaceId], tuple[str, str]] = lambda space_id: ("", "")
     volume_of: Callable[[Space], tuple[Mount, ...]] = lambda space: ()
     target: SourceKind = SourceKind.PROCESS

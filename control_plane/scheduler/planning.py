@@ -59,6 +59,15 @@ class Mark:
 
 
 @dataclass(frozen=True, slots=True)
+class Wait:
+    """A PENDING replica that the runtime has accepted is not up yet, and this is why: no node yet, its image is being pulled."""
+
+    replica: Replica
+    reason: Reason | None
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
 class Start:
     """A new replica of this deployment; `restarts` says how many failed before it."""
 
@@ -108,7 +117,7 @@ class Retry:
     at: datetime
 
 
-Action = Mark | Start | Apply | Stop | Promote | FailDeployment | Forget | Retry
+Action = Mark | Wait | Start | Apply | Stop | Promote | FailDeployment | Forget | Retry
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +168,8 @@ def _recorded(facts: Facts, now: datetime) -> list[Action]:
             actions.append(Mark(replica, ReplicaState.FAILED, reason, seen.message, seen.log_tail))
         elif seen.state is ReplicaState.STOPPED:
             actions.append(Mark(replica, ReplicaState.STOPPED, seen.reason, seen.message))
+        elif replica.state is ReplicaState.PENDING and seen.state is ReplicaState.PENDING:
+            continue  # accepted; its time begins when its process runs
         elif replica.state is ReplicaState.PENDING:
             actions.append(Mark(replica, ReplicaState.STARTING, Reason.STARTING))
         elif replica.state is ReplicaState.STARTING:
@@ -199,7 +210,7 @@ def _deployment_of(facts: Facts, replica: Replica) -> Deployment | None:
 def _towards(facts: Facts, target: Deployment, now: datetime) -> tuple[Action, ...]:
     mine = [r for r in facts.replicas if r.generation == target.generation]
     ready = [r for r in mine if r.state.may_serve]
-    actions: list[Action] = [Apply(r, target) for r in mine if r.state is ReplicaState.PENDING]
+    actions: list[Action] = [_bring_up(facts, r, target) for r in mine if r.state is ReplicaState.PENDING]
     if ready and facts.space.live_generation != target.generation:
         actions.append(Promote(target))
     missing = facts.space.replicas - len([r for r in mine if r.state is not ReplicaState.DRAINING])
@@ -212,6 +223,11 @@ def _towards(facts: Facts, target: Deployment, now: datetime) -> tuple[Action, .
         elif isinstance(verdict, Retry) or not ready:
             actions.append(verdict)
     return tuple(actions)
+
+
+def _bring_up(facts: Facts, replica: Replica, target: Deployment) -> Action:
+    seen = facts.observations.get(replica.id)
+    return Apply(replica, target) if seen is None else Wait(replica, seen.reason, seen.message)
 
 
 def _after_failures(facts: Facts, target: Deployment, now: datetime) -> FailDeployment | Retry | None:

@@ -22,7 +22,8 @@ def route_of(
         generation=live.generation if live else 0, revision=live.revision if live else "", endpoints=endpoints,
         access=RouteAccess.PRIVATE if repo.visibility is Visibility.PRIVATE else RouteAccess.PUBLIC, idle_rule=space.idle_rule,
         allow_embedding=not space.config.disable_embedding, headers=headers, title=space.config.title or repo.name,
-        emoji=space.config.emoji, reason=view.reason.value if view.reason else "", message=view.message, eta_s=eta_s if view.eta_s is None else view.eta_s,
+        emoji=space.config.emoji, reason=view.reason.value if view.reason else "", message=view.message,
+        eta_s=eta_s if view.eta_s is None else view.eta_s,
     )  # fmt: skip
 
 

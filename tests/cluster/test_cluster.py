@@ -163,7 +163,7 @@ async def test_one_leader(cluster: Cluster) -> None:
         leases = [LeaderLease(api, namespace=cluster.namespace, identity=f"s{n}") for n, api in enumerate(apis)]
         got = await asyncio.gather(*(asyncio.to_thread(lease.attempt) for lease in leases))
         assert sum(got) == 1
-        await asyncio.to_thread(leases[got.index(True)].release)
+        await asyncio.to_thread(leases[got.index(True)].give_up)
         assert await asyncio.to_thread(leases[got.index(False)].attempt)
     finally:
         for api in apis:

@@ -35,6 +35,7 @@ from control_plane.domain.spaces import (
     SpaceConfig,
     Visibility,
 )
+from control_plane.domain.traffic import Traffic
 from tests.fakes.clock import FixedClock
 from tests.fakes.postgres import PostgresServer, find_server, postgres_server
 
@@ -373,6 +374,55 @@ async def test_a_listing_filters_by_words_tags_sdk_hardware_and_running(db: Data
     async with db.write() as work:
         await work.repos.remove(cat.id)
     assert await names(search="lion") == set()
+
+
+async def test_a_search_looks_into_readme_and_source(db: Database, ann: Account) -> None:
+    cat, dog = repo(ann, "cat-finder"), repo(ann, "dog", card={"title": "Transformers at home"})
+    hidden = repo(ann, "vault", visibility=Visibility.PROTECTED)
+    async with db.write() as work:
+        for one, body in (
+            (cat, "import torch\nfrom transformers import pipeline\nload_model()"),
+            (dog, ""),
+            (hidden, "transformers sk_live_1"),
+        ):
+            await work.repos.add(one)
+            await work.repos.set_text(one.id, body)
+
+    async def names(words: str) -> set[str]:
+        async with db.read() as work:
+            return {r.name for r in await work.repos.list(RepoType.SPACE, search=words)}
+
+    assert await names("transformers") == {"cat-finder", "dog"}
+    assert await names("transf finder") == {"cat-finder"}
+    assert await names("torch transformers") == {"cat-finder"}
+    assert await names("load_mod") == {"cat-finder"}
+    assert await names("import.pipeline") == {"cat-finder"}
+    assert await names("sk_live_1") == set()  # the code of a protected Space is hidden, from the search too
+    assert await names("tor'ch & ') | \"") == set()
+    async with db.write() as work:
+        await work.repos.set_text(cat.id, "streamlit")
+    assert await names("torch") == set()
+    assert await names("streamlit") == {"cat-finder"}
+    async with db.write() as work:
+        await work.repos.remove(cat.id)
+    assert await names("streamlit") == set()
+
+
+async def test_hours_add_up_and_are_pruned(db: Database) -> None:
+    space_id, hour = SpaceId("s" * 24), "2026-08-01T12"
+    first = Traffic({"2xx": 3}, {"0.1": 3}, 10, 20, 1, 0.5, 1000)
+    async with db.write() as work:
+        await work.traffic.add(space_id, "2026-07-31T09", first)
+        await work.traffic.add(space_id, hour, first)
+        await work.traffic.add(space_id, hour, Traffic({"2xx": 1, "5xx": 2}, {"0.1": 1, "+Inf": 2}, 1, 2, 0, 0.25, 500))
+    async with db.read() as work:
+        kept = await work.traffic.of_space(space_id, since_hour=hour)
+        assert await work.traffic.of_space(SpaceId("t" * 24), since_hour="") == ()
+    assert kept == ((hour, Traffic({"2xx": 4, "5xx": 2}, {"0.1": 4, "+Inf": 2}, 11, 22, 1, 0.75, 1000)),)
+    async with db.write() as work:
+        assert await work.traffic.prune(hour) == 1
+    async with db.read() as work:
+        assert len(await work.traffic.of_space(space_id, since_hour="")) == 1
 
 
 async def test_likes_count_once_and_move_the_trend(db: Database, ann: Account) -> None:

@@ -85,12 +85,18 @@ class MemoryRuntime:
             self.specs.pop(replica_id, None)
             self.stopped.append(replica_id)
 
+    async def remove_space(self, space_id: SpaceId, space_name: str) -> None:
+        """Nothing of a Space outlives its replicas here."""
+
     async def capacity(self) -> Capacity:
         self._maybe_fail()
         specs = [self.specs[seen.replica_id] for seen in self._seen.values() if seen.state.holds_capacity]
         vcpu, memory = sum(spec.flavor.vcpu for spec in specs), int(sum(spec.flavor.memory_gb for spec in specs) * (1 << 30))
         first, *rest = self._capacity.nodes
-        return replace(self._capacity, nodes=(replace(first, used_vcpu=vcpu, used_memory_bytes=memory), *rest))
+        return replace(
+            self._capacity,
+            nodes=(replace(first, used_vcpu=vcpu, used_memory_bytes=memory, replicas=frozenset(s.replica_id for s in specs)), *rest),
+        )
 
     async def usage(self, replica_id: ReplicaId) -> ReplicaUsage | None:
         self._maybe_fail()

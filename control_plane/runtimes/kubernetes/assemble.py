@@ -6,12 +6,14 @@ import os
 import socket
 import uuid
 from collections.abc import Callable
+from pathlib import Path
 from typing import Protocol
 
 from control_plane.domain.capacity import NodePool
 from control_plane.runtimes.kubernetes.api import KubeApi
 from control_plane.runtimes.kubernetes.lease import LeaderLease
 from control_plane.runtimes.kubernetes.manifests import ClusterOptions
+from control_plane.runtimes.kubernetes.namespaces import ensure_namespace
 from control_plane.runtimes.kubernetes.runtime import KubernetesRuntime, LogSink
 
 
@@ -37,6 +39,19 @@ def kubernetes_runtime(
 
 
 def scheduler_lease(*, namespace: str, kubeconfig: str | None = None) -> LeaderLease:
-    """The lease of the scheduler, in the platform's own namespace; the identity is new with each start."""
+    """The lease of the scheduler; the identity is new with each start. Inside a cluster it lies in the pod's own namespace, which
+    tenants cannot reach; from outside in `namespace`, made when it is missing."""
     identity = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
-    return LeaderLease(KubeApi.connect(kubeconfig=kubeconfig, connections=2), namespace=namespace, identity=identity)
+    api = KubeApi.connect(kubeconfig=kubeconfig, connections=2)
+    own = own_namespace()
+    if not own:
+        ensure_namespace(api, namespace)
+    return LeaderLease(api, namespace=own or namespace, identity=identity)
+
+
+def own_namespace() -> str:
+    """The namespace this process runs in; "" outside of a cluster."""
+    try:
+        return Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace").read_text().strip()
+    except OSError:
+        return ""

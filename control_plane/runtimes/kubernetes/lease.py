@@ -18,12 +18,13 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
-from control_plane.domain.errors import VitrineError
+from control_plane.domain.errors import Broken, VitrineError
 from control_plane.runtimes.kubernetes.api import Absent, Clash, KubeApi
 
 
 class LeaderLease:
-    """`identity` names this process, unique per start. `duration_s` is how long others wait before they take over."""
+    """A `ports.leadership.Leadership`. `identity` names this process, unique per start; `duration_s` is how long others wait
+    before they take over."""
 
     def __init__(
         self,
@@ -44,6 +45,7 @@ class LeaderLease:
         self._renewed_at = -1e18
         self._seen: tuple[str, float] | None = None  # version last seen, and when it was first seen
         self._seen_holder = ""
+        self._refusal: VitrineError | None = None
 
     def is_leading(self) -> bool:
         """Ask right before acting. False well before another process may become leader."""
@@ -61,8 +63,10 @@ class LeaderLease:
             found = self._api.get(self._path)
         except Absent:
             return self._write(None, asked_at)
-        except VitrineError:
+        except VitrineError as error:
+            self._refusal = error
             return self.is_leading()
+        self._refusal = None
         spec = found.get("spec", {})
         self._seen_holder = spec.get("holderIdentity") or ""
         version = str(found["metadata"].get("resourceVersion", ""))
@@ -75,7 +79,7 @@ class LeaderLease:
             return False
         return self._write(found, asked_at)
 
-    def release(self) -> None:
+    def give_up(self) -> None:
         """Let the next one in at once; blocking. Harmless when not leading."""
         if not self.is_leading():
             return
@@ -88,20 +92,21 @@ class LeaderLease:
         except VitrineError:
             pass  # it runs out by itself
 
-    async def run(self, on_change: Callable[[bool], None]) -> None:
-        """Keep trying until cancelled; then release. `on_change` hears of each change, True = we lead."""
-        leading = False
-        try:
-            while True:
-                now_leading = await asyncio.to_thread(self.attempt)
-                if now_leading != leading:
-                    leading = now_leading
-                    on_change(leading)
-                await asyncio.sleep(self._renew_s)
-        finally:
-            if leading:
-                on_change(False)
-            await asyncio.shield(asyncio.to_thread(self.release))
+    async def acquire(self) -> None:
+        """Try until this process leads. Raises Broken when the API server refuses us the lease, Absent when its namespace is missing."""
+        while not await asyncio.to_thread(self.attempt):
+            if isinstance(self._refusal, Broken | Absent):
+                raise self._refusal
+            await asyncio.sleep(self._renew_s)
+
+    async def lost(self) -> None:
+        """Renew until it is lost; a renewal that fails is tried again while the lease still holds."""
+        while self.is_leading():
+            await asyncio.sleep(self._renew_s)
+            await asyncio.to_thread(self.attempt)
+
+    async def release(self) -> None:
+        await asyncio.to_thread(self.give_up)
 
     def _write(self, found: dict[str, Any] | None, asked_at: float) -> bool:
         stamp = self._now().strftime("%Y-%m-%dT%H:%M:%S.%fZ")
@@ -125,7 +130,8 @@ class LeaderLease:
         except Clash:
             self._renewed_at = -1e18
             return False
-        except VitrineError:
+        except VitrineError as error:
+            self._refusal = error
             return self.is_leading()
         self._seen = (str(made.get("metadata", {}).get("resourceVersion", "")), self._monotonic())
         self._seen_holder = self._identity

@@ -28,6 +28,7 @@ from control_plane.runtimes.kubernetes.api import Absent, Clash, KubeApi
 from control_plane.runtimes.kubernetes.cache import ClusterCache
 from control_plane.runtimes.kubernetes.logs import TAIL_LINES, LogFollowers
 from control_plane.runtimes.kubernetes.manifests import ClusterOptions
+from control_plane.runtimes.kubernetes.namespaces import ensure_namespace
 from control_plane.runtimes.kubernetes.watch import Watcher
 
 logger = logging.getLogger(__name__)
@@ -94,7 +95,7 @@ class KubernetesRuntime:
         """Make sure of the namespace and its closed door, then begin watching. Raises Unavailable when the API is silent."""
         self._loop = asyncio.get_running_loop()
         if not self._options.per_owner_namespaces:
-            await self._do(lambda: self._ensure_namespace(self._options.namespace))
+            await self._do(lambda: ensure_namespace(self._api, self._options.namespace))
         for watcher in self._watchers:
             watcher.start()
         deadline = time.monotonic() + self._sync_timeout_s
@@ -197,27 +198,11 @@ class KubernetesRuntime:
     async def _do(self, call: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._pool, call)
 
-    def _ensure_namespace(self, name: str) -> None:
-        """Best effort where we may not make namespaces: then the operator's manifests already hold it."""
-        try:
-            self._api.apply(f"/api/v1/namespaces/{name}", manifests.namespace(name))
-        except Unavailable:
-            raise
-        except VitrineError as error:
-            logger.warning("namespace.not_applied", extra={"namespace": name, "error": error.message})
-            labels = self._api.get(f"/api/v1/namespaces/{name}")["metadata"].get("labels", {})
-            if labels.get("pod-security.kubernetes.io/enforce") != "restricted":
-                raise Rejected(
-                    f"the namespace '{name}' does not enforce the restricted Pod Security Standard",
-                    hint=f"kubectl label namespace {name} pod-security.kubernetes.io/enforce=restricted",
-                ) from error
-        self._api.apply(_path("networking.k8s.io/v1", "networkpolicies", name, "default-deny"), manifests.default_deny(name))
-
     def _apply(self, spec: ReplicaSpec, pool: NodePool) -> None:
         options = self._options
         namespace = options.namespace_of(spec.space_name)
         if options.per_owner_namespaces and self._applied.get((namespace, "")) is None:
-            self._ensure_namespace(namespace)
+            ensure_namespace(self._api, namespace)
             self._applied[namespace, ""] = "made"
         deployment = manifests.deployment(spec, pool, namespace, options)  # before anything is written: it may be refused
         secret = manifests.secret(spec, namespace)

@@ -45,11 +45,12 @@ class ProcessRuntime:
         egress_allow: tuple[str, ...] = (),
         node_name: str = "local",
         pool_name: str = "local",
-        overcommit: float = 16.0,
+        overcommit: float = 32.0,
         report: FloorReport | None = None,
         run_dir: Path | None = None,
     ) -> None:
         self._data_dir = data_dir.resolve()
+        self._hub_cache = self._data_dir / "hub-cache" / "hub"  # filled by the API process (git/hub_cache.py)
         self._run_dir = run_dir or self._data_dir / "run"  # sockets: short paths
         self._log = log
         self._flavors = flavors
@@ -121,6 +122,9 @@ class ProcessRuntime:
             del self._replicas[replica_id]
         self._write_register()
 
+    async def remove_space(self, space_id: SpaceId, space_name: str) -> None:
+        """Nothing of a Space outlives its replicas here."""
+
     async def capacity(self) -> Capacity:
         running = [replica.spec for replica in self._replicas.values() if replica.state.holds_capacity]
         limits = [group_limits(spec, self._machine) for spec in running]
@@ -131,8 +135,10 @@ class ProcessRuntime:
             self._machine.memory_bytes,
             used_vcpu=sum(limit.vcpu for limit in limits),
             used_memory_bytes=sum(limit.memory_bytes for limit in limits),
+            replicas=frozenset(spec.replica_id for spec in running),
         )
-        return Capacity((NodePool(self._pool_name, self._flavors, max_nodes=1, overcommit=self._overcommit),), (node,))
+        pool = NodePool(self._pool_name, self._flavors, max_nodes=1, overcommit=self._overcommit, shrinks=True)
+        return Capacity((pool,), (node,))
 
     async def usage(self, replica_id: ReplicaId) -> ReplicaUsage | None:
         replica = self._replicas.get(replica_id)
@@ -221,6 +227,7 @@ class ProcessRuntime:
                 "allow": [f"{host}:{port}" for host, port in policy.allow],
                 "hub_hosts": list(policy.hub_hosts),
             },
+            hub_cache=self._hub_cache if self._hub_cache.is_dir() else None,
         )
         self._replicas[spec.replica_id] = replica
         try:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from control_plane.domain.errors import Broken
 from control_plane.runtimes.kubernetes.lease import LeaderLease
 from tests.fakes.api_server import ApiServer, api_server
 
@@ -81,20 +81,28 @@ async def test_a_silent_server_keeps_leadership_only_for_a_while(server: ApiServ
     assert not await asyncio.to_thread(a.attempt)
 
 
-async def test_run_releases_at_the_end(server: ApiServer) -> None:
+async def test_acquire_waits_and_release_lets_the_next_one_in(server: ApiServer) -> None:
     time = Time()
     a, b = lease(server, "a", time), lease(server, "b", time)
-    heard: list[bool] = []
-    leads = asyncio.Event()
+    await asyncio.wait_for(a.acquire(), 5)
+    assert a.is_leading()
+    second = asyncio.create_task(b.acquire())
+    await a.release()
+    await asyncio.wait_for(second, 10)  # no need to wait for the duration
+    assert b.is_leading()
+    assert not a.is_leading()
 
-    def on_change(leading: bool) -> None:
-        heard.append(leading)
-        leads.set()
 
-    task = asyncio.create_task(a.run(on_change))
-    await asyncio.wait_for(leads.wait(), 5)
-    task.cancel()
-    with suppress(asyncio.CancelledError):
-        await task
-    assert heard == [True, False]
-    assert await asyncio.to_thread(b.attempt), "no need to wait for the duration"
+async def test_lost_returns_when_another_holds_it(server: ApiServer) -> None:
+    time = Time()
+    a = LeaderLease(server.api(), namespace="v", identity="a", monotonic=time, renew_s=0.01)
+    await asyncio.wait_for(a.acquire(), 5)
+    server.deny("PUT", "/leases/", 409)
+    await asyncio.wait_for(a.lost(), 5)
+    assert not a.is_leading()
+
+
+async def test_a_refused_lease_is_said_at_once(server: ApiServer) -> None:
+    server.deny("*", "/leases", 403, times=10)
+    with pytest.raises(Broken):
+        await asyncio.wait_for(lease(server, "a", Time()).acquire(), 5)
