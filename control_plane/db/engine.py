@@ -26,6 +26,7 @@ from control_plane.db.ledger_stores import SqlAuditStore, SqlDocumentStore, SqlQ
 from control_plane.db.repo_store import SqlRepoStore
 from control_plane.db.rows import Rows
 from control_plane.db.space_stores import SqlBuildStore, SqlDeploymentStore, SqlEventStore, SqlSpaceStore
+from control_plane.db.traffic_store import SqlTrafficStore
 from control_plane.domain.errors import Broken, Conflict, Rejected, Unavailable, VitrineError
 from control_plane.ports.clock import Clock
 from control_plane.ports.stores import (
@@ -39,6 +40,7 @@ from control_plane.ports.stores import (
     RepoStore,
     SpaceStore,
     TokenStore,
+    TrafficStore,
     UnitOfWork,
 )
 
@@ -73,6 +75,7 @@ class SqlUnitOfWork:
         self.deployments: DeploymentStore = SqlDeploymentStore(rows)
         self.events: EventStore = SqlEventStore(rows)
         self.quotas: QuotaStore = SqlQuotaStore(rows)
+        self.traffic: TrafficStore = SqlTrafficStore(rows)
         self.audit: AuditStore = SqlAuditStore(rows)
         self.documents: DocumentStore = SqlDocumentStore(rows)
         self.callbacks: list[Callable[[], Awaitable[None]]] = []

@@ -1,8 +1,8 @@
 """Repositories, their old names and likes, and the gallery's queries.
 
 Every sort of a listing walks an index in order and stops at the page's end, so its cost does not grow with the number
-of Spaces. What everybody may see and what the viewer owns are two such walks, merged; a viewer's query therefore never
-reads through other people's private rows.
+of Spaces; a filter or search that few rows meet starts from those rows instead. What everybody may see and what the
+viewer owns are two such walks, merged; a viewer's query therefore never reads through other people's private rows.
 
 `trending` is log2 of the likes, each worth half as much after `_HALF_LIFE_DAYS`, with the creation counted as a like.
 As a logarithm it only moves when somebody likes: time passing keeps the order, so an index can hold it.
@@ -12,13 +12,29 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
-from sqlalchemy import BigInteger, ColumnElement, Table, delete, false, func, literal, literal_column, select, text, union, update
+from sqlalchemy import (
+    ColumnElement,
+    Select,
+    Table,
+    delete,
+    false,
+    func,
+    literal,
+    or_,
+    select,
+    true,
+    union,
+    update,
+)
 
 from control_plane.db import mapping
 from control_plane.db.rows import Rows
-from control_plane.db.tables import accounts, likes, old_names, removed_repos, repo_tags, repos, spaces
+from control_plane.db.search import TRIGRAM, has_source, has_title, source_term, sources_with, titles_with, words_of
+from control_plane.db.tables import accounts, likes, old_names, removed_repos, repo_tags, repo_texts, repos, spaces
 from control_plane.domain.accounts import Account
 from control_plane.domain.errors import NameTaken, Rejected
 from control_plane.domain.ids import AccountId, RepoId
@@ -27,7 +43,8 @@ from control_plane.ports.clock import Clock
 
 _HALF_LIFE_DAYS = 7.0
 _SORTS: dict[str, str] = {"trending": "trending", "likes": "likes", "created": "created_at", "updated": "updated_at"}
-_TRIGRAM = 3  # characters the search index needs; shorter words are looked for row by row
+_SHORT_WALK = 2000
+_FEW = 1000  # rows: a condition that leaves no more is answered from its own index
 
 
 def _weight(at: datetime) -> float:
@@ -110,35 +127,62 @@ class SqlRepoStore:
     ) -> tuple[Repo, ...]:
         if sort not in _SORTS:
             raise Rejected(f"unknown sort '{sort}'; allowed: {', '.join(_SORTS)}")
-        wanted: list[ColumnElement[bool]] = [repos.c.type == type.value]
+        wanted: list[ColumnElement[bool]] = []
         mine = {str(account) for account in (viewer, *viewer_orgs) if account}
         if owner is not None:
             owner_id = await self._rows.value(select(accounts.c.id).where(accounts.c.name_lower == owner.lower()))
             if owner_id is None:
                 return ()
-            wanted.append(repos.c.owner_id == owner_id)
             see_all = see_all or owner_id in mine
             mine = set()
+            wanted.append(repos.c.owner_id == owner_id)
         elif type is RepoType.SPACE:
             wanted.append(repos.c.origin.not_like("%#%"))  # previews of pull requests (community.previews) stand with their owner only
-        wanted += self._matching(search, tags)
-        if sdk or hardware or running_only:
-            wanted.append(_is_space_with(sdk, hardware, running_only))
-        walks = [()] if see_all else [(repos.c.is_private == false(),), *((repos.c.owner_id == account,) for account in sorted(mine))]
-        order = await self._walk(wanted, walks, _SORTS[sort], limit, offset)
+        base = tuple(wanted)
+        narrow = [*self._words(search), *_tagged(tags), *_of_space(sdk, hardware, running_only)]
+        wanted += [one.of_row for one in narrow]
+        column = repos.c[_SORTS[sort]]
+        if owner is not None:
+            # Without statistics SQLite would take the index of all public rows and look at each one's owner.
+            walks = [() if see_all else (func.coalesce(repos.c.is_private, true()) == false(),)]
+        else:
+            walks = [()] if see_all else [(repos.c.is_private == false(),), *((repos.c.owner_id == account,) for account in sorted(mine))]
+        seqs = await self._few(narrow)
+        if seqs is None and any(one.is_short for one in narrow):
+            seqs = await self._walk([repos.c.type == type.value, *base], walks, column, _SHORT_WALK, 0)
+        if seqs is not None:
+            visible = [] if see_all else [or_(repos.c.is_private == false(), repos.c.owner_id.in_(sorted(mine)))]
+            # Wrapped, so that no index but that of `seq` is chosen for so few rows.
+            typed = func.coalesce(repos.c.type, "") == type.value
+            query = select(repos).where(repos.c.seq.in_(seqs), typed, *wanted, *visible)
+            rows = await self._rows.all(query.order_by(column.desc(), repos.c.seq.desc()).limit(limit).offset(offset))
+            return tuple(mapping.repo_to_domain(row) for row in rows)
+        order = await self._walk([repos.c.type == type.value, *wanted], walks, column, limit, offset)
         found = {row["seq"]: row for row in await self._rows.all(select(repos).where(repos.c.seq.in_(order)))}
         return tuple(mapping.repo_to_domain(found[seq]) for seq in order)
+
+    async def _few(self, narrow: Sequence[_Narrow]) -> Sequence[int] | None:
+        """The rows that one of the conditions leaves, when they are few; None when every condition is a common one.
+
+        A rare condition is cheapest from its own index, a common one by walking the order until the page is full; either way
+        no more than about `_FEW` rows are looked at for one page.
+        """
+        for one in narrow:
+            if one.rows is not None:
+                found = await self._rows.all(one.rows.limit(_FEW + 1))
+                if len(found) <= _FEW:
+                    return [row["seq"] for row in found]
+        return None
 
     async def _walk(
         self,
         wanted: Sequence[ColumnElement[bool]],
         walks: Sequence[tuple[ColumnElement[bool], ...]],
-        column: str,
+        rank: ColumnElement[Any],
         limit: int,
         offset: int,
     ) -> Sequence[int]:
         """The `seq` of one page, in order."""
-        rank = repos.c[column]
         pages = [
             select(repos.c.seq, rank.label("rank")).where(*wanted, *walk).order_by(rank.desc(), repos.c.seq.desc()).limit(limit + offset)
             for walk in walks
@@ -151,18 +195,35 @@ class SqlRepoStore:
             rows = await self._rows.all(query)
         return [row["seq"] for row in rows]
 
-    def _matching(self, search: str | None, tags: Sequence[str]) -> Sequence[ColumnElement[bool]]:
-        """Every word of `search` occurs somewhere; every tag is there."""
-        wanted: list[ColumnElement[bool]] = []
-        words = (search or "").replace("\x00", "").lower().split()
-        indexed = [word for word in words if self._has_search_index and len(word) >= _TRIGRAM]
-        if indexed:
-            phrase = " ".join('"' + word.replace('"', '""') + '"' for word in indexed)
-            hits = select(literal_column("rowid", type_=BigInteger)).select_from(text("repo_search"))
-            wanted.append(repos.c.seq.in_(hits.where(text("repo_search MATCH :phrase").bindparams(phrase=phrase))))
-        wanted += [repos.c.search_text.contains(word, autoescape=True) for word in words if word not in indexed]
-        wanted += [repos.c.id.in_(select(repo_tags.c.repo_id).where(repo_tags.c.tag == tag)) for tag in tags]
-        return wanted
+    def _words(self, search: str | None) -> Sequence[_Narrow]:
+        """Every word occurs somewhere in the name, the title, the description or a tag, or begins a word of README or source.
+
+        No index knows words of one or two characters: alone they are looked for in the first `_SHORT_WALK` of the order.
+        """
+        found, known = [], []
+        is_indexed = self._has_search_index or not self._rows.is_sqlite
+        for word in words_of(search):
+            term = source_term(self._rows, word) if is_indexed else ""
+            of_row, rows = has_title(word), None
+            if is_indexed and len(word) >= TRIGRAM:
+                rows = titles_with(self._rows, word)
+                if term:
+                    of_row = or_(of_row, has_source(self._rows, word, term))
+                    both: Any = union(select(rows.subquery().c.seq), sources_with(self._rows, word, term).columns(repos.c.seq))
+                    rows = select(both.subquery().c.seq)
+                known.append(rows)
+            found.append(_Narrow(of_row, rows, len(word) < TRIGRAM))
+        if len(known) > 1:
+            # Words that are common alone are often rare together.
+            first, *rest = (one.subquery() for one in known)
+            together = select(first.c.seq).where(*(first.c.seq.in_(select(one.c.seq)) for one in rest))
+            found.insert(0, _Narrow(true(), together))
+        return found
+
+    async def set_text(self, repo_id: RepoId, text: str) -> None:
+        seq = await self._rows.value(select(repos.c.seq).where(repos.c.id == repo_id))
+        if seq is not None:
+            await self._rows.put(repo_texts, {"seq": seq, "body": text.replace("\x00", "")}, key=("seq",))
 
     async def count(self, type: RepoType, *, owner_id: AccountId | None = None) -> int:
         query = select(func.count()).select_from(repos).where(repos.c.type == type.value)
@@ -208,13 +269,39 @@ def _named(table: Table, type: RepoType, owner: str, name: str) -> tuple[ColumnE
     return table.c.type == type.value, table.c.owner_lower == owner.lower(), table.c.name_lower == name.lower()
 
 
-def _is_space_with(sdk: Sequence[str], hardware: Sequence[str], running_only: bool) -> ColumnElement[bool]:
-    query = select(literal(1)).where(spaces.c.id == repos.c.id)
+@dataclass(frozen=True, slots=True)
+class _Narrow:
+    """One condition of a listing: as a question to one row, and as the rows that answer it (from an index), where there is one.
+
+    The question is a scalar subquery rather than EXISTS or IN, which PostgreSQL would join with the whole table.
+    """
+
+    of_row: ColumnElement[bool]
+    rows: Select[Any] | None = None
+    is_short: bool = False
+
+
+def _tagged(tags: Sequence[str]) -> Sequence[_Narrow]:
+    found = []
+    for tag in tags:
+        mark = select(literal(1)).where(repo_tags.c.tag == tag, repo_tags.c.repo_id == repos.c.id).correlate(repos).scalar_subquery()
+        rows = select(repos.c.seq).join(repo_tags, repo_tags.c.repo_id == repos.c.id).where(repo_tags.c.tag == tag)
+        found.append(_Narrow(mark.is_not(None), rows))
+    return found
+
+
+def _of_space(sdk: Sequence[str], hardware: Sequence[str], running_only: bool) -> Sequence[_Narrow]:
+    wanted: list[tuple[ColumnElement[bool], ...]] = []
     if sdk:
-        query = query.where(spaces.c.sdk.in_(list(sdk)))
+        wanted.append((spaces.c.sdk.in_(list(sdk)),))
     if hardware:
-        query = query.where(spaces.c.hardware.in_(list(hardware)))
+        wanted.append((spaces.c.hardware.in_(list(hardware)),))
     if running_only:
         is_up = spaces.c.desired == DesiredState.RUNNING.value, spaces.c.live_generation > 0
-        query = query.where(*is_up, spaces.c.asleep == false(), spaces.c.suspended == false())
-    return query.correlate(repos).exists()
+        wanted.append((*is_up, spaces.c.asleep == false(), spaces.c.suspended == false()))
+    found = []
+    for conditions in wanted:
+        mark = select(literal(1)).where(spaces.c.id == repos.c.id, *conditions).correlate(repos).scalar_subquery()
+        rows = select(repos.c.seq).join(spaces, spaces.c.id == repos.c.id).where(*conditions)
+        found.append(_Narrow(mark.is_not(None), rows))
+    return found

@@ -186,6 +186,20 @@ likes = Table(
     Column("at", UtcTime, nullable=False),
 )
 
+# What the search looks through beside `search_text`: README and source. PostgreSQL has a column more.
+repo_texts = Table(
+    "repo_texts",
+    metadata,
+    Column(
+        "seq",
+        BigInteger().with_variant(Integer(), "sqlite"),
+        ForeignKey("repos.seq", ondelete="CASCADE"),
+        primary_key=True,
+        autoincrement=False,
+    ),
+    Column("body", Text, nullable=False),
+)
+
 # What is left of a repository: whose it was, for what is metered or listed after it went.
 removed_repos = Table(
     "removed_repos",
@@ -220,6 +234,9 @@ spaces = Table(
     Column("last_used_at", UtcTime),
     Column("suspended", Boolean, nullable=False),
     Column("updated_at", UtcTime),
+    Index("ix_spaces_sdk", "sdk"),
+    Index("ix_spaces_hardware", "hardware"),
+    Index("ix_spaces_up", "desired", "asleep"),
 )
 
 freed_subdomains = Table(
@@ -327,6 +344,22 @@ events = Table(
     Column("facts", JSON, nullable=False),
     Index("ix_events_space", "space_id", "id"),
     sqlite_autoincrement=True,  # an id is never used twice, so a reader's position stays true
+)
+
+# One row per Space and hour ("YYYY-MM-DDTHH", UTC): `domain.traffic.Traffic`.
+space_hours = Table(
+    "space_hours",
+    metadata,
+    _id("space_id", primary_key=True),
+    Column("hour", String(13), primary_key=True),
+    Column("requests", JSON, nullable=False),
+    Column("latency", JSON, nullable=False),
+    Column("bytes_in", BigInteger, nullable=False),
+    Column("bytes_out", BigInteger, nullable=False),
+    Column("wakes", Integer, nullable=False),
+    Column("cpu_s", Float(53), nullable=False),
+    Column("memory_peak", BigInteger, nullable=False),
+    Index("ix_space_hours_hour", "hour"),
 )
 
 quota_limits = Table(

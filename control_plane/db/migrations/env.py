@@ -10,7 +10,7 @@ from control_plane.db.tables import metadata
 
 
 def include_name(name: str | None, type_: str, parent_names: Any) -> bool:
-    """The search index is SQLite's own affair; it is not part of the metadata."""
+    """The search indexes are SQLite's own affair; they are not part of the metadata."""
     return not (type_ == "table" and (name or "").startswith("repo_search"))
 
 

@@ -1,0 +1,80 @@
+"""Words of a search, each as a question to one row and as the rows that an index knows for it.
+
+Two indexes answer. `repo_search` (SQLite) or trigrams (PostgreSQL) know any part of the title line: name, title, description,
+tags. `repo_search_source` or `repo_texts.document` know the beginnings of words of README and app source; a protected Space,
+whose code is hidden, is not found by them.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from sqlalchemy import BigInteger, ColumnElement, Select, TextClause, and_, literal_column, select, text
+
+from control_plane.db.rows import Rows
+from control_plane.db.tables import repos
+from control_plane.domain.spaces import Visibility
+
+TRIGRAM = 3  # characters that the index of titles needs
+_WORDS = 12  # words of a search that count
+_PARTS = re.compile(r"\w+")
+_SQLITE = (
+    "SELECT s.rowid AS seq FROM repo_search_source s JOIN repos r ON r.seq = s.rowid AND r.visibility != 'protected' "
+    "WHERE repo_search_source MATCH :NAME"
+)
+_POSTGRESQL = (
+    "SELECT t.seq AS seq FROM repo_texts t JOIN repos r ON r.seq = t.seq AND r.visibility != 'protected' "
+    "WHERE t.document @@ to_tsquery('simple', :NAME)"
+)
+_ROW_SQLITE = "(SELECT 1 FROM repo_search_source WHERE repo_search_source MATCH :NAME AND rowid = repos.seq)"
+_ROW_POSTGRESQL = "(SELECT 1 FROM repo_texts t WHERE t.seq = repos.seq AND t.document @@ to_tsquery('simple', :NAME))"
+
+
+def words_of(search: str | None) -> list[str]:
+    return (search or "").replace("\x00", "").lower().split()[:_WORDS]
+
+
+def has_title(word: str) -> ColumnElement[bool]:
+    return repos.c.search_text.contains(word, autoescape=True)
+
+
+def titles_with(rows: Rows, word: str) -> Select[Any]:
+    """`seq` of what has the word in its title line; the word has at least `TRIGRAM` characters."""
+    if not rows.is_sqlite:
+        return select(repos.c.seq).where(has_title(word))
+    name = _name("title", word)
+    hits = select(literal_column("rowid", type_=BigInteger).label("seq")).select_from(text("repo_search"))
+    return hits.where(text(f"repo_search MATCH :{name}").bindparams(**{name: _quoted(word)}))
+
+
+def source_term(rows: Rows, word: str) -> str:
+    """The word as the index of source wants it: its parts side by side, the last one by its beginning. "" when it cannot have it."""
+    parts = _PARTS.findall(word)
+    if len(word) < TRIGRAM or not parts:
+        return ""
+    if rows.is_sqlite:
+        return _quoted(" ".join(parts)) + " *"
+    return " <-> ".join([*(f"'{part}'" for part in parts[:-1]), f"'{parts[-1]}':*"])
+
+
+def sources_with(rows: Rows, word: str, term: str) -> TextClause:
+    """`seq` of what has the term in README or source."""
+    name = _name("source", word)
+    return text((_SQLITE if rows.is_sqlite else _POSTGRESQL).replace("NAME", name)).bindparams(**{name: term})
+
+
+def has_source(rows: Rows, word: str, term: str) -> ColumnElement[bool]:
+    """The same, asked of the row of `repos` in the statement around it."""
+    name = _name("inside", word)
+    inside = (_ROW_SQLITE if rows.is_sqlite else _ROW_POSTGRESQL).replace("NAME", name)
+    return and_(repos.c.visibility != Visibility.PROTECTED.value, text(f"{inside} IS NOT NULL").bindparams(**{name: term}))
+
+
+def _name(kind: str, word: str) -> str:
+    # Several words stand in one statement: each has a parameter of its own.
+    return f"{kind}_{word.encode().hex()[:60]}"
+
+
+def _quoted(word: str) -> str:
+    return '"' + word.replace('"', '""') + '"'
