@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 from control_plane.domain.accounts import Account
 from control_plane.domain.builds import BuildLimits, SourceKind
 from control_plane.domain.capacity import Capacity
-from control_plane.domain.errors import Rejected, Unavailable
+from control_plane.domain.errors import Rejected, Unavailable, VitrineError
 from control_plane.domain.hardware import FlavorCatalog
 from control_plane.domain.ids import ReplicaId, RepoId, Sha, SpaceId
 from control_plane.domain.replicas import HUB_HOST, ReplicaUsage
@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     from control_plane.secrets.envelope import EnvelopeBox
     from control_plane.spaces.actions import Actions
     from control_plane.spaces.deps import SpaceDeps
+    from control_plane.telemetry.health import Health
 
 API_SOCKET, STATIC_SOCKET, BUS_SOCKET, USAGE_SOCKET = "api.sock", "static.sock", "bus.sock", "usage.sock"
 # Where builds usually get packages; on a site behind a gateway these names lead to private addresses, which builds may reach all the same.
@@ -301,6 +302,9 @@ def build_services(settings: Settings) -> Services:
     )  # fmt: skip
 
 
+_STANDBY_AFTER_S = 1.0  # a scheduler that waits longer for its turn says so
+
+
 # --- the scheduler -------------------------------------------------------------------------------------------------
 async def run_scheduler(settings: Settings, ready: Callable[[dict[str, Any]], None], *, listen: Address | None = None) -> None:
     """Bus, runtime and reconciler until cancelled. The runtime is asked for its left-overs before anything starts.
@@ -316,6 +320,7 @@ async def run_scheduler(settings: Settings, ready: Callable[[dict[str, Any]], No
     from control_plane.net.probe import probe
     from control_plane.queue.celery_queue import CeleryBuildQueue
     from control_plane.scheduler.deps import SchedulerConfig, SchedulerDeps
+    from control_plane.scheduler.leadership import Fence, FencedRoutes, FencedRuntime, FencedUnits
     from control_plane.scheduler.planning import Probe
     from control_plane.scheduler.prober import Prober
     from control_plane.scheduler.reconcile import Reconciler
@@ -323,11 +328,22 @@ async def run_scheduler(settings: Settings, ready: Callable[[dict[str, Any]], No
 
     services = build_services(settings)
     await services.database.migrate()
-    leadership = build_leadership(settings)
-    await leadership.acquire()
-    bus = RedisRouteStore(settings.redis_url) if settings.redis_url else BusServer(settings.run_dir / BUS_SOCKET)
+    leadership = build_leadership(settings, services)
+    health = scheduler_health(settings, services, leadership, listen) if listen else None
+    try:
+        async with asyncio.timeout(_STANDBY_AFTER_S):
+            await leadership.acquire()
+    except TimeoutError:
+        ready({"note": "another scheduler leads, this one stands by", **(health.told if health else {})})
+        await leadership.acquire()
+    fence = Fence(services.uow, leadership)
+    if not services.database.is_sqlite:  # where the database is a file, its lock is enough
+        await fence.begin()
+    uow = FencedUnits(services.uow, fence)
+    store = RedisRouteStore(settings.redis_url) if settings.redis_url else BusServer(settings.run_dir / BUS_SOCKET)
+    bus: Any = FencedRoutes(store, fence)
     await bus.start()
-    runtime = build_runtime(settings, services)
+    runtime: Any = FencedRuntime(build_runtime(settings, services), fence)
     await runtime.start()
     warning = note_floor(settings, getattr(runtime, "report", None))
     options = broker_options(settings.redis_url or None, settings.data_dir / "queue")
@@ -375,7 +391,7 @@ async def run_scheduler(settings: Settings, ready: Callable[[dict[str, Any]], No
     prober = Prober(look, lambda space_id: reconciler.request(space_id))
     reconciler = Reconciler(
         SchedulerDeps(
-            uow=services.uow, clock=services.clock, runtime=runtime, routes=bus, signals=bus, queue=queue, logs=services.logs,
+            uow=uow, clock=services.clock, runtime=runtime, routes=bus, signals=bus, queue=queue, logs=services.logs,
             prober=prober, catalog=lambda: services.catalog, open_secret=open_setting, check_running_quota=check_running, meter=meter,
             discard=discard, is_leading=leadership.is_leading,
         ),
@@ -383,7 +399,8 @@ async def run_scheduler(settings: Settings, ready: Callable[[dict[str, Any]], No
     )  # fmt: skip
     usage = await serve_usage(settings.run_dir / USAGE_SOCKET, services.uow, runtime)
     lost = asyncio.ensure_future(leadership.lost())
-    acting = asyncio.ensure_future(reconciler.run(lambda: ready({"warnings": [warning] if warning else []})))
+    told = {"warnings": [warning] if warning else [], **(health.told if health else {})}
+    acting = asyncio.ensure_future(reconciler.run(lambda: ready(told)))
     try:
         await asyncio.wait({lost, acting}, return_when=asyncio.FIRST_COMPLETED)
         if acting.done():
@@ -399,18 +416,50 @@ async def run_scheduler(settings: Settings, ready: Callable[[dict[str, Any]], No
         await runtime.close()
         await leadership.release()
         await bus.close()
+        if health:
+            health.close()
         await services.database.close()
 
 
-def build_leadership(settings: Settings) -> Leadership:
-    """Which of several schedulers acts: a Lease on a cluster, else nobody else can be there."""
-    from control_plane.ports.leadership import Alone
+def build_leadership(settings: Settings, services: Services) -> Leadership:
+    """Which of several schedulers acts: a Lease on a cluster, a row in PostgreSQL, a lock beside a database file."""
+    from control_plane.db.file_leadership import FileLeadership
+    from control_plane.scheduler.leadership import DatabaseLeadership
 
     if settings.runtime == "kubernetes":
         from control_plane.runtimes.kubernetes.assemble import scheduler_lease
 
         return scheduler_lease(namespace=settings.kube_namespace)
-    return Alone()
+    return FileLeadership(settings.data_dir / "scheduler.lock") if services.database.is_sqlite else DatabaseLeadership(services.uow)
+
+
+def scheduler_health(settings: Settings, services: Services, leadership: Leadership, listen: Address) -> Health:
+    """`/healthz` and `/readyz` of this scheduler; a stand-by is ready too. Raises Rejected when the address cannot be had."""
+    from control_plane.net.listen import listen_tcp
+    from control_plane.telemetry.health import Health
+
+    loop = asyncio.get_running_loop()
+
+    def checks() -> dict[str, str]:
+        pinged = asyncio.run_coroutine_threadsafe(services.database.ping(), loop)
+        try:
+            pinged.result(3)
+            found = "ok"
+        except TimeoutError:
+            found = "does not answer"
+        except VitrineError as error:
+            found = error.message
+        return {"database": found, **redis_check(settings)}
+
+    health = Health(listen_tcp(listen), checks, beats=True, facts=lambda: {"leads": leadership.is_leading()})
+
+    def beat() -> None:
+        if not health.is_closed:
+            health.beat()
+            loop.call_later(1.0, beat)
+
+    beat()
+    return health
 
 
 def site_address(settings: Settings, key: bytes) -> Callable[[str], Endpoint]:
@@ -587,9 +636,10 @@ def run_builder(settings: Settings, ready: Callable[[dict[str, Any]], None], *, 
     worker_ready.connect(told, weak=False)
     health = None
     if listen:
-        sock = listen_tcp(listen)
-        facts["listen"] = "{}:{}".format(*sock.getsockname()[:2])
-        health = Health(sock, lambda: {"queue": "ok" if consuming else "not connected yet", **redis_check(settings)}, beats=False)
+        health = Health(
+            listen_tcp(listen), lambda: {"queue": "ok" if consuming else "not connected yet", **redis_check(settings)}, beats=False
+        )
+        facts.update(health.told)
     try:
         run_worker(config, images=build_images(settings))
     finally:

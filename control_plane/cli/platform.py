@@ -115,7 +115,7 @@ def _announce(name: str) -> Callable[[dict[str, Any]], None]:
 
     def say(facts: dict[str, Any]) -> None:
         where = facts.get("listen") or (f"port {facts['port']}" if "port" in facts else "")
-        print(f"vitrine {name}: ready{f' on {where}' if where else ''}", flush=True)
+        print(f"vitrine {name}: {facts.get('note') or 'ready'}{f' on {where}' if where else ''}", flush=True)
         if link := facts.get("sign_in_link"):
             print(f"Sign in once as admin: {link}", flush=True)
         for warning in facts.get("warnings", ()):

@@ -1,16 +1,38 @@
-"""Which of several schedulers acts. Adapters: a database row, a file lock, a Kubernetes Lease."""
+"""Of several schedulers one acts. A Kubernetes Lease or a database lock says which; alone on a machine, the only one does."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
 from typing import Protocol
 
 
 class Leadership(Protocol):
-    """At most one process leads at any time; a leader that cannot show it any more stops believing in itself first."""
+    """`acquire`, then act while `is_leading`; when `lost` returns, stop acting and end: a fresh process tries again."""
+
+    async def acquire(self) -> None:
+        """Wait until this process leads. Raises Broken when leadership cannot be decided here at all."""
 
     def is_leading(self) -> bool:
-        """Ask right before acting. False well before another process may lead."""
+        """Ask right before acting. False before any other process may become leader."""
 
-    async def run(self, on_change: Callable[[bool], None]) -> None:
-        """Contend until cancelled, then release. `on_change(True)` when this process leads, `on_change(False)` when another may."""
+    async def lost(self) -> None:
+        """Return when this process leads no more; renews meanwhile."""
+
+    async def release(self) -> None:
+        """Let the next one in at once. Harmless when not leading."""
+
+
+class Alone:
+    """No other scheduler can exist: the embedded default, whose data dir is locked by the supervisor."""
+
+    async def acquire(self) -> None:
+        return
+
+    def is_leading(self) -> bool:
+        return True
+
+    async def lost(self) -> None:
+        await asyncio.Event().wait()
+
+    async def release(self) -> None:
+        return

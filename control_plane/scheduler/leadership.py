@@ -21,7 +21,7 @@ import os
 import secrets
 import socket
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -39,7 +39,6 @@ TTL_S = 9.0
 RENEW_S = 2.0
 _KIND, _KEY = "leadership", "scheduler"
 _FENCE = "fence"
-_STANDBY_AFTER_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,28 +130,27 @@ class DatabaseLeadership:
                 if row is not None and row["holder"] == str(self._identity):
                     await uow.documents.put(_KIND, _KEY, "", {"holder": "", "beat": int(row["beat"]) + 1})
 
-    async def run(self, on_change: Callable[[bool], None]) -> None:
-        leads = False
-        try:
-            while True:
-                found = await self.attempt()
-                if found is not None and found != leads:
-                    leads = found
-                    on_change(leads)
-                await asyncio.sleep(self._renew_s if leads else self._renew_s / 4)
-        finally:
-            if leads:
-                await asyncio.shield(self.release())
+    async def acquire(self) -> None:
+        """Try until this process leads, also through an outage of the database."""
+        while not await self.attempt():
+            await asyncio.sleep(self._renew_s / 4)
+
+    async def lost(self) -> None:
+        """Renew until another process has taken over."""
+        while True:
+            await asyncio.sleep(self._renew_s)
+            if await self.attempt() is False:
+                return
 
 
 class Fence:
-    """The number of this leader's reign. `raise_up()` begins one; every write through `units()` belongs to it or is refused."""
+    """The number of this leader's reign. After `begin()`, every write through `FencedUnits` belongs to it or is refused."""
 
     def __init__(self, uow: UnitOfWorkFactory, leadership: Leadership) -> None:
         self._uow, self._leadership = uow, leadership
         self._number = 0
 
-    async def raise_up(self) -> int:
+    async def begin(self) -> int:
         async with self._uow.write() as uow:
             self._number = await uow.documents.next_number(_FENCE, _KEY)
             await uow.documents.put(_FENCE, _KEY, _KEY, {"number": self._number})
@@ -164,10 +162,11 @@ class Fence:
             raise Unavailable("this scheduler cannot show that it leads; it waits")
 
     async def check(self, uow: UnitOfWork) -> None:
-        """Raises Unavailable inside the write of a process whose reign is over."""
-        row = await uow.documents.get(_FENCE, _KEY)
-        if row is None or int(row["number"]) != self._number:
-            raise Unavailable("another scheduler leads; this write is refused")
+        """Raises Unavailable inside the write of a process whose reign is over. Without `begin()` there is none to be over."""
+        if self._number:
+            row = await uow.documents.get(_FENCE, _KEY)
+            if row is None or int(row["number"]) != self._number:
+                raise Unavailable("another scheduler leads; this write is refused")
 
 
 class FencedUnits:
@@ -221,35 +220,3 @@ class FencedRoutes:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._inner, name)
-
-
-async def lead(leadership: Leadership, act: Callable[[], Awaitable[None]], stand_by: Callable[[], None]) -> None:
-    """`act()` once this process leads, until cancelled. `stand_by()` is called when another leads for now.
-
-    Raises Unavailable when the lead is lost: this process ends, and starts again as a stand-by.
-    """
-    led, lost = asyncio.Event(), asyncio.Event()
-    contending = asyncio.ensure_future(leadership.run(lambda leads: led.set() if leads else lost.set()))
-    waiting: list[asyncio.Future[Any]] = [contending]
-    try:
-        first = asyncio.ensure_future(led.wait())
-        waiting.append(first)
-        done, _ = await asyncio.wait({contending, first}, timeout=_STANDBY_AFTER_S, return_when=asyncio.FIRST_COMPLETED)
-        if not done:
-            stand_by()
-            done, _ = await asyncio.wait({contending, first}, return_when=asyncio.FIRST_COMPLETED)
-        if contending in done:
-            contending.result()
-        acting, ended = asyncio.ensure_future(act()), asyncio.ensure_future(lost.wait())
-        waiting[:0] = [acting, ended]
-        done, _ = await asyncio.wait({acting, ended, contending}, return_when=asyncio.FIRST_COMPLETED)
-        if acting in done:
-            acting.result()
-            return
-        if contending in done:
-            contending.result()
-        raise Unavailable("another scheduler leads now; this one has stopped acting")
-    finally:
-        for task in waiting:  # what acts ends before the lead is given away
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)

@@ -47,6 +47,8 @@ class Health:
         self._server = ThreadingHTTPServer(sock.getsockname()[:2], Handler, bind_and_activate=False)
         self._server.socket.close()
         self._server.socket = sock
+        self.told = {"listen": "{}:{}".format(*sock.getsockname()[:2])}  # for who waits for the component
+        self.is_closed = False
         self._server.daemon_threads = True
         self._thread = threading.Thread(target=self._server.serve_forever, name="health", daemon=True)
         self._thread.start()
@@ -55,6 +57,7 @@ class Health:
         self._beaten_at = time.monotonic()
 
     def close(self) -> None:
+        self.is_closed = True
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
