@@ -123,12 +123,13 @@ async def revoke_token(
     return token
 
 
-async def revoke_leaked(uow: UnitOfWork, clock: Clock, signals: Signals, texts: list[str]) -> int:
-    """Revoke by token text, as a secret scanner reports them. Unknown texts are ignored; returns how many ended."""
-    count = 0
+async def revoke_leaked(uow: UnitOfWork, clock: Clock, signals: Signals, texts: list[str]) -> tuple[tuple[str, Token], ...]:
+    """Revoke by token text, as a secret scanner reports them. Unknown texts are ignored; (user, token) of those that ended."""
+    ended = []
     for text in texts[:1000]:
         found = await uow.tokens.by_hash(hash_text(text)) if is_well_formed(text) else None
         if found is not None and found.revoked_at is None:
-            await revoke_token(uow, clock, signals, found.id)
-            count += 1
-    return count
+            token = await revoke_token(uow, clock, signals, found.id)
+            user = await uow.accounts.get(token.user_id)
+            ended.append((user.name if user else "", token))
+    return tuple(ended)

@@ -138,7 +138,7 @@ def routes(api: APIRouter, door: Door) -> None:
         from control_plane.builds.record import cancel_build
 
         actor = await door.admin(request)
-        build = await cancel_build(uow, services.clock, services.signals, BuildId(build_id), by=actor.name)
+        build = await cancel_build(uow, services.clock, services.signals, BuildId(build_id), by=actor.name, address=actor.address)
         async with uow.read() as work:
             repo = await work.repos.get(RepoId(build.space_id))
         return _build_json(build, repo.full_name if repo else build.space_id)

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
 from control_plane.accounts import oauth, people, policy
+from control_plane.accounts.audit import record
 from control_plane.accounts.tokens import revoke_leaked
 from control_plane.api import views
 from control_plane.api.deps import Hub, json_object, ok
-from control_plane.domain.accounts import Account, AccountKind, Action, Actor, TokenRole
+from control_plane.domain.accounts import ANONYMOUS, Account, AccountKind, Action, Actor, TokenRole
 from control_plane.domain.errors import Rejected
 from control_plane.domain.spaces import RepoType
-from control_plane.http.addresses import base_url
+from control_plane.http.addresses import base_url, caller_address
 from control_plane.http.pagination import next_link, page_bounds
 from control_plane.ports.stores import UnitOfWork
 
@@ -189,12 +192,15 @@ def router(hub: Hub) -> APIRouter:
     @api.post("/api/tokens/revoke-leaked", status_code=202)
     async def leaked(request: Request) -> Response:
         """For secret scanners: token texts seen in public. Always 202, so that it tells nothing about a guess."""
+        actor = replace(ANONYMOUS, address=caller_address(request))  # a scanner is nobody here; its address is kept
         body = await json_object(request)
         texts = body.get("tokens")
         if not isinstance(texts, list) or not all(isinstance(t, str) for t in texts):
             raise Rejected('the body must be {"tokens": ["hf_…", …]}')
         async with services.uow.write() as uow:
-            await revoke_leaked(uow, services.clock, services.signals, texts)
+            for user, token in await revoke_leaked(uow, services.clock, services.signals, texts):
+                facts = {"id": token.id, "name": token.name, "why": "reported as leaked"}
+                await record(uow, actor, "token.revoke", f"user:{user}", facts, services.clock.now())
         return Response(status_code=202)
 
     return api

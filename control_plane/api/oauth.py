@@ -19,6 +19,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 
 from control_plane.accounts import oauth
+from control_plane.accounts.audit import record
 from control_plane.accounts.oauth import Client, Issued, OAuthError
 from control_plane.accounts.sign_in import authenticate, csrf_matches
 from control_plane.api import views
@@ -179,6 +180,7 @@ def router(hub: Hub) -> APIRouter:
             return _redirect(params, landing(client, params), {"error": "access_denied", "error_description": "the person said no"})
         async with services.uow.write() as uow:
             await oauth.remember_consent(uow, client, actor.user, scopes)
+            await record(uow, actor, "oauth.allow", f"oauth:{client.id}", {"scopes": list(scopes)}, services.clock.now())
         return await send_back(params, client, actor.user, scopes)
 
     @api.post("/oauth/token")
@@ -342,6 +344,7 @@ def router(hub: Hub) -> APIRouter:
         allow = params.get("decision") == "allow"
         async with services.uow.write() as uow:
             await oauth.decide_device(uow, services.clock, params.get("user_code", ""), actor.user, allow=allow)
+            await record(uow, actor, "oauth.device", f"user:{actor.user.name}", {"allowed": allow}, services.clock.now())
         return _document(f"<p>{'Allowed. Go back to your device.' if allow else 'Denied. Nothing was given away.'}</p>", "")
 
     return api

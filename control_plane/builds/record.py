@@ -203,7 +203,9 @@ def _is_lost(build: Build, now: datetime, limit_s: float) -> bool:
     return (now - beat).total_seconds() > _LOST_AFTER_S or too_long
 
 
-async def cancel_build(uow_factory: UnitOfWorkFactory, clock: Clock, signals: Signals, build_id: BuildId, *, by: str) -> Build:
+async def cancel_build(
+    uow_factory: UnitOfWorkFactory, clock: Clock, signals: Signals, build_id: BuildId, *, by: str, address: str = ""
+) -> Build:
     """Cancel an open build; its worker stops at its next report (2 s at most). Terminal builds are returned as they are."""
     now = clock.now()
     async with uow_factory.write() as uow:
@@ -216,7 +218,9 @@ async def cancel_build(uow_factory: UnitOfWorkFactory, clock: Clock, signals: Si
         await uow.builds.save(build)
         facts: Mapping[str, object] = {"build_id": build_id, "by": by}
         await uow.events.add(build.space_id, now, "build.cancelled", facts)
-        await uow.audit.append(at=now, actor=by, action="build.cancel", subject=f"build:{build_id}", address="", facts={})
+        await uow.audit.append(
+            at=now, actor=by, action="build.cancel", subject=f"build:{build_id}", address=address, facts={"space": build.space_id}
+        )
 
         async def told() -> None:
             await signals.notify("events", build.space_id)

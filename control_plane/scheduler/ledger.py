@@ -12,6 +12,7 @@ from control_plane.domain.replicas import ReplicaState, advance_replica
 from control_plane.domain.spaces import Deployment, Replica, Space
 from control_plane.ports.log_store import LogLine
 from control_plane.scheduler.deps import SchedulerDeps
+from control_plane.scheduler.noted import note
 from control_plane.scheduler.planning import Facts, FailDeployment, Mark
 
 _WORDS_MAX = 2000
@@ -110,6 +111,8 @@ class Ledger:
                 "seconds": round((now - began).total_seconds(), 3),
             }
             await uow.events.add(space_id, now, "route.live", words)
+            facts = {"before": space.live_generation, "after": deployment.generation, "revision": deployment.revision}
+            await note(uow, space_id, "spaces.live", facts, now)
         return True
 
     async def fail(self, facts: Facts, action: FailDeployment, now: datetime) -> None:
@@ -122,4 +125,6 @@ class Ledger:
             await uow.deployments.save(replace(stored, failed_reason=action.reason, failed_message=action.message, log_tail=tail))
             words = {"generation": stored.generation, "reason": action.reason.value, "message": action.message, "log_tail": list(tail)}
             await uow.events.add(facts.space.id, now, "deploy.failed", words)
+            noted = {"generation": stored.generation, "revision": stored.revision, "reason": action.reason.value}
+            await note(uow, facts.space.id, "spaces.deploy_failed", noted, now)
         await self._d.signals.notify("events", facts.space.id)

@@ -12,9 +12,11 @@ from control_plane.domain.reasons import Reason
 from control_plane.domain.replicas import ReplicaState
 from control_plane.domain.routes import ActivityReport
 from control_plane.domain.spaces import DesiredState, Space
+from control_plane.domain.traffic import Traffic, hour_of
 from control_plane.scheduler.admission import Admission
 from control_plane.scheduler.autoscale import NEVER, should_sleep
 from control_plane.scheduler.deps import SchedulerConfig, SchedulerDeps
+from control_plane.scheduler.noted import note
 
 _SAVE_USE_EVERY_S = 60
 _NO_USE = datetime.fromtimestamp(0, UTC)
@@ -52,6 +54,8 @@ class Sleeper:
                 return
             await uow.spaces.save(replace(space, asleep=False, sleep_reason=None, sleep_message="", last_used_at=now))
             await uow.events.add(space_id, now, "wake", {})
+            await note(uow, space_id, "spaces.wake", {"before": "asleep", "after": "awake"}, now)
+            await uow.traffic.add(space_id, hour_of(now), Traffic(wakes=1))
         self._used[space_id] = ActivityReport(space_id, now.timestamp())
         self._changed(space_id)
         await self._d.signals.notify("events", space_id)
@@ -65,6 +69,8 @@ class Sleeper:
             message = "" if reason is Reason.IDLE else "It slept to make room for another Space; a visit wakes it."
             await uow.spaces.save(replace(space, asleep=True, sleep_reason=reason, sleep_message=message))
             await uow.events.add(space_id, self._d.clock.now(), "sleep", {"reason": reason.value})
+            facts = {"before": "awake", "after": "asleep", "reason": reason.value}
+            await note(uow, space_id, "spaces.sleep", facts, self._d.clock.now())
         self._admission.mark_busy(space_id)
         self._changed(space_id)
         await self._d.signals.notify("events", space_id)

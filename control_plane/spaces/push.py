@@ -12,8 +12,10 @@ from control_plane.domain.accounts import Actor
 from control_plane.domain.errors import EntryNotFound, QuotaExceeded, RepoNotFound, SpaceConfigError
 from control_plane.domain.ids import BuildId, RepoId, Sha, SpaceId
 from control_plane.domain.spaces import DesiredState, Repo, RepoType, Sdk, Space, SpaceConfig
+from control_plane.ports.stores import UnitOfWork
 from control_plane.spaces.configure import queue_build
 from control_plane.spaces.deps import SpaceDeps
+from control_plane.spaces.search_text import TEXT_CHARACTERS, decoded, searchable_text
 
 SERVED_REF = "refs/heads/main"
 _README_MAX = 5 << 20
@@ -37,6 +39,7 @@ class _Head:
     problem: str
     title: str
     author: str
+    text: str  # README and source, for the search
 
 
 async def accept_push(
@@ -49,10 +52,13 @@ async def accept_push(
         raise RepoNotFound()
     if ref.startswith("refs/pr/") and deps.pull_moved is not None:
         await deps.pull_moved(repo, ref, new)
-    if ref != SERVED_REF:
-        return PushOutcome(repo, message=f"{ref} is stored; only main is deployed")
-    if new is None:
-        return PushOutcome(repo, message="main is gone; the last version keeps serving")
+    if ref != SERVED_REF or new is None:
+        async with deps.uow.write() as uow:
+            await _note(uow, deps, repo, actor, ref, old, new)
+        gone = ref == SERVED_REF
+        return PushOutcome(
+            repo, message="main is gone; the last version keeps serving" if gone else f"{ref} is stored; only main is deployed"
+        )
     head = await _look(deps, repo, new)
     now, who = deps.clock.now(), actor.name if actor else head.author
     size = await deps.git.size_bytes(repo_id)
@@ -66,6 +72,9 @@ async def accept_push(
             tags=head.config.tags if head.config else _tags(head.card),
         )  # fmt: skip
         await uow.repos.save(current)
+        await uow.repos.set_text(repo.id, head.text)
+        if not seen:
+            await _note(uow, deps, repo, actor, ref, old, new)
         if repo.type is not RepoType.SPACE:
             return PushOutcome(current, message="stored")
         space = await uow.spaces.get(SpaceId(repo_id))
@@ -103,6 +112,16 @@ async def accept_push(
         return PushOutcome(current, space, row.id, "build queued")
 
 
+async def _note(uow: UnitOfWork, deps: SpaceDeps, repo: Repo, actor: Actor | None, ref: str, old: Sha | None, new: Sha | None) -> None:
+    """One audit event for one moved ref, whichever door it came through; without an actor the platform caught up after a crash."""
+    none = "0" * 40
+    before, after = (old if old != none else None), (new if new != none else None)
+    name, address = (actor.name, actor.address) if actor else ("vitrine", "")
+    facts = {"ref": ref[:200], "before": before, "after": after}
+    subject = f"{repo.type.value}:{repo.full_name}"
+    await uow.audit.append(at=deps.clock.now(), actor=name, action="repo.push", subject=subject, address=address, facts=facts)
+
+
 def _tags(card: dict[str, object]) -> tuple[str, ...]:
     tags = card.get("tags")
     return tuple(str(t) for t in tags if isinstance(t, str | int)) if isinstance(tags, list) else ()
@@ -122,15 +141,15 @@ async def _look(deps: SpaceDeps, repo: Repo, sha: Sha) -> _Head:
         readme = b""
     card = deps.card_of(readme)
     if repo.type is not RepoType.SPACE:
-        return _Head(None, card, False, "", title, author)
+        return _Head(None, card, False, "", title, author, decoded(readme)[:TEXT_CHARACTERS])
     try:
         config = deps.parse_card(readme)
     except SpaceConfigError as error:
-        return _Head(None, card, False, error.message, title, author)
+        return _Head(None, card, False, error.message, title, author, decoded(readme)[:TEXT_CHARACTERS])
     try:
         entry = await deps.git.entry(repo.id, sha, _wanted(config))
         has_app_file = not entry.is_dir
     except EntryNotFound:
         # A static Space with a build step has its page only after the build.
         has_app_file = config.sdk is Sdk.STATIC and config.app_build_command is not None
-    return _Head(config, card, has_app_file, "", title, author)
+    return _Head(config, card, has_app_file, "", title, author, await searchable_text(deps.git, repo.id, sha, readme, _wanted(config)))

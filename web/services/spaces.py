@@ -58,7 +58,7 @@ class SpaceFamily(Base):
         app_url = self.d.app_url(space.subdomain).rstrip("/") + space.config.base_path
         frame_url = app_url
         if repo.visibility is Visibility.PRIVATE and self.d.app_proof is not None and policy.allowed(actor, Action.USE_APP, repo):
-            frame_url += f"?__sign={self.d.app_proof(actor.user, space.id)}"
+            frame_url += f"?__sign={self.d.app_proof(actor, space.id)}"
         config, failed = space.config, deployments[0] if deployments and deployments[0].failed_reason else None
         return SpacePage(
             card=card(repo, space, view), subdomain=space.subdomain, app_url=app_url, frame_url=frame_url,
@@ -227,7 +227,7 @@ class SpaceFamily(Base):
         if build is None or build.space_id != space.id:
             raise NotFound("there is no such build of this Space")
         if not build.status.is_terminal:
-            await record.cancel_build(self.d.uow, self.d.clock, self.d.signals, build.id, by=actor.name)
+            await record.cancel_build(self.d.uow, self.d.clock, self.d.signals, build.id, by=actor.name, address=actor.address)
 
     async def rename(self, actor: Actor, kind: RepoType, owner: str, name: str, to_owner: str, to_name: str) -> str:
         repo = await self.repo_for(actor, kind, owner, name, Action.ADMIN)
