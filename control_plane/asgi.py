@@ -127,7 +127,7 @@ def _web(app: FastAPI, services: Services, deliveries: Deliveries) -> Any:
         banner=lambda: floor_warning(settings),
         pool_facts=pool_facts,
         moved=deliveries.content,
-        app_proof=lambda user, space_id: app_access.issue(services.signing_key, services.clock, user, space_id),
+        app_proof=lambda actor, space_id: app_access.issue(services.signing_key, services.clock, actor, space_id),
     )
     app.state.web_backend = ServicesBackend(deps)
     pages = web_pages(app.state.web_backend, services.clock, secure=settings.is_https)

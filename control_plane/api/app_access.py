@@ -1,13 +1,17 @@
-"""Short-lived proofs that let a browser or client into a private app: signed, bound to one Space, re-checked on use."""
+"""Short-lived proofs that let a browser or client into a private app: signed, bound to one Space, re-checked on use.
+
+A proof also names the token or browser session it came from: it may do no more than that, and ends with it.
+"""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
 import jwt
 
-from control_plane.domain.accounts import Account
+from control_plane.domain.accounts import Actor
 from control_plane.domain.ids import SpaceId
 from control_plane.ports.clock import Clock
 
@@ -18,12 +22,23 @@ COOKIE_AUDIENCE = "vitrine:app-cookie"
 _ALGORITHM = "HS256"
 
 
-def issue(key: bytes, clock: Clock, user: Account | None, space_id: SpaceId, *, cookie: bool = False) -> str:
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """Who it speaks for; "" = nobody in particular. At most one of `token_id` and `session_id` is set."""
+
+    user_id: str
+    token_id: str = ""
+    session_id: str = ""
+
+
+def issue(key: bytes, clock: Clock, actor: Actor, space_id: SpaceId, *, cookie: bool = False) -> str:
     """A `__sign` text (minutes), or with `cookie` the value of the edge cookie (hours)."""
     now = clock.now()
     claims = {
         "aud": COOKIE_AUDIENCE if cookie else SIGN_AUDIENCE,
-        "sub": user.id if user else "",
+        "sub": actor.user.id if actor.user else "",
+        "tok": actor.token.id if actor.token else "",
+        "ses": actor.session.id if actor.session else "",
         "space": space_id,
         "iat": int(now.timestamp()),
         "exp": int((now + (COOKIE_LIFE if cookie else SIGN_LIFE)).timestamp()),
@@ -31,8 +46,8 @@ def issue(key: bytes, clock: Clock, user: Account | None, space_id: SpaceId, *, 
     return jwt.encode(claims, key, algorithm=_ALGORITHM)
 
 
-def read(key: bytes, clock: Clock, text: str, space_id: SpaceId, *, cookie: bool = False) -> str | None:
-    """The user id inside ("" = nobody in particular), or None when the text is not a live proof for this Space."""
+def read(key: bytes, clock: Clock, text: str, space_id: SpaceId, *, cookie: bool = False) -> Proof | None:
+    """What is inside, or None when the text is not a live proof for this Space."""
     if len(text) > 2048:
         return None
     try:
@@ -48,4 +63,4 @@ def read(key: bytes, clock: Clock, text: str, space_id: SpaceId, *, cookie: bool
     expires = claims.get("exp")
     if claims.get("space") != space_id or not isinstance(expires, int) or expires <= clock.now().timestamp():
         return None
-    return str(claims["sub"])
+    return Proof(str(claims["sub"]), str(claims.get("tok", "")), str(claims.get("ses", "")))

@@ -10,12 +10,12 @@ from pydantic import BaseModel, Field
 from starlette.responses import JSONResponse, RedirectResponse, Response
 
 from control_plane.accounts import policy
-from control_plane.accounts.sign_in import actor_of_token
+from control_plane.accounts.sign_in import actor_of_token, is_live
 from control_plane.api import app_access
 from control_plane.api.deps import Hub, ok
-from control_plane.domain.accounts import Account, Action, Actor, Via
+from control_plane.domain.accounts import Action, Actor, Via
 from control_plane.domain.errors import NotFound, NotSignedIn, Rejected
-from control_plane.domain.ids import AccountId, RepoId
+from control_plane.domain.ids import AccountId, RepoId, TokenId
 from control_plane.domain.spaces import Repo, Space
 
 KINDS = ("bearer", "hf_bearer", "sign", "cookie")
@@ -55,17 +55,23 @@ def router(hub: Hub) -> APIRouter:
                 return await actor_of_token(services.uow, services.clock, body.credential)
             except NotSignedIn:
                 return None
-        user_id = app_access.read(services.signing_key, services.clock, body.credential, space.id, cookie=body.kind == "cookie")
-        if user_id is None:
+        proof = app_access.read(services.signing_key, services.clock, body.credential, space.id, cookie=body.kind == "cookie")
+        if proof is None:
             return None
-        if not user_id:
+        if not proof.user_id:
             return Actor()
+        now = services.clock.now()
         async with services.uow.read() as uow:
-            user = await uow.accounts.get(AccountId(user_id))
+            user = await uow.accounts.get(AccountId(proof.user_id))
             if user is None or user.is_suspended:
                 return None
+            token = await uow.tokens.get(TokenId(proof.token_id)) if proof.token_id else None
+            sessions = await uow.tokens.sessions_of(user.id) if proof.session_id else ()
+            session = next((s for s in sessions if s.id == proof.session_id and s.expires_at > now), None)
+            if (proof.token_id and (token is None or not is_live(token, now))) or (proof.session_id and session is None):
+                return None
             roles = {org.name.lower(): role for org, role in await uow.accounts.memberships(user.id)}
-        return Actor(via=Via.SESSION, user=user, roles=roles)
+        return Actor(via=Via.TOKEN if token else Via.SESSION, user=user, token=token, session=session, roles=roles)
 
     @api.post("/internal/authorize")
     async def authorize(request: Request, body: AuthorizeBody) -> JSONResponse:
@@ -82,7 +88,7 @@ def router(hub: Hub) -> APIRouter:
             return ok({"allowed": False, "user": ""})
         answer: dict[str, object] = {"allowed": True, "user": actor.user.name if actor.user else ""}
         if body.kind == "sign":
-            answer["cookie"] = app_access.issue(services.signing_key, services.clock, actor.user, space.id, cookie=True)
+            answer["cookie"] = app_access.issue(services.signing_key, services.clock, actor, space.id, cookie=True)
             answer["max_age_s"] = int(app_access.COOKIE_LIFE.total_seconds())
         return ok(answer)
 
@@ -97,7 +103,7 @@ def router(hub: Hub) -> APIRouter:
         found = await space_of_host(host)
         if found is None or not policy.allowed(actor, Action.USE_APP, found[0]):
             raise NotFound("There is no app at this address, or you may not use it.")
-        return RedirectResponse(_signed(hub, actor.user, found[1], target), status_code=303, headers={"Referrer-Policy": "no-referrer"})
+        return RedirectResponse(_signed(hub, actor, found[1], target), status_code=303, headers={"Referrer-Policy": "no-referrer"})
 
     return api
 
@@ -109,8 +115,8 @@ def _path(text: str) -> str:
     return text
 
 
-def _signed(hub: Hub, user: Account | None, space: Space, target: str) -> str:
-    proof = app_access.issue(hub.services.signing_key, hub.services.clock, user, space.id)
+def _signed(hub: Hub, actor: Actor, space: Space, target: str) -> str:
+    proof = app_access.issue(hub.services.signing_key, hub.services.clock, actor, space.id)
     path, mark, query = target.partition("?")
     query = query.partition("#")[0]
     return f"{hub.app_url(space.subdomain)}{quote(path, safe='/%:@!$&()*+,;=~-._')}?{f'{query}&' if mark and query else ''}__sign={proof}"

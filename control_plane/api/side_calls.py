@@ -46,7 +46,7 @@ def router(hub: Hub) -> APIRouter:
     @api.get("/api/spaces/{ns:seg}/{name:seg}/jwt")
     async def jwt(request: Request, ns: str, name: str) -> JSONResponse:
         actor, _, space = await hub.space(request, ns, name, Action.USE_APP)
-        return ok({"token": app_access.issue(services.signing_key, services.clock, actor.user, space.id)})
+        return ok({"token": app_access.issue(services.signing_key, services.clock, actor, space.id)})
 
     @api.get("/avatars/{name:seg}", include_in_schema=False)
     async def avatar(name: str) -> Response:

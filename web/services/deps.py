@@ -8,7 +8,7 @@ from typing import Any
 
 from control_plane.accounts import policy
 from control_plane.accounts.sign_in import Throttle
-from control_plane.domain.accounts import Account, Action, Actor
+from control_plane.domain.accounts import Action, Actor
 from control_plane.domain.errors import RepoNotFound
 from control_plane.domain.hardware import FlavorCatalog
 from control_plane.domain.ids import Sha, SpaceId
@@ -55,7 +55,7 @@ class WebDeps:
     single_sign_on: str = ""  # label of the provider on the sign-in page, "" = none
     pool_facts: Callable[[], Awaitable[Sequence[Mapping[str, Any]]]] = _no_pools
     moved: Callable[[Repo, str, Sha | None, Sha | None], Awaitable[None]] = _not_told
-    app_proof: Callable[[Account | None, SpaceId], str] | None = None  # lets a browser into a private app for minutes
+    app_proof: Callable[[Actor, SpaceId], str] | None = None  # lets a browser into a private app for minutes
 
 
 class Base:

@@ -12,9 +12,10 @@ import jwt
 import pytest
 from huggingface_hub import HfApi
 
-from control_plane.accounts import oauth, people
+from control_plane.accounts import oauth, people, tokens
 from control_plane.accounts.sign_in import open_session
-from control_plane.domain.ids import SpaceId
+from control_plane.domain.accounts import TokenRole
+from control_plane.domain.ids import SpaceId, TokenId
 from control_plane.domain.spaces import RepoType
 from tests.functional.hub_api.running import Platform
 
@@ -154,3 +155,42 @@ def test_private_app_door_of_a_browser(platform: Platform, alice: str, browser: 
         elsewhere = web.get("/oauth/app-access", params={**asked, "next": "//evil.example/"}).headers["location"]
         assert elsewhere.startswith(f"http://alice-locked.localhost:{platform.port}/?__sign=")
         assert web.get("/oauth/app-access", params={"host": "nobody.localhost"}).status_code == 404
+
+
+def test_an_app_cookie_ends_with_the_token_it_came_from(platform: Platform, alice: str, browser: tuple[dict[str, str], str]) -> None:
+    HfApi(endpoint=platform.url, token=alice).create_repo("alice/door", repo_type="space", space_sdk="static", private=True)
+
+    def door(kind: str, credential: str) -> httpx.Response:
+        return httpx.post(
+            f"{platform.url}/internal/authorize",
+            json={"host": "alice-door.localhost", "kind": kind, "credential": credential},
+            headers={"authorization": f"Bearer {platform.services.internal_secret}"},
+        )
+
+    async def token() -> tuple[str, str]:
+        async with platform.services.uow.write() as uow:
+            user = await people.find_account(uow, "alice")
+            made, text = await tokens.create_token(uow, platform.services.clock, user, "short", TokenRole.READ)
+        return made.id, text
+
+    async def revoke(token_id: str) -> None:
+        async with platform.services.uow.write() as uow:
+            await tokens.revoke_token(uow, platform.services.clock, platform.services.signals, TokenId(token_id))
+
+    async def sign_out() -> None:
+        async with platform.services.uow.write() as uow:
+            user = await people.find_account(uow, "alice")
+            for session in await uow.tokens.sessions_of(user.id):
+                await uow.tokens.remove_session(session.id)
+
+    token_id, text = platform.run(token())
+    by_token = {"headers": {"authorization": f"Bearer {text}"}}
+    by_browser = {"cookies": browser[0]}
+    for by, end in ((by_token, revoke(token_id)), (by_browser, sign_out())):
+        with httpx.Client(base_url=platform.url, **by) as client:  # type: ignore[arg-type]
+            proof = client.get("/api/spaces/alice/door/jwt").json()["token"]
+        cookie = door("sign", proof).json()["cookie"]
+        assert door("cookie", cookie).json() == {"allowed": True, "user": "alice"}
+        platform.run(end)
+        assert door("cookie", cookie).json() == {"allowed": False, "user": ""}
+        assert door("sign", proof).json()["allowed"] is False
