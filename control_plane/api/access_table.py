@@ -151,6 +151,8 @@ _BY_RIGHT: dict[Right, tuple[str, ...]] = {
         "POST /api/spaces/{ns:seg}/{name:seg}/sleeptime",
         "POST /api/spaces/{ns:seg}/{name:seg}/pause",
         "POST /api/spaces/{ns:seg}/{name:seg}/restart",
+        "POST /api/spaces/{ns:seg}/{name:seg}/rollback",
+        "GET /api/spaces/{ns:seg}/{name:seg}/versions",
         "POST /api/spaces/{ns:seg}/{name:seg}/replicas",
         "POST /api/spaces/{ns:seg}/{name:seg}/dev-mode",
         "POST /api/spaces/{ns:seg}/{name:seg}/storage",

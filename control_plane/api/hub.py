@@ -18,6 +18,7 @@ from control_plane.api import (
     repos,
     side_calls,
     space_runtime,
+    space_versions,
     streams,
     webhooks,
 )
@@ -43,6 +44,7 @@ def hub_router(services: Services, deliveries: Deliveries | None = None) -> APIR
         identity,
         repos,
         space_runtime,
+        space_versions,
         streams,
         refs,
         commits,

@@ -25,7 +25,6 @@ from control_plane.spaces.deps import SpaceDeps
 
 MIN_SLEEP_S, MAX_SLEEP_S = 60, 30 * 24 * 3600
 MAX_VALUE = 64 << 10  # characters of one variable or secret
-ROLLBACK_DEPTH = 5
 _KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}\Z")
 
 
@@ -216,7 +215,7 @@ async def restart(deps: SpaceDeps, actor: Actor, repo: Repo, *, factory: bool = 
 
 
 async def rollback(deps: SpaceDeps, actor: Actor, repo: Repo, generation: int) -> None:
-    """Serve an earlier artifact again, without a build. One of the last `ROLLBACK_DEPTH` distinct artifacts."""
+    """Serve an earlier artifact again, without a build (`versions.versions_of` lists those that are kept)."""
     async with deps.uow.write() as uow:
         change = await _Change.begin(deps, uow, actor, repo)
         base = await uow.deployments.get(change.space.id, generation)
