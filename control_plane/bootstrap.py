@@ -84,7 +84,10 @@ def load_worker_secret(settings: Settings) -> str:
     """All that proxy and builders hold: the word for the API's internal doors. Raises Rejected where nothing tells it."""
     if settings.worker_secret:
         return settings.worker_secret
-    if settings.api_url and not settings.secret_key and not (settings.data_dir / "secret.key").exists():
+    from control_plane.net.api_address import is_here
+
+    is_apart = settings.api_url and not is_here(settings.api_url) and not settings.secret_key
+    if is_apart and not (settings.data_dir / "secret.key").exists():
         raise Rejected(
             "VITRINE_WORKER_SECRET is not set: the API of VITRINE_API_URL would not know this process",
             hint="Give API, proxies and builders the same VITRINE_WORKER_SECRET, any long random text.",

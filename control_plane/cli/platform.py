@@ -94,7 +94,7 @@ def _component(name: str, help_text: str, start: Callable[[Settings, Launch], No
             listen = None if name == "proxy" or supervised else _listen_at(name, settings, host, port)
             start(settings, Launch(_ready if supervised else _announce(name), listen, supervised))
         except VitrineError as error:
-            _fail(f"{error.message} {error.hint}".rstrip() if error.hint else error.message)
+            _fail(f"{error.message.rstrip('.')}. {error.hint}" if error.hint else error.message)
         except KeyboardInterrupt:
             pass
 

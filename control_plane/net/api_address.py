@@ -30,3 +30,8 @@ def host_and_port(api_url: str) -> tuple[str, int]:
             hint="Proxy, builders and API talk over a network of their own; TLS ends in front of the proxy.",
         )
     return host, port
+
+
+def is_here(api_url: str) -> bool:
+    """Whether the API is on this machine, and so on the same data dir."""
+    return host_and_port(api_url)[0] in ("localhost", "127.0.0.1", "::1")
