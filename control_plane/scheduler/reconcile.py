@@ -42,6 +42,7 @@ from control_plane.scheduler.planning import (
 from control_plane.scheduler.publishing import RoutePublisher
 from control_plane.scheduler.sleeping import Sleeper
 from control_plane.scheduler.starting import Starter
+from control_plane.scheduler.traffic import TrafficMeter
 from control_plane.scheduler.work_queue import WorkQueue
 
 log = logging.getLogger("vitrine.scheduler")
@@ -62,6 +63,7 @@ class Reconciler:
         self._starter = Starter(
             deps, config, self._admission, self._ledger, self._work.request_at, lambda s: self._sleeper.sleep(s, Reason.PREEMPTED)
         )
+        self._traffic = TrafficMeter(deps)
         self.wake = self._sleeper.wake
         self.request = self._work.request
         self.request_at = self._work.request_at
@@ -85,6 +87,7 @@ class Reconciler:
             group.create_task(self._every(1.0, self._sleeper.look))
             group.create_task(self._every(1.0, self._look_for_room))
             group.create_task(self._every(10.0, self._sweep))
+            group.create_task(self._every(10.0, self._traffic.write))
             await self._work.drained()
             ready()
 
@@ -118,6 +121,7 @@ class Reconciler:
         async for item in self._d.routes.requests():
             if isinstance(item, ActivityReport):
                 self._sleeper.note(item)
+                self._traffic.note(item)
             else:
                 try:
                     await self.wake(SpaceId(item))

@@ -1,0 +1,70 @@
+"""What pages show: frozen values made of primitives. Templates see these and nothing else.
+
+Times are aware UTC, durations seconds, sizes bytes, prices US dollars per hour. `msg` fields hold English sentences that
+the message catalogues translate; everything else is shown as it is (and escaped).
+"""
+
+from __future__ import annotations
+
+from web.views.community import DiscussionEntry, DiscussionPage, DiscussionRow
+from web.views.operations import AdminBuildRow, AdminOverview, AnalyticsView, AuditRow, Measure, PoolRow, UsageRow, UserRow
+from web.views.people import Profile, SessionRow, SignedIn, TokenRow
+from web.views.repositories import BlobView, CommitRow, CommitsView, CommitView, FileRow, RepoPage, RepoRow, TreeView
+from web.views.settings import HardwareOption, QuotaRow, SettingRow, SettingsView
+from web.views.site import PlatformFacts, Viewer
+from web.views.spaces import (
+    BuildRow,
+    Gallery,
+    GalleryQuery,
+    LiveEvent,
+    LogEntry,
+    LogPage,
+    SpaceCard,
+    SpacePage,
+    StageBadge,
+    Timeline,
+    TimelineStep,
+)
+
+__all__ = [
+    "AdminBuildRow",
+    "AdminOverview",
+    "AnalyticsView",
+    "AuditRow",
+    "BlobView",
+    "BuildRow",
+    "CommitRow",
+    "CommitView",
+    "CommitsView",
+    "DiscussionEntry",
+    "DiscussionPage",
+    "DiscussionRow",
+    "FileRow",
+    "Gallery",
+    "GalleryQuery",
+    "HardwareOption",
+    "LiveEvent",
+    "LogEntry",
+    "LogPage",
+    "Measure",
+    "PlatformFacts",
+    "PoolRow",
+    "Profile",
+    "QuotaRow",
+    "RepoPage",
+    "RepoRow",
+    "SessionRow",
+    "SettingRow",
+    "SettingsView",
+    "SignedIn",
+    "SpaceCard",
+    "SpacePage",
+    "StageBadge",
+    "Timeline",
+    "TimelineStep",
+    "TokenRow",
+    "TreeView",
+    "UsageRow",
+    "UserRow",
+    "Viewer",
+]

@@ -1,0 +1,51 @@
+"""Profiles, tokens, sessions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from web.views.repositories import RepoRow
+from web.views.spaces import SpaceCard
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    name: str
+    fullname: str
+    kind: str  # user or org
+    since: datetime
+    spaces: tuple[SpaceCard, ...]
+    repos: tuple[RepoRow, ...]
+    groups: tuple[tuple[str, str], ...] = ()  # of a user: (org, role); of an org: (user, role)
+    likes: tuple[SpaceCard, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class TokenRow:
+    id: str
+    name: str
+    role: str
+    created_at: datetime
+    expires_at: datetime | None
+    last_used_at: datetime | None
+    scopes: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class SessionRow:
+    id: str
+    created_at: datetime
+    expires_at: datetime
+    user_agent: str
+    address: str
+    is_this: bool
+
+
+@dataclass(frozen=True, slots=True)
+class SignedIn:
+    """A new session: `cookie` goes to the browser once and is kept nowhere."""
+
+    cookie: str
+    expires_at: datetime
+    name: str

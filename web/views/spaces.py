@@ -1,0 +1,165 @@
+"""Spaces: cards, the gallery, a Space's own page, its pushes and logs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+
+
+@dataclass(frozen=True, slots=True)
+class StageBadge:
+    """`tone`: run, sleep, work, fail or off. `label` is a catalogue sentence; `detail` follows it after a dot."""
+
+    stage: str
+    tone: str
+    label: str
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class SpaceCard:
+    owner: str
+    name: str
+    title: str
+    emoji: str
+    color_from: str
+    color_to: str
+    description: str
+    sdk: str
+    hardware: str
+    stage: StageBadge
+    likes: int
+    updated_at: datetime
+    visibility: str = "public"
+    thumbnail: str = ""  # address on this site, "" = the emoji pane
+    tags: tuple[str, ...] = ()
+
+    @property
+    def path(self) -> str:
+        return f"/spaces/{self.owner}/{self.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class GalleryQuery:
+    """Every state of the gallery; the URL carries all of it."""
+
+    q: str = ""
+    sdk: tuple[str, ...] = ()
+    hardware: tuple[str, ...] = ()
+    tag: tuple[str, ...] = ()
+    owner: str = ""
+    running: bool = False
+    sort: str = "trending"
+    page: int = 1
+    page_size: int = 24
+
+
+@dataclass(frozen=True, slots=True)
+class Gallery:
+    cards: tuple[SpaceCard, ...]
+    has_next: bool
+    total: int
+    running: int
+    hardware_names: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class TimelineStep:
+    """`state`: done, now, todo or failed. `key` is a catalogue word such as "Building"."""
+
+    key: str
+    state: str
+    detail: str = ""
+    seconds: float | None = None
+    since: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Timeline:
+    """One push on its way. `fraction` 0…1 or None; `usual_s` is the estimate from this Space's history."""
+
+    revision: str
+    title: str
+    author: str
+    at: datetime
+    steps: tuple[TimelineStep, ...]
+    fraction: float | None = None
+    usual_s: float | None = None
+    took_s: float | None = None
+    serving: str = ""  # the revision that keeps serving meanwhile
+    build_id: str = ""
+    is_over: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class SpacePage:
+    """The head of every Space page and what the App tab needs."""
+
+    card: SpaceCard
+    subdomain: str
+    app_url: str
+    frame_url: str  # what the page frames; for a private app it carries a short proof
+    revision: str  # commit being served, "" = none
+    head: str  # newest commit of main, "" = empty repository
+    requested_hardware: str
+    current_hardware: str
+    message: str
+    reason: str
+    liked: bool
+    can_write: bool
+    can_admin: bool
+    can_read_code: bool
+    timeline: Timeline | None
+    git_url: str
+    log_tail: tuple[str, ...] = ()
+    position: int | None = None
+    eta_s: float | None = None
+    full_width: bool = True
+    header: str = "default"
+    has_app_file: bool = True
+    origin: str = ""
+    tags: tuple[str, ...] = ()
+    models: tuple[str, ...] = ()
+    datasets: tuple[str, ...] = ()
+    license: str = ""
+    asleep: bool = False
+    serves: bool = False
+    may_embed: bool = True
+    discussions: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class LiveEvent:
+    """One step of a Space's event stream; `id` resumes it."""
+
+    id: int
+    kind: str
+    data: Mapping[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class LogEntry:
+    """A line with its number. `at` is when it was printed."""
+
+    number: int
+    at: datetime
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class LogPage:
+    lines: tuple[LogEntry, ...]
+    next_number: int
+    dropped: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class BuildRow:
+    id: str
+    revision: str
+    title: str
+    status: str
+    created_at: datetime
+    seconds: float | None
+    message: str = ""
