@@ -1,8 +1,13 @@
-"""A Docker Engine of its own for tests, and an image with nothing but this machine's Python in it: no registry, no packages, no network."""
+"""A Docker Engine of its own for tests, with a bridge of its own and a way out, and an image with nothing but this machine's Python in it.
+
+The engine keeps its hands off the host's firewall (`--iptables=false`): others may run on the same machine. What it would add there,
+the masquerade, is a table of ours.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
 import os
 import re
@@ -19,8 +24,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import docker
+import pytest
 
-can_start = os.geteuid() == 0 and all(shutil.which(tool) for tool in ("dockerd", "runc", "nft", "ldd"))
+TOOLS = ("dockerd", "runc", "nft", "ldd", "ip")
+can_start = os.geteuid() == 0 and all(shutil.which(tool) for tool in TOOLS)
+needs_engine = pytest.mark.skipif(
+    not can_start and not os.environ.get("CI"), reason=f"starts a Docker engine, which needs root and {', '.join(TOOLS)}"
+)
 _LEFT_OUT = {"test", "tests", "idlelib", "ensurepip", "site-packages", "dist-packages", "__pycache__", "lib2to3", "turtledemo"}
 
 
@@ -31,6 +41,11 @@ class TestEngine:
     folder: Path
     process: subprocess.Popen[bytes] | None = None
     images: dict[str, str] = field(default_factory=dict)
+    tags: set[str] = field(default_factory=set)
+
+    @property
+    def bridge(self) -> str:
+        return f"vt{hashlib.sha256(str(self.folder).encode()).hexdigest()[:8]}"
 
     @property
     def host(self) -> str:
@@ -38,7 +53,9 @@ class TestEngine:
 
     def start(self) -> None:
         argv = ["dockerd", "--data-root", f"{self.folder}/data", "--exec-root", f"{self.folder}/exec", "-H", self.host]
-        argv += ["--pidfile", f"{self.folder}/d.pid", "--iptables=false", "--ip-masq=false", "--bridge=none", "--live-restore"]
+        argv += ["--pidfile", f"{self.folder}/d.pid", "--iptables=false", "--ip-masq=false", f"--bridge={self.bridge}", "--live-restore"]
+        if not Path("/sys/class/net", self.bridge).exists():
+            self._make_bridge()
         with open(self.folder / "dockerd.log", "ab") as log:
             self.process = subprocess.Popen(argv, stdout=log, stderr=log)
         for _ in range(200):
@@ -48,6 +65,20 @@ class TestEngine:
             assert self.process.poll() is None, (self.folder / "dockerd.log").read_text()
             time.sleep(0.05)
         raise AssertionError("the engine did not start")
+
+    def _make_bridge(self) -> None:
+        """The engine's default network, and the masquerade for all of its networks."""
+        number = int(self.bridge[2:], 16) % 200
+        for command in (
+            f"ip link add {self.bridge} type bridge", f"ip addr add 10.209.{number}.1/24 dev {self.bridge}",
+            f"ip link set {self.bridge} up",
+        ):  # fmt: skip
+            subprocess.run(command.split(), check=True)
+        chain = (
+            "type nat hook postrouting priority 100; policy accept;\n"
+            "ip saddr { 10.209.0.0/16, 10.212.0.0/15 } ip daddr != { 10.209.0.0/16, 10.212.0.0/15, 127.0.0.0/8 } masquerade\n"
+        )
+        subprocess.run(["nft", "-f", "-"], input=f"table ip {self.bridge} {{\nchain post {{\n{chain}}}\n}}\n", text=True, check=True)
 
     def stop(self) -> None:
         if self.process is not None:
@@ -92,13 +123,13 @@ class TestEngine:
                     if (network.get("Labels") or {}).get("com.vitrine.platform"):
                         client.remove_network(network["Id"])
         self.stop()
-        listed = subprocess.run(["nft", "list", "tables"], capture_output=True, text=True, check=False).stdout
-        for tag in self.tags:
-            if f"vitrine_{tag}" in listed:
-                subprocess.run(["nft", "delete", "table", "inet", f"vitrine_{tag}"], check=False)
+        listed = subprocess.run(["nft", "list", "tables"], capture_output=True, text=True, check=False).stdout.splitlines()
+        for line in listed:
+            _, family, table = line.split()
+            if table == self.bridge or any(table.startswith(f"vitrine_{tag}") for tag in self.tags):
+                subprocess.run(["nft", "delete", "table", family, table], check=False)
+        subprocess.run(["ip", "link", "delete", self.bridge], capture_output=True, check=False)
         shutil.rmtree(self.folder, ignore_errors=True)
-
-    tags: set[str] = field(default_factory=set)
 
 
 @contextlib.contextmanager

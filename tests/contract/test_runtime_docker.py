@@ -20,18 +20,18 @@ from control_plane.domain.reasons import Reason
 from control_plane.domain.replicas import ReplicaObservation, ReplicaSpec, ReplicaState
 from control_plane.domain.sensitive import Sensitive
 from control_plane.net.dial import DialError, dial
-from control_plane.runtimes.docker.build_network import ensure_build_network
+from control_plane.runtimes.docker.build_network import ensure_build_network, reach
 from control_plane.runtimes.docker.manifests import Names
 from control_plane.runtimes.docker.options import DockerOptions
 from control_plane.runtimes.docker.runtime import DockerRuntime
 from tests.contract import test_runtime as suite
-from tests.contract.docker_engine import TestEngine, can_start, test_engine
+from tests.contract.docker_engine import TestEngine, needs_engine, test_engine
 
 pytestmark = [
     pytest.mark.docker,
     pytest.mark.slow,
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),  # docker-py leaves sockets to the collector
-    pytest.mark.skipif(not can_start, reason="starts a Docker engine, which needs root, dockerd, runc and nft"),
+    needs_engine,
 ]
 OPTIONS = DockerOptions(retry_s=0.05, disk_check_s=0.2)
 
@@ -307,21 +307,53 @@ async def test_builds_have_a_network_that_cannot_reach_the_host(engine: TestEngi
     import socket
 
     folder = Path(tempfile.mkdtemp(prefix="v"))
-    names = Names.of_platform(folder, for_builds=True)
-    engine.tags.add(f"{names.tag}_builds")
+    engine.tags.add(Names.of_platform(folder).tag)
     try:
-        name = await asyncio.to_thread(ensure_build_network, engine.host, folder)
-        assert name == await asyncio.to_thread(ensure_build_network, engine.host, folder)
-        with socket.create_server(("0.0.0.0", 0)) as listening, engine.client() as client:
-            port = listening.getsockname()[1]
-            app = f"import socket\ns = socket.socket()\ns.settimeout(1)\ns.connect(('10.212.255.1', {port}))\n"
-            made = client.create_container(engine.image(app), host_config=client.create_host_config(network_mode=name))
-            client.start(made["Id"])
-            assert (await asyncio.to_thread(client.wait, made["Id"]))["StatusCode"] == 1
-            assert b"imed out" in client.logs(made["Id"])
-            client.remove_container(made["Id"])
-            client.remove_network(name)
+        with socket.create_server(("127.0.0.1", 0)) as index, socket.create_server(("0.0.0.0", 0)) as listening, engine.client() as client:
+            ports = index.getsockname()[1], listening.getsockname()[1]
+            mirrors = (f"http://127.0.0.1:{ports[0]}/simple",)
+            made = await asyncio.to_thread(ensure_build_network, engine.host, folder, urls=mirrors)
+            assert made == await asyncio.to_thread(ensure_build_network, engine.host, folder, urls=mirrors)
+            assert not made.no_buildkit
+            networks = ((made.name, made.gateway), ("bridge", made.buildkit_gateway))
+            for name, gateway in networks:
+                assert reach(mirrors[0], gateway) == f"http://{gateway}:{ports[0]}/simple"
+                app = TRIES.format(gateway=gateway, index=ports[0], closed=ports[1])
+                container = client.create_container(engine.image(app), host_config=client.create_host_config(network_mode=name))
+                client.start(container["Id"])
+                await asyncio.to_thread(client.wait, container["Id"])
+                assert client.logs(container["Id"]).split() == [b"open", b"closed", b"closed"], name
+                client.remove_container(container["Id"])
+            client.remove_network(made.name)
         with pytest.raises(Rejected, match="kept"):
             await asyncio.to_thread(ensure_build_network, engine.host, folder, load_firewall=lambda rules: "no")
     finally:
         shutil.rmtree(folder)
+
+
+async def test_buildkit_is_left_alone_where_others_use_its_bridge(engine: TestEngine, tmp_path: Path) -> None:
+    engine.tags.add(Names.of_platform(tmp_path).tag)
+    with engine.client() as client:
+        other = client.create_container(engine.image(STAYS_ON), host_config=client.create_host_config(network_mode="bridge"))
+        client.start(other["Id"])
+        try:
+            made = await asyncio.to_thread(ensure_build_network, engine.host, tmp_path)
+            assert "other containers" in made.no_buildkit
+            assert not made.buildkit_gateway
+        finally:
+            client.remove_container(other["Id"], force=True)
+            client.remove_network(made.name)
+
+
+STAYS_ON = "import time\ntime.sleep(600)\n"
+TRIES = """
+import socket
+for address in (("{gateway}", {index}), ("{gateway}", {closed}), ("169.254.169.254", 80)):
+    s = socket.socket()
+    s.settimeout(1)
+    try:
+        s.connect(address)
+        print("open", flush=True)
+    except OSError:
+        print("closed", flush=True)
+"""
