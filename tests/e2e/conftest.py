@@ -80,11 +80,10 @@ class Platform:
 class Work:
     """A clone with real git, as a person has it."""
 
-    def __init__(self, platform: Platform, name: str, folder: Path) -> None:
+    def __init__(self, platform: Platform, name: str, folder: Path, *, owner: str = "admin", token: str = "") -> None:
         self.platform, self.name, self.folder = platform, name, folder
-        self.git(
-            "clone", "-q", f"http://admin:{platform.token}@localhost:{platform.port}/spaces/admin/{name}", str(folder), cwd=folder.parent
-        )
+        address = f"http://{owner}:{token or platform.token}@localhost:{platform.port}/spaces/{owner}/{name}"
+        self.git("clone", "-q", address, str(folder), cwd=folder.parent)
 
     def git(self, *args: str, cwd: Path | None = None, ok: bool = True) -> subprocess.CompletedProcess[str]:
         env = {
@@ -109,11 +108,12 @@ class Work:
         return self.git("rev-parse", "HEAD").stdout.strip()
 
 
-def start_platform(data_dir: Path, *arguments: str, env: dict[str, str] | None = None, port: int = 0) -> Platform:
-    """Start and wait for the ready line. Its output is kept for assertions."""
+def start_platform(data_dir: Path, *arguments: str, env: dict[str, str] | None = None, port: int = 0, user: int | None = None) -> Platform:
+    """Start and wait for the ready line. Its output is kept for assertions. `user`: somebody else's uid and gid."""
     process = subprocess.Popen(
         [sys.executable, "-m", "control_plane.cli.main", "up", "--data-dir", str(data_dir), "--port", str(port), *arguments],
         cwd=ROOT, env={**os.environ, **(env or {})}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
+        user=user, group=user, extra_groups=None if user is None else [],
     )  # fmt: skip
     output: list[str] = []
     assert process.stdout is not None
