@@ -6,13 +6,14 @@ import logging
 import shutil
 import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
 from builder.environments import EnvironmentStore
 from builder.errors import BuildFailed, BuildStopped, DoorClosed
 from builder.interpreters import Interpreters
+from builder.layered import LayeredImages
 from builder.recipes import Plan, select
 from builder.reporter import BuildDoor, BuildReporter, CancelToken
 from builder.requirements import read_declaration, read_packages
@@ -47,6 +48,7 @@ class BuildDeps:
     interpreters: Interpreters
     sandbox: BuildSandbox
     images: ImagePipeline | None = None
+    layers: LayeredImages | None = None
     heartbeat_s: float = 2.0
     dpkg_query: str = "dpkg-query"
     guard: StepGuard | None = None
@@ -103,8 +105,12 @@ def _make(request: BuildRequest, deps: BuildDeps, reporter: BuildReporter, cance
         reporter.line(f"fetched {request.revision[:7]}: {tree.files} entries, {tree.size_bytes} bytes")
         reporter.phase(BuildPhase.PLAN, f"planning a {request.sdk} Space")
         if request.target is SourceKind.IMAGE and kind is not ArtifactKind.SITE:
+            if deps.layers is not None and deps.layers.takes(request, tree):
+                return _assemble(request, deps, deps.layers, reporter, runner, tree)
             if deps.images is None:
-                raise BuildFailed(Reason.UNSUPPORTED_HERE, "This builder has no container engine, and the runtime asks for an image.")
+                raise BuildFailed(
+                    Reason.UNSUPPORTED_HERE, "Dockerfiles and Debian packages need a container engine, and this builder has none."
+                )
             return deps.images.build(request, tree, runner, reporter)
         plan = select(request.sdk).plan(request, tree)
         return _publish(request, deps, reporter, runner, plan, tree, building, home)
@@ -129,6 +135,17 @@ def _fetch(request: BuildRequest, deps: BuildDeps, building: Path, cancel: Cance
     raise AssertionError("unreachable")
 
 
+def _assemble(
+    request: BuildRequest, deps: BuildDeps, layers: LayeredImages, reporter: BuildReporter, runner: StepRunner, tree: SourceTree
+) -> BuildResult:
+    plan, warnings = select(request.sdk).plan(request, tree), list[str]()
+    key = _environment(request, deps, reporter, runner, tree, warnings)
+    deps.environments.settle()  # its bytecode goes into the layer too
+    python = deps.interpreters.find(request.python_version)
+    made = layers.assemble(request, plan, deps.environments.path(key), python, tree, reporter, runner.cancel)
+    return replace(made, warnings=(*plan.warnings, *warnings))
+
+
 def _publish(
     request: BuildRequest,
     deps: BuildDeps,
@@ -147,7 +164,7 @@ def _publish(
         reporter.phase(BuildPhase.INSTALL, "running app_build_command")
         root = build_site(plan, tree, deps.sandbox, runner, building)
     if request.preload_from_hub and plan.needs_environment:
-        warnings.append("preload_from_hub has no effect in the process runtime; the app downloads at its first start")
+        warnings.append("preload_from_hub: models of this platform are in the cache before the app starts; others it downloads itself")
     for warning in warnings:
         reporter.line(f"warning: {warning}")
     reporter.phase(BuildPhase.PUBLISH, "publishing")

@@ -25,6 +25,7 @@ from builder.broker import prepare_spool
 from builder.config import ToolConfig, WorkerConfig
 from builder.environments import EnvironmentStore
 from builder.interpreters import Interpreters
+from builder.layered import LayeredImages
 from builder.pipeline import BuildDeps, ImagePipeline, run_build
 from builder.reporter import BuildDoor, CancelToken
 from builder.sandbox import make_sandbox
@@ -39,7 +40,14 @@ logger = logging.getLogger("vitrine.builder")
 class BuildWorker:
     """The builds that run in this process. `close()` ends them at once."""
 
-    def __init__(self, config: WorkerConfig, *, images: ImagePipeline | None = None, door: BuildDoor | None = None) -> None:
+    def __init__(
+        self,
+        config: WorkerConfig,
+        *,
+        images: ImagePipeline | None = None,
+        layers: LayeredImages | None = None,
+        door: BuildDoor | None = None,
+    ) -> None:
         tools = config.tools
         sandbox = make_sandbox(tools.sandbox_command, trusted=tools.trusted, allow=index_address(tools.pypi_index_url))
         self._guard = StepGuard()
@@ -53,6 +61,7 @@ class BuildWorker:
             interpreters=Interpreters(),
             sandbox=sandbox,
             images=images,
+            layers=layers,
             heartbeat_s=config.heartbeat_s,
             dpkg_query=tools.dpkg_query,
             guard=self._guard,
@@ -160,12 +169,12 @@ def make_worker_app(config: WorkerConfig, worker: BuildWorker | None = None) -> 
     return app
 
 
-def run_worker(config: WorkerConfig, *, images: ImagePipeline | None = None) -> None:
+def run_worker(config: WorkerConfig, *, images: ImagePipeline | None = None, layers: LayeredImages | None = None) -> None:
     """Runs a worker in this process until SIGTERM or SIGINT, which end running builds at once. Call from the main thread."""
     prepare_spool(config.broker)
     # Root is celery's worry because of pickle; this worker takes JSON only, and contains what it runs.
     warnings.filterwarnings("ignore", category=SecurityWarning)
-    builds = BuildWorker(config, images=images)
+    builds = BuildWorker(config, images=images, layers=layers)
     app = make_worker_app(config, builds)
     worker = Worker(
         app=app,

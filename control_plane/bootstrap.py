@@ -36,6 +36,7 @@ from control_plane.settings import Settings
 
 if TYPE_CHECKING:
     from builder.config import WorkerConfig
+    from builder.layered import LayeredImages
     from builder.pipeline import ImagePipeline
     from control_plane.accounts.sign_in import Throttle
     from control_plane.accounts.storage import StorageRoom
@@ -644,7 +645,7 @@ def run_builder(settings: Settings, ready: Callable[[dict[str, Any]], None], *, 
         )
         facts.update(health.told)
     try:
-        run_worker(config, images=build_images(settings))
+        run_worker(config, images=build_images(settings), layers=build_layers(settings))
     finally:
         if health:
             health.close()
@@ -663,6 +664,15 @@ def redis_check(settings: Settings) -> dict[str, str]:
     except (RedisError, OSError) as error:
         return {"redis": f"does not answer ({type(error).__name__})"}
     return {"redis": "ok"}
+
+
+def build_layers(settings: Settings) -> LayeredImages | None:
+    """On a cluster, images of Python Spaces are put together without an engine; the Docker runtime has one anyway."""
+    if settings.runtime != "kubernetes":
+        return None
+    from builder.layered import LayeredImages
+
+    return LayeredImages(settings.registry, settings.data_dir / "cache" / "layers")
 
 
 def build_images(settings: Settings) -> ImagePipeline | None:
@@ -687,6 +697,8 @@ def build_images(settings: Settings) -> ImagePipeline | None:
         # what this machine's own tools were told to trust, builds trust as well
         ca_bundle=settings.ca_bundle or os.environ.get("SSL_CERT_FILE", ""),
     )  # fmt: skip
+    if settings.runtime == "kubernetes" and not (settings.docker_host or os.path.exists("/var/run/docker.sock")):
+        return None  # Python Spaces are built without one (`build_layers`); Dockerfiles are refused with words
     client = find_buildkit_client(StepRunner(_Unheard(), BuildLimits(), CancelToken()))
     if settings.runtime == "docker":
         from control_plane.runtimes.docker.build_network import ensure_build_network, reach
