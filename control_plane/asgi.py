@@ -19,14 +19,14 @@ from urllib.parse import urlsplit
 from fastapi import Depends, FastAPI
 from starlette.responses import JSONResponse, PlainTextResponse
 
-from control_plane.accounts import people, sign_in, tokens
+from control_plane.accounts import maintenance, people, sign_in, tokens
 from control_plane.api.app_cache import AppCacheKeeper
 from control_plane.api.builds_door import BuildsDoor, builds_door
 from control_plane.api.hub import hub_router
 from control_plane.api.maintenance import maintenance_gate
 from control_plane.api.push_door import PushDoor
 from control_plane.api.webhook_delivery import Deliveries
-from control_plane.bootstrap import Services, floor_warning
+from control_plane.bootstrap import PROXY_SOCKET, Services, floor_warning
 from control_plane.domain.accounts import Account, TokenRole
 from control_plane.domain.errors import VitrineError
 from control_plane.domain.spaces import RepoType
@@ -38,6 +38,8 @@ from control_plane.http import context, error_map
 from control_plane.settings import LOCAL_TOKEN_FILE
 from control_plane.spaces.configure import open_secret
 from control_plane.spaces.push import accept_push
+from control_plane.telemetry.requests import RequestMeter
+from web.page import Pages
 
 log = logging.getLogger("vitrine.api")
 
@@ -80,23 +82,25 @@ def build_app(services: Services) -> FastAPI:
     )  # fmt: skip
     deliveries = Deliveries(services)
     _git(app, services, deliveries)
-    _hub(app, services, deliveries)
-    pages = _web(app, services, deliveries)
-    error_map.install(app, html=pages)
+    pages = _pages(app, services, deliveries)
+    _hub(app, services, deliveries, pages)
+    error_map.install(app, html=_web(app, pages))
+    app.add_middleware(RequestMeter, metrics=services.metrics)
     context.install_context(app)
     return app
 
 
-def _hub(app: FastAPI, services: Services, deliveries: Deliveries) -> None:
+def _hub(app: FastAPI, services: Services, deliveries: Deliveries, pages: Pages) -> None:
     from control_plane.api.admin import admin_router
+    from web.router import consent_pages
 
     app.include_router(admin_router(services))
-    app.include_router(hub_router(services, deliveries))
+    app.include_router(hub_router(services, consent_pages(pages), deliveries))
 
 
-def _web(app: FastAPI, services: Services, deliveries: Deliveries) -> Any:
+def _pages(app: FastAPI, services: Services, deliveries: Deliveries) -> Pages:
     from control_plane.api import admin_quotas, app_access
-    from web.router import error_page, mount_static, web_pages, web_router
+    from web.router import web_pages
     from web.services.deps import WebDeps
     from web.services_backend import ServicesBackend
 
@@ -130,7 +134,12 @@ def _web(app: FastAPI, services: Services, deliveries: Deliveries) -> Any:
         app_proof=lambda actor, space_id: app_access.issue(services.signing_key, services.clock, actor, space_id),
     )
     app.state.web_backend = ServicesBackend(deps)
-    pages = web_pages(app.state.web_backend, services.clock, secure=settings.is_https)
+    return web_pages(app.state.web_backend, services.clock, secure=settings.is_https)
+
+
+def _web(app: FastAPI, pages: Pages) -> Any:
+    from web.router import error_page, mount_static, web_router
+
     mount_static(app)
     app.include_router(web_router(pages))
     return error_page(pages)
@@ -177,11 +186,27 @@ def _health(app: FastAPI, services: Services) -> None:
         ready = all(v == "ok" for v in found.values())
         return JSONResponse({"ready": ready, "dependencies": found}, 200 if ready else 503)
 
+    from control_plane.api.admin_quotas import pool_rows
+    from control_plane.telemetry.metrics import Sources, render
+
+    async def pools() -> tuple[dict[str, Any], ...]:
+        hardware = services.pools()
+        async with services.uow.read() as uow:
+            replicas = await uow.deployments.open_replicas()
+        return tuple(pool_rows(hardware.pools, hardware.catalog.flavors, await services.capacity(), replicas))
+
+    async def in_maintenance() -> bool:
+        async with services.uow.read() as uow:
+            return await maintenance.current(uow) is not None
+
+    sources = Sources(
+        services.uow, services.clock, services.metrics, pools, services.queued_messages, in_maintenance, services.scheduler_metrics,
+        services.settings.run_dir / PROXY_SOCKET,
+    )  # fmt: skip
+
     @app.get("/metrics", include_in_schema=False)
     async def metrics() -> PlainTextResponse:
-        from control_plane.telemetry.metrics import render
-
-        return PlainTextResponse(await render(services.uow, services.clock), media_type="text/plain; version=0.0.4")
+        return PlainTextResponse(await render(sources), media_type="text/plain; version=0.0.4")
 
 
 async def _repair_heads(services: Services) -> None:

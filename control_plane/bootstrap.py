@@ -49,14 +49,19 @@ if TYPE_CHECKING:
     from control_plane.git.upkeep import Upkeep
     from control_plane.net.listen import Address
     from control_plane.proxy.server import ProxyConfig
+    from control_plane.runtimes.kubernetes.manifests import ClusterOptions
     from control_plane.runtimes.process.floor import FloorReport
     from control_plane.scheduler.pools import Hardware
     from control_plane.secrets.envelope import EnvelopeBox
     from control_plane.spaces.actions import Actions
     from control_plane.spaces.deps import SpaceDeps
     from control_plane.telemetry.health import Health
+    from control_plane.telemetry.metrics import ApiMetrics
+    from control_plane.telemetry.otlp import OtlpExporter
 
 API_SOCKET, STATIC_SOCKET, BUS_SOCKET, USAGE_SOCKET = "api.sock", "static.sock", "bus.sock", "usage.sock"
+VERSION = "0.1.0"
+PROXY_SOCKET = "proxy.sock"  # metrics and health of the proxy beside this process
 # Where builds usually get packages; on a site behind a gateway these names lead to private addresses, which builds may reach all the same.
 PUBLIC_MIRRORS = (
     "https://pypi.org", "https://files.pythonhosted.org", "http://deb.debian.org", "http://security.debian.org", "https://registry.npmjs.org",
@@ -114,6 +119,7 @@ class Services:
     spaces: SpaceDeps
     throttle: Throttle
     storage: StorageRoom
+    metrics: ApiMetrics
     app_downloads: HubCache
     keys: Keys
     pools: Callable[[], Hardware]
@@ -127,6 +133,30 @@ class Services:
         from control_plane.bus.usage import ask_capacity
 
         return await ask_capacity(self.settings.run_dir / USAGE_SOCKET)
+
+    async def queued_messages(self) -> int | None:
+        """Messages in the broker that no builder has taken; None when the broker does not answer."""
+        from builder.broker import broker_options
+
+        options = broker_options(self.settings.redis_url or None, self.settings.data_dir / "queue")
+        if options.is_spool:
+            inbox = Path(str(options.transport_options["data_folder_in"]))
+            return len(os.listdir(inbox)) if inbox.is_dir() else 0
+        import redis.asyncio
+        import redis.exceptions
+
+        client = redis.asyncio.from_url(self.settings.redis_url, socket_timeout=1.0, socket_connect_timeout=1.0)
+        try:
+            return int(await client.llen(options.queue))
+        except (redis.exceptions.RedisError, OSError):
+            return None
+        finally:
+            await client.aclose()
+
+    async def scheduler_metrics(self) -> str | None:
+        from control_plane.bus.usage import ask_metrics
+
+        return await ask_metrics(self.settings.run_dir / USAGE_SOCKET)
 
     async def admit(self, uow: UnitOfWork, space: Space) -> None:
         """Raises QuotaExceeded when the owner's quotas do not let this Space run now. Call it inside the write that starts it."""
@@ -264,6 +294,7 @@ def build_services(settings: Settings) -> Services:
     from control_plane.spaces import space_card, starter
     from control_plane.spaces.actions import Actions
     from control_plane.spaces.deps import SpaceDeps
+    from control_plane.telemetry.metrics import ApiMetrics
 
     prepare_data_dir(settings)
     clock = SystemClock()
@@ -297,11 +328,13 @@ def build_services(settings: Settings) -> Services:
 
         return await ask_usage(settings.run_dir / USAGE_SOCKET, space_id)
 
+    metrics = ApiMetrics()
+    database.observe = metrics.database
     storage = StorageRoom(database, clock, lambda: pools().catalog, git.size_bytes)
     actions = Actions(deps, usage_of, storage.room)
     return Services(
         settings=settings, database=database, uow=database, clock=clock, git=git, lfs=lfs, logs=logs, secret_box=keys.box, signals=bus,
-        bus=bus, actions=actions, spaces=deps, throttle=Throttle(), storage=storage,
+        bus=bus, actions=actions, spaces=deps, throttle=Throttle(), storage=storage, metrics=metrics,
         app_downloads=HubCache(settings.data_dir / "hub-cache", git, lfs), keys=keys, pools=pools,
     )  # fmt: skip
 
@@ -329,6 +362,8 @@ async def run_scheduler(settings: Settings, ready: Callable[[dict[str, Any]], No
     from control_plane.scheduler.prober import Prober
     from control_plane.scheduler.reconcile import Reconciler
     from control_plane.spaces.configure import open_secret
+    from control_plane.telemetry.history import HistoryFollower
+    from control_plane.telemetry.metrics import SchedulerMetrics
 
     services = build_services(settings)
     await services.database.migrate()
@@ -387,21 +422,29 @@ async def run_scheduler(settings: Settings, ready: Callable[[dict[str, Any]], No
         hub_endpoint=f"http://{HUB_HOST}" if inner else settings.resolved_public_url,
         hub_upstream=f"{_loopback(settings.host)}:{settings.port}", hub_host=HUB_HOST,
         static_site=site_address(settings, services.signing_key), sleep_after_s=settings.sleep_after_s,
-        drain=timedelta(seconds=settings.drain_s), trusted=trusted,
+        drain=timedelta(seconds=settings.drain_s), preempt_idle_s=settings.preempt_idle_s, trusted=trusted,
         target=target_of(settings), limits=build_limits(settings),
         oauth_of=lambda space_id: space_credentials(services.signing_key, space_id),
     )  # fmt: skip
+    metrics = SchedulerMetrics()
+    traces = trace_exporter(settings)
+
+    def observe_look(lag_s: float, took_s: float) -> None:
+        metrics.lag.observe(max(0.0, lag_s))
+        metrics.reconcile.observe(took_s)
+
     reconciler: Reconciler
     prober = Prober(look, lambda space_id: reconciler.request(space_id))
     reconciler = Reconciler(
         SchedulerDeps(
             uow=uow, clock=services.clock, runtime=runtime, routes=bus, signals=bus, queue=queue, logs=services.logs,
             prober=prober, catalog=lambda: services.catalog, open_secret=open_setting, check_running_quota=check_running, meter=meter,
-            discard=discard, is_leading=leadership.is_leading,
+            discard=discard, is_leading=leadership.is_leading, observe_look=observe_look,
         ),
         config,
     )  # fmt: skip
-    usage = await serve_usage(settings.run_dir / USAGE_SOCKET, services.uow, runtime)
+    usage = await serve_usage(settings.run_dir / USAGE_SOCKET, services.uow, runtime, metrics.text)
+    history = asyncio.ensure_future(HistoryFollower(services.uow, metrics, traces).run())
     lost = asyncio.ensure_future(leadership.lost())
     told = {"warnings": [warning] if warning else [], **(health.told if health else {})}
     acting = asyncio.ensure_future(reconciler.run(lambda: ready(told)))
@@ -412,9 +455,11 @@ async def run_scheduler(settings: Settings, ready: Callable[[dict[str, Any]], No
         else:
             raise Unavailable("another scheduler leads now; this one ends and waits for its turn")
     finally:
-        for task in (lost, acting):
+        for task in (lost, acting, history):
             task.cancel()
-        await asyncio.gather(lost, acting, return_exceptions=True)
+        await asyncio.gather(lost, acting, history, return_exceptions=True)
+        if traces is not None:
+            traces.close()
         usage.close()
         await reconciler.close()
         await runtime.close()
@@ -423,6 +468,15 @@ async def run_scheduler(settings: Settings, ready: Callable[[dict[str, Any]], No
         if health:
             health.close()
         await services.database.close()
+
+
+def trace_exporter(settings: Settings) -> OtlpExporter | None:
+    """None where no collector is named: then nothing of OpenTelemetry is loaded."""
+    if not settings.otlp_endpoint:
+        return None
+    from control_plane.telemetry.otlp import OtlpExporter
+
+    return OtlpExporter(settings.otlp_endpoint, VERSION)
 
 
 def build_leadership(settings: Settings, services: Services) -> Leadership:
@@ -525,7 +579,10 @@ def build_runtime(settings: Settings, services: Services) -> Any:
         async def cluster_sink(space_id: str, replica_id: str, lines: Sequence[LogLine]) -> None:
             await services.logs.append(f"run/{space_id}", lines)
 
-        return kubernetes_runtime(namespace=settings.kube_namespace, pools=services.pools, log=cluster_sink)
+        return kubernetes_runtime(
+            namespace=settings.kube_namespace, pools=services.pools, log=cluster_sink, options=cluster_options(settings),
+            reach=settings.kube_reach, sockets=settings.run_dir / "forward",
+        )  # fmt: skip
     from control_plane.runtimes.process.runtime import ProcessRuntime
 
     return ProcessRuntime(
@@ -535,6 +592,24 @@ def build_runtime(settings: Settings, services: Services) -> Any:
         egress_ports=tuple(int(port) for port in settings.egress_ports.split(",") if port.strip()),
         egress_allow=tuple(pair.strip() for pair in settings.egress_allow.split(",") if pair.strip()),
     )
+
+
+def cluster_options(settings: Settings) -> ClusterOptions:
+    """What the operator decided about the cluster."""
+    from control_plane.runtimes.kubernetes.assemble import own_namespace
+    from control_plane.runtimes.kubernetes.manifests import ClusterOptions
+
+    def listed(text: str) -> tuple[str, ...]:
+        return tuple(part.strip() for part in text.split(",") if part.strip())
+
+    return ClusterOptions(
+        namespace=settings.kube_namespace, per_owner_namespaces=settings.kube_namespace_per_owner,
+        platform_namespace=own_namespace() or settings.kube_namespace, proxy_ranges=listed(settings.kube_proxy_ranges),
+        dns_addresses=listed(settings.kube_dns_addresses), cluster_ranges=listed(settings.kube_cluster_ranges),
+        egress_ports=tuple(int(port) for port in listed(settings.egress_ports)), image_pull_secret=settings.kube_pull_secret or None,
+        storage_class=settings.kube_storage_class or None, storage_gib=settings.kube_storage_gb,
+        user_namespaces=settings.kube_user_namespaces,
+    )  # fmt: skip
 
 
 def _local_gpus() -> tuple[str, ...]:
@@ -559,6 +634,8 @@ def proxy_config(settings: Settings) -> ProxyConfig:
         apps_domain=settings.apps_domain,
         public_url=settings.resolved_public_url,
         platform_hosts=(HUB_HOST,),
+        admin_socket=str(settings.run_dir / PROXY_SOCKET),
+        metrics_token=settings.metrics_token,
         table_file=settings.data_dir / "routes.json",
         wake_timeout_s=float(settings.wake_timeout_s),
     )

@@ -38,6 +38,24 @@ class Settings:
     registry: str = field(default="", metadata={"doc": "`host:port[/prefix]` where images are pushed (container runtimes)"})
     docker_host: str = field(default="", metadata={"doc": "Docker Engine address; default: the engine's own default"})
     kube_namespace: str = field(default="vitrine", metadata={"doc": "Namespace of apps on Kubernetes"})
+    kube_reach: str = field(
+        default="auto", metadata={"doc": "How the proxy reaches apps on Kubernetes: `pod` addresses, API server `forward`, or `auto`"}
+    )
+    kube_cluster_ranges: str = field(
+        default="", metadata={"doc": "Pod, service and node networks that apps may never reach, besides private ranges, comma-separated"}
+    )
+    kube_proxy_ranges: str = field(
+        default="", metadata={"doc": "Addresses of proxies outside the cluster that may connect to apps, comma-separated"}
+    )
+    kube_dns_addresses: str = field(default="", metadata={"doc": "Addresses of a node-local DNS cache that apps may ask, comma-separated"})
+    kube_namespace_per_owner: bool = field(default=False, metadata={"doc": "Each owner's apps in a namespace of their own"})
+    kube_storage_gb: int = field(default=0, metadata={"doc": "Persistent `/data` of each Space on Kubernetes, GiB; 0 = none"})
+    kube_storage_class: str = field(default="", metadata={"doc": "Storage class of that volume; default: the cluster's"})
+    kube_pull_secret: str = field(default="", metadata={"doc": "Name of the Secret with which nodes pull images"})
+    kube_user_namespaces: bool = field(default=False, metadata={"doc": "Apps in user namespaces (`hostUsers: false`, Kubernetes 1.33)"})
+    preempt_idle_s: int = field(
+        default=60, metadata={"doc": "Seconds without use after which a Space may be put to sleep to make room for another"}
+    )
     pools_file: str = field(default="", metadata={"doc": "YAML file of flavors and node pools; default: the shipped catalogue"})
     pypi_index_url: str = field(default="", metadata={"doc": "Package index that builds use"})
     apt_mirror: str = field(default="", metadata={"doc": "Debian mirror that builds of images use"})
@@ -54,6 +72,8 @@ class Settings:
     egress_ports: str = field(default="80,443", metadata={"doc": "Ports of the internet that apps may reach, comma-separated"})
     egress_allow: str = field(default="", metadata={"doc": "Private `host:port` pairs that apps may reach all the same, comma-separated"})
     registration: bool = field(default=False, metadata={"doc": "Whether people may create their own account"})
+    metrics_token: str = field(default="", metadata={"doc": "Bearer token that may read `/-/proxy/metrics` of a proxy; default: nobody"})
+    otlp_endpoint: str = field(default="", metadata={"doc": "Address of an OTLP/HTTP collector that gets a trace of each push"})
     audit_keep_days: int = field(
         default=0, metadata={"doc": "Days that audit events are kept, older ones go with `gc`; 0 = for ever"}
     )
@@ -145,11 +165,16 @@ def load_settings(
     for name in known:
         if (text := environ.get(env_name(name))) is not None and text != "":
             values[name] = _convert(env_name(name), kinds[name], text)
+    # The name that every OpenTelemetry program knows, where ours is not set.
+    if not values.get("otlp_endpoint") and (standard := environ.get("OTEL_EXPORTER_OTLP_ENDPOINT")):
+        values["otlp_endpoint"] = standard
     for key, value in chosen.items():
         values[key] = _convert(key, kinds[key], value)
     settings = replace(Settings(), **values)
     if settings.runtime not in ("auto", "process", "docker", "kubernetes"):
         raise Rejected(f"setting runtime: '{settings.runtime}' is not one of auto, process, docker, kubernetes")
+    if settings.kube_reach not in ("auto", "pod", "forward"):
+        raise Rejected(f"setting kube_reach: '{settings.kube_reach}' is not one of auto, pod, forward")
     if not 0 <= settings.port <= 65535:
         raise Rejected(f"setting port: {settings.port} is not a port")
     return replace(settings, data_dir=settings.data_dir.absolute())

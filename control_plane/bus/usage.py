@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,17 +16,23 @@ from control_plane.domain.replicas import ReplicaUsage
 from control_plane.ports.runtime import Runtime
 from control_plane.ports.stores import UnitOfWorkFactory
 
-_CAPACITY = "capacity"  # not a space id: those are hex
+_CAPACITY, _METRICS = "capacity", "metrics"  # not space ids: those are hex
 
 
-async def serve_usage(path: Path, uow_factory: UnitOfWorkFactory, runtime: Runtime) -> asyncio.Server:
-    """Answers a space id with the use of each of its replicas, and `capacity` with pools and nodes."""
+async def serve_usage(
+    path: Path, uow_factory: UnitOfWorkFactory, runtime: Runtime, metrics: Callable[[], str] = lambda: ""
+) -> asyncio.Server:
+    """Answers a space id with the use of each of its replicas, `capacity` with pools and nodes, `metrics` with Prometheus text."""
 
     async def client(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             asked = (await reader.readline()).decode().strip()
             if asked == _CAPACITY:
                 writer.write(json.dumps(asdict(await runtime.capacity()), default=list).encode() + b"\n")
+                await writer.drain()
+                return
+            if asked == _METRICS:
+                writer.write(json.dumps(metrics()).encode() + b"\n")
                 await writer.drain()
                 return
             space_id = SpaceId(asked)
@@ -60,6 +67,12 @@ async def ask_capacity(path: Path) -> Capacity | None:
         return None
     pools = tuple(NodePool(**{**p, "flavors": tuple(p["flavors"]), "tolerations": tuple(p["tolerations"])}) for p in body["pools"])
     return Capacity(pools, tuple(Node(**{**n, "replicas": frozenset(n["replicas"])}) for n in body["nodes"]))
+
+
+async def ask_metrics(path: Path) -> str | None:
+    """The scheduler's metrics; None when it does not answer within a second."""
+    found = await _ask(path, _METRICS)
+    return found if isinstance(found, str) else None
 
 
 async def _ask(path: Path, line: str) -> Any:

@@ -92,6 +92,7 @@ class Database:
         self._writer = writer
         self._clock = clock
         self._search_index: bool | None = None
+        self.observe: Callable[[str, float], None] = lambda kind, seconds: None  # of each transaction: read, write, wait
 
     @property
     def is_sqlite(self) -> bool:
@@ -105,21 +106,31 @@ class Database:
 
     @asynccontextmanager
     async def _read(self) -> AsyncIterator[UnitOfWork]:
+        asked = monotonic()
         async with _port_errors(), self._reader.connect() as connection, connection.begin():
+            began = monotonic()
             yield SqlUnitOfWork(connection, self._clock, has_search_index=await self._has_search_index(connection))
+            self._observed("read", asked, began)
 
     @asynccontextmanager
     async def _write(self) -> AsyncIterator[UnitOfWork]:
+        asked = monotonic()
         async with _port_errors():
             async with self._writer.connect() as connection, connection.begin():
+                began = monotonic()
                 work = SqlUnitOfWork(connection, self._clock, has_search_index=await self._has_search_index(connection))
                 yield work
+        self._observed("write", asked, began)
         for callback in work.callbacks:
             try:
                 await callback()
             except VitrineError as error:
                 # The change is true already; what was to be told about it is found again by the periodic scans.
                 log.warning("after_commit_failed", extra={"error": error.code, "detail": error.message})
+
+    def _observed(self, kind: str, asked: float, began: float) -> None:
+        self.observe("wait", began - asked)
+        self.observe(kind, monotonic() - began)
 
     async def _has_search_index(self, connection: AsyncConnection) -> bool:
         if self._search_index is None:

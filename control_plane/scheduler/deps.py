@@ -58,3 +58,4 @@ class SchedulerDeps:
     meter: Callable[[UnitOfWork, Repo | None, Replica, datetime], Awaitable[None]]
     discard: Callable[[Space, Repo | None], Awaitable[None]]  # artifacts, logs and cluster objects of a deleted Space
     is_leading: Callable[[], bool] = lambda: True
+    observe_look: Callable[[float, float], None] = lambda lag_s, took_s: None  # of each reconciliation

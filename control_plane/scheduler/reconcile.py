@@ -55,7 +55,7 @@ _CONCURRENCY = 8
 class Reconciler:
     def __init__(self, deps: SchedulerDeps, config: SchedulerConfig) -> None:
         self._d, self._c = deps, config
-        self._work = WorkQueue(deps.clock, self.reconcile_space)
+        self._work = WorkQueue(deps.clock, self.reconcile_space, deps.observe_look)
         self._admission = Admission(deps.runtime.capacity, self._work.request)
         self._ledger = Ledger(deps, config.drain, self._admission.release)
         self._routes = RoutePublisher(deps, config)

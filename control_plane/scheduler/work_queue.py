@@ -17,18 +17,26 @@ _UNAVAILABLE_PAUSE, _FAULT_PAUSE = timedelta(seconds=1), timedelta(seconds=5)
 
 
 class WorkQueue:
-    """`handle(space_id)` is run by `worker` tasks; what it raises is logged and tried again after a pause."""
+    """`handle(space_id)` is run by `worker` tasks; what it raises is logged and tried again after a pause.
 
-    def __init__(self, clock: Clock, handle: Callable[[SpaceId], Awaitable[None]]) -> None:
-        self._clock, self._handle = clock, handle
-        self._wanted: dict[SpaceId, None] = {}  # insertion-ordered set
+    `observe` is told of each look: how long it had been wanted, and how long it took, seconds.
+    """
+
+    def __init__(
+        self,
+        clock: Clock,
+        handle: Callable[[SpaceId], Awaitable[None]],
+        observe: Callable[[float, float], None] = lambda lag_s, took_s: None,
+    ) -> None:
+        self._clock, self._handle, self._observe = clock, handle, observe
+        self._wanted: dict[SpaceId, float] = {}  # in order of the first request, with its moment on the monotonic clock
         self._busy: set[SpaceId] = set()
         self._wake = asyncio.Event()
         self._done = asyncio.Event()
         self._timers: dict[SpaceId, asyncio.TimerHandle] = {}
 
     def request(self, space_id: SpaceId) -> None:
-        self._wanted[space_id] = None
+        self._wanted.setdefault(space_id, self._clock.monotonic())
         self._wake.set()
 
     def request_at(self, space_id: SpaceId, at: datetime) -> None:
@@ -55,7 +63,7 @@ class WorkQueue:
                 self._wake.clear()
                 await self._wake.wait()
                 continue
-            del self._wanted[space_id]
+            asked, began = self._wanted.pop(space_id), self._clock.monotonic()
             self._busy.add(space_id)
             try:
                 await self._handle(space_id)
@@ -66,6 +74,7 @@ class WorkQueue:
                 log.exception("reconcile.failed", extra={"space_id": space_id})
                 self.request_at(space_id, self._clock.now() + _FAULT_PAUSE)
             finally:
+                self._observe(began - asked, self._clock.monotonic() - began)
                 self._busy.discard(space_id)
                 self._wake.set()
                 self._done.set()
