@@ -56,11 +56,10 @@ def _text(data: bytes, at: int) -> str:
 
 
 class Libraries:
-    """Finds libraries of this machine by name, in the loader's usual folders."""
+    """Finds libraries of this machine by name: in `first`, then in the loader's usual folders."""
 
-    def __init__(self, folders: Iterable[Path] | None = None) -> None:
-        self._folders = tuple(folders) if folders is not None else _usual_folders()
-        self._needs: dict[str, tuple[str, ...]] = {}
+    def __init__(self, first: Iterable[Path] = ()) -> None:
+        self._folders = (*first, *_usual_folders())
 
     def closure(self, binaries: Iterable[Path]) -> dict[str, Path]:
         """Path in the file system → file, for everything these need of the machine, and what that needs. Unknown names are left out:

@@ -51,7 +51,7 @@ class LayeredImages:
     ) -> BuildResult:  # fmt: skip
         """Raises BuildFailed or BuildStopped."""
         reporter.phase(BuildPhase.IMAGE, "packing the layers of the image")
-        libraries = Libraries()
+        libraries = _libraries(python)
         with tempfile.TemporaryDirectory(prefix="vitrine-layers-") as scratch:
             base = self._kept(f"python-{python.version}-{_stamp(Path(python.path))}", _interpreter(python, libraries), cancel)
             env = self._kept(f"env-{environment.name}", _environment(environment, libraries), cancel)
@@ -85,9 +85,14 @@ class LayeredImages:
         return layer
 
 
+def _libraries(python: Interpreter) -> Libraries:
+    """An interpreter built by hand has its own library beside it, which its run path names."""
+    return Libraries((Path(os.path.realpath(python.path)).parent.parent / "lib",))
+
+
 def interpreter_layer(python: Interpreter, path: Path, cancel: CancelToken) -> Layer:
     """The lowest layer alone."""
-    return pack(_interpreter(python, Libraries()), path, cancel)
+    return pack(_interpreter(python, _libraries(python)), path, cancel)
 
 
 def _interpreter(python: Interpreter, libraries: Libraries) -> Iterator[Entry]:

@@ -80,6 +80,10 @@ class KubeApi:
             raise Broken(f"no usable Kubernetes configuration: {error}", hint="Set KUBECONFIG or run inside a cluster.") from error
         return cls(plain_client(settings, connections))
 
+    def sibling(self) -> ApiClient:
+        """A client of its own with the same credentials, for calls that take the client over. The caller closes it."""
+        return ApiClient(self._client.configuration)
+
     def close(self) -> None:
         self._closed.set()
         self._client.close()

@@ -11,6 +11,7 @@ from typing import Protocol
 
 from control_plane.domain.capacity import NodePool
 from control_plane.runtimes.kubernetes.api import KubeApi
+from control_plane.runtimes.kubernetes.forward import Reach
 from control_plane.runtimes.kubernetes.lease import LeaderLease
 from control_plane.runtimes.kubernetes.manifests import ClusterOptions
 from control_plane.runtimes.kubernetes.namespaces import ensure_namespace
@@ -29,13 +30,17 @@ def kubernetes_runtime(
     log: LogSink | None,
     options: ClusterOptions | None = None,
     kubeconfig: str | None = None,
+    reach: str = "pod",
+    sockets: Path | None = None,
 ) -> KubernetesRuntime:
     """Connect (service account inside a cluster, else kubeconfig) and assemble; nothing is asked before `start()`.
 
     Raises Broken when there is no usable configuration. `options` overrides everything else, `namespace` included.
+    `sockets`: where ways to pods without a route are opened (`reach` `auto` or `forward`); inside a cluster none is needed.
     """
     api = KubeApi.connect(kubeconfig=kubeconfig, connections=256)
-    return KubernetesRuntime(api, lambda: pools().pools, options or ClusterOptions(namespace=namespace), log=log)
+    way = Reach(api, reach, None if own_namespace() and reach == "auto" else sockets)
+    return KubernetesRuntime(api, lambda: pools().pools, options or ClusterOptions(namespace=namespace), log=log, reach=way)
 
 
 def scheduler_lease(*, namespace: str, kubeconfig: str | None = None) -> LeaderLease:

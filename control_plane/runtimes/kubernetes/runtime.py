@@ -26,6 +26,7 @@ from control_plane.ports.log_store import LogLine
 from control_plane.runtimes.kubernetes import facts, manifests, names
 from control_plane.runtimes.kubernetes.api import Absent, Clash, KubeApi
 from control_plane.runtimes.kubernetes.cache import ClusterCache
+from control_plane.runtimes.kubernetes.forward import Reach
 from control_plane.runtimes.kubernetes.logs import TAIL_LINES, LogFollowers
 from control_plane.runtimes.kubernetes.manifests import ClusterOptions
 from control_plane.runtimes.kubernetes.namespaces import ensure_namespace
@@ -56,6 +57,7 @@ class KubernetesRuntime:
         sync_timeout_s: float = 30.0,
         threads: int = 8,
         first_wait_s: float = 0.5,
+        reach: Reach | None = None,
     ) -> None:
         self._api, self._pools, self._options, self._log = api, pools, options, log
         self._sync_timeout_s = sync_timeout_s
@@ -70,6 +72,7 @@ class KubernetesRuntime:
         self._usage_at = -1e9
         self._usage_absent_at = -1e9
         self._locks: dict[SpaceId, asyncio.Lock] = {}
+        self._reach = reach or Reach(api, "pod", None)
         self._followers = LogFollowers(api, self._deliver)
         self.cache = ClusterCache(self._changed, self._followers.end)
         self._closing = threading.Event()
@@ -112,6 +115,7 @@ class KubernetesRuntime:
         self._closing.set()
         for watcher in self._watchers:
             watcher.stop()
+        await self._reach.close()
         await asyncio.to_thread(self._join)
         for queue in self._listeners:
             queue.put_nowait(SpaceId(""))
@@ -149,6 +153,7 @@ class KubernetesRuntime:
         item = self.cache.deployment(replica_id)
         if item is None:
             return
+        await self._reach.drop(replica_id, self.cache.pods_of(replica_id))
         grace = max(int(grace_s), 1)
         await self._do(lambda: self._stop(item, grace))
         deadline = time.monotonic() + grace
@@ -328,6 +333,8 @@ class KubernetesRuntime:
         if seen.state is ReplicaState.FAILED and pod is not None and not seen.log_tail and replica_id not in self._log_asked:
             self._log_asked.add(replica_id)  # it ended before anybody followed: one request for its last words
             return replace(seen, log_tail=await self._do(lambda: self._last_lines(pod)))
+        if seen.endpoint is not None and pod is not None:
+            seen = replace(seen, endpoint=await self._reach.endpoint(seen.endpoint, pod))
         if seen.state is ReplicaState.READY:
             self._was_ready.add(replica_id)
         elif seen.state is ReplicaState.STARTING and replica_id in self._was_ready:

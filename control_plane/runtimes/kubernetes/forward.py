@@ -1,0 +1,165 @@
+"""A way to an app for a proxy that has no route to pods: a Unix socket here, the API server's port-forward behind it.
+
+    proxy ── Unix socket ──▶ this process ── WebSocket, the scheduler's credentials ──▶ API server ──▶ kubelet ──▶ the app's port
+
+One WebSocket per connection. Made for platforms that run outside of their cluster; inside, pods are reached directly.
+https://kubernetes.io/docs/reference/using-api/websockets/
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import socket
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from kubernetes import client
+from kubernetes.stream import portforward
+
+from control_plane.domain.ids import ReplicaId
+from control_plane.domain.routes import Endpoint, EndpointKind
+from control_plane.runtimes.kubernetes.api import KubeApi
+from control_plane.runtimes.kubernetes.facts import Item
+
+logger = logging.getLogger(__name__)
+
+_CHUNK = 1 << 16
+
+
+class Forwards:
+    """`folder` holds the sockets; None = forwarding is not possible here."""
+
+    def __init__(self, api: KubeApi, folder: Path | None) -> None:
+        self._api, self._folder = api, folder
+        self._open: dict[str, tuple[ReplicaId, Path, asyncio.Server, set[asyncio.Task[None]]]] = {}  # by pod uid
+
+    async def socket_of(self, uid: str, replica_id: ReplicaId, namespace: str, pod: str, port: int) -> str:
+        """The socket of this pod; opened at the first call."""
+        known = self._open.get(uid)
+        if known is not None:
+            return str(known[1])
+        assert self._folder is not None
+        self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        path = self._folder / f"{uid[:13]}.sock"
+        path.unlink(missing_ok=True)
+        tasks: set[asyncio.Task[None]] = set()
+
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            task = asyncio.current_task()
+            assert task is not None
+            tasks.add(task)
+            try:
+                await self._carry(reader, writer, namespace, pod, port)
+            finally:
+                tasks.discard(task)
+
+        server = await asyncio.start_unix_server(serve, path=str(path))
+        os.chmod(path, 0o600)
+        self._open[uid] = (replica_id, path, server, tasks)
+        return str(path)
+
+    async def drop(self, replica_id: ReplicaId) -> None:
+        """Close what leads to this replica's pods."""
+        for uid, (owner, path, server, tasks) in list(self._open.items()):
+            if owner == replica_id:
+                del self._open[uid]
+                server.close()
+                for task in tasks:
+                    task.cancel()
+                path.unlink(missing_ok=True)
+
+    async def close(self) -> None:
+        for replica_id in {owner for owner, *_ in self._open.values()}:
+            await self.drop(replica_id)
+
+    async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, namespace: str, pod: str, port: int) -> None:
+        try:
+            opened = await asyncio.to_thread(_connect, self._api, namespace, pod, port)
+        except Exception as error:
+            logger.info("forward.refused", extra={"pod": pod, "error": type(error).__name__})
+            writer.close()
+            return
+        far, close = opened
+        far_reader, far_writer = await asyncio.open_connection(sock=far)
+        try:
+            await asyncio.gather(_pump(reader, far_writer), _pump(far_reader, writer))
+        finally:
+            for end in (writer, far_writer):
+                end.close()
+            await asyncio.shield(asyncio.to_thread(close))
+
+
+def _connect(api: KubeApi, namespace: str, pod: str, port: int) -> tuple[socket.socket, Callable[[], None]]:
+    """Blocking: one port-forward, its near end as a socket, and what closes both."""
+    # The client's stream helper swaps the request function of the ApiClient it is given, so each connection has its own.
+    own = api.sibling()
+    core = client.CoreV1Api(own)
+    forward: Any = portforward(core.connect_get_namespaced_pod_portforward, pod, namespace, ports=str(port))
+    near = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, fileno=forward.socket(port).detach())
+    near.setblocking(False)
+
+    def close() -> None:
+        with contextlib.suppress(Exception):  # whichever side ended first, its thread may have closed it already
+            forward.websocket.shutdown()
+        own.close()
+
+    return near, close
+
+
+async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Until one side ends; then the other end is told, as far as it can be."""
+    with contextlib.suppress(OSError):
+        while data := await reader.read(_CHUNK):
+            writer.write(data)
+            await writer.drain()
+    with contextlib.suppress(OSError, RuntimeError):
+        writer.close()
+
+
+async def is_reachable(address: str, timeout_s: float = 1.0) -> bool:
+    """Whether this process gets a connection to a pod's `host:port`."""
+    host, _, port = address.rpartition(":")
+    try:
+        async with asyncio.timeout(timeout_s):
+            _, writer = await asyncio.open_connection(host.strip("[]"), int(port))
+    except ConnectionRefusedError:
+        return True  # the pod answered: there is a route, and nobody listens yet
+    except (OSError, TimeoutError):
+        return False
+    writer.close()
+    return True
+
+
+class Reach:
+    """Which address the proxy gets for a pod. `mode`: `pod`, `forward`, or `auto`: the pod's own address when there is a route to it."""
+
+    def __init__(self, api: KubeApi, mode: str, folder: Path | None) -> None:
+        self._mode = "pod" if folder is None else mode
+        self._forwards = Forwards(api, folder)
+        self._routed: dict[str, bool] = {}  # pod uid → its own address can be used
+
+    async def endpoint(self, found: Endpoint, pod: Item) -> Endpoint:
+        if self._mode == "pod":
+            return found
+        metadata = pod["metadata"]
+        uid = metadata["uid"]
+        if uid not in self._routed:
+            self._routed[uid] = self._mode == "auto" and await is_reachable(found.address)
+        if self._routed[uid] or found.replica_id is None:
+            return found
+        port = int(found.address.rpartition(":")[2])
+        path = await self._forwards.socket_of(uid, found.replica_id, metadata["namespace"], metadata["name"], port)
+        return replace(found, kind=EndpointKind.UNIX, address=path)
+
+    async def drop(self, replica_id: ReplicaId, pods: Iterable[Item]) -> None:
+        for pod in pods:
+            self._routed.pop(pod["metadata"]["uid"], None)
+        await self._forwards.drop(replica_id)
+
+    async def close(self) -> None:
+        await self._forwards.close()
