@@ -15,6 +15,7 @@ APP_DIR = "/home/user/app"
 VENV = "/opt/venv"
 REQUIREMENTS = "vitrine/requirements.txt"  # in the build context; everything of the tree lies under `tree/`
 CONSTRAINTS = "vitrine/constraints.txt"
+COMPANIONS = "vitrine/companions.txt"  # what the SDK brings along where the index has it
 CA_BUNDLE = "vitrine/ca.pem"  # always there; empty when the platform needs none
 
 
@@ -37,13 +38,16 @@ def render(image: PythonImage) -> str:
             f"FROM {image.base} AS dependencies",
             "USER root",
             *((f"RUN {_apt(('build-essential', 'git', 'python3-dev'))}",) if image.needs_compiler else ()),
-            f"COPY {REQUIREMENTS} {CONSTRAINTS} {CA_BUNDLE} /opt/vitrine/",
+            f"COPY {REQUIREMENTS} {COMPANIONS} {CONSTRAINTS} {CA_BUNDLE} /opt/vitrine/",
             "ARG UV_DEFAULT_INDEX",
-            f"RUN if [ -s /opt/vitrine/ca.pem ]; then export SSL_CERT_FILE=/opt/vitrine/ca.pem; fi; \\\n"
+            f"RUN export NO_COLOR=1; \\\n"
+            f"    if [ -s /opt/vitrine/ca.pem ]; then export SSL_CERT_FILE=/opt/vitrine/ca.pem; fi; \\\n"
             f"    if [ -z \"$UV_DEFAULT_INDEX\" ]; then unset UV_DEFAULT_INDEX; fi; \\\n"
-            f"    uv venv --quiet {VENV} && \\\n"
-            f"    uv pip install --no-cache --compile-bytecode --python {VENV}/bin/python \\\n"
-            f"        -c /opt/vitrine/constraints.txt -r /opt/vitrine/requirements.txt",
+            f"    put() {{ uv pip install --no-cache --compile-bytecode --python {VENV}/bin/python \"$@\"; }}; \\\n"
+            f"    cd /opt/vitrine && uv venv --quiet {VENV} && \\\n"
+            f"    if [ -s companions.txt ] && put -c constraints.txt -r requirements.txt -r companions.txt 2>said; then \\\n"
+            f"        cat said; \\\n"
+            f"    else put -c constraints.txt -r requirements.txt; fi",
         ),
         _block(
             f"FROM {image.base}",

@@ -15,6 +15,7 @@ from builder.dockerfile import PythonImage
 from builder.dockerfile_rules import check_dockerfile
 from builder.engines.engine import ImageBuild, ImageEngine
 from builder.errors import BuildFailed
+from builder.generated_failures import LastLines, in_owners_words
 from builder.kit_dockerfile import Mirrors, for_buildkit, secret_id
 from builder.recipes import select
 from builder.reporter import BuildReporter
@@ -56,6 +57,7 @@ class Blueprint:
     text: str
     requirements: str
     constraints: str
+    companions: str
     launch: LaunchPlan
     args: Mapping[str, str]
     secrets: Mapping[str, str] = field(default_factory=dict)
@@ -84,21 +86,25 @@ class ImageBuilder:
         with tempfile.TemporaryDirectory(prefix="vitrine-image-") as scratch:
             context, file = self._write_context(plan, tree, Path(scratch))
             reporter.phase(BuildPhase.IMAGE, "building the image")
-            built = self._engine.build(
-                ImageBuild(
-                    context=context,
-                    dockerfile=file,
-                    tag=tag,
-                    network="" if plan.with_buildkit else self._config.build_network,
-                    args=plan.args,
-                    secrets=self._secret_files(plan, reporter, Path(scratch)),
-                    labels=image_labels(request, tree, is_generated=plan.is_generated),
-                    no_cache=request.no_cache,
-                    with_buildkit=plan.with_buildkit,
-                    space=request.space_id,
-                ),
-                runner,
+            order = ImageBuild(
+                context=context,
+                dockerfile=file,
+                tag=tag,
+                network="" if plan.with_buildkit else self._config.build_network,
+                args=plan.args,
+                secrets=self._secret_files(plan, reporter, Path(scratch)),
+                labels=image_labels(request, tree, is_generated=plan.is_generated),
+                no_cache=request.no_cache,
+                with_buildkit=plan.with_buildkit,
+                space=request.space_id,
             )
+            log = LastLines(runner.log)
+            try:
+                built = self._engine.build(order, runner.with_log(log))
+            except BuildFailed as failure:
+                if not plan.is_generated:
+                    raise
+                raise in_owners_words(failure, log.step) from failure
         ref = built.id
         if self._config.registry:
             reporter.phase(BuildPhase.PUBLISH, "pushing the image")
@@ -118,6 +124,7 @@ class ImageBuilder:
         (context / DOCKERFILE).write_text(plan.text)
         (context / dockerfile.REQUIREMENTS).write_text(plan.requirements)
         (context / dockerfile.CONSTRAINTS).write_text(plan.constraints)
+        (context / dockerfile.COMPANIONS).write_text(plan.companions)
         (context / dockerfile.CA_BUNDLE).write_text(self._authorities)
         shutil.move(tree.root, context / "tree")
         return context, DOCKERFILE
@@ -163,6 +170,7 @@ def blueprint(
         text=for_buildkit(text, tenant=request.tenant, space_id=request.space_id, mounts=sorted(mirrors)) if mirrors else text,
         requirements=requirements_text(declaration),
         constraints="".join(f"{line}\n" for line in sorted(declaration.constraints)),
+        companions="".join(f"{line}\n" for line in declaration.companions),
         launch=replace(plan.launch, argv=()),
         args={"UV_DEFAULT_INDEX": index} if index else {},
         mirrors=mirrors,
@@ -216,6 +224,7 @@ def _own_dockerfile(
         text=text,
         requirements="",
         constraints="",
+        companions="",
         launch=LaunchPlan(argv=(), port=request.app_port),
         args={name: value for name, value in request.variables.items() if name in facts.args},
         secrets={secret_id(request.space_id, name): name for name in wanted},

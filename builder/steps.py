@@ -79,6 +79,10 @@ class StepRunner:
         self._deadline = deadline or Deadline(limits.time_s)
         self._guard = guard
 
+    def with_log(self, log: BuildLog) -> StepRunner:
+        """The same build, told elsewhere."""
+        return StepRunner(log, self._limits, self._cancel, self._deadline, self._guard)
+
     @property
     def deadline(self) -> Deadline:
         return self._deadline

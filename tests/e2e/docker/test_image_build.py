@@ -1,28 +1,16 @@
-"""Images with a real Docker Engine and a real registry, both started here. Off unless asked for: `pytest -m docker tests/e2e`.
-
-The base image is bootstrapped from Debian packages, so no image registry is needed; packages come from a small index.
-"""
+"""The builder with a real Docker Engine and a real registry: `pytest -m docker tests/e2e/docker`."""
 
 from __future__ import annotations
 
-import functools
-import os
-import shutil
-import socket
-import subprocess
-import tempfile
-import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import docker
 import pytest
 
-from builder.base_images import BaseImages
 from builder.broker import broker_options
 from builder.catalog import load_catalog
 from builder.config import WorkerConfig
@@ -30,22 +18,18 @@ from builder.engines.docker_engine import DockerConfig, DockerEngine, find_build
 from builder.images import ImageBuilder, ImageConfig
 from builder.reporter import CancelToken
 from builder.steps import StepRunner
-from builder.worker import BuildWorker, uv_config
+from builder.worker import BuildWorker
 from control_plane.domain.builds import ArtifactKind, BuildEvent, BuildEventKind, BuildLimits, BuildPhase, BuildVerdict, SourceKind
 from control_plane.domain.ids import BuildId, SpaceId
 from control_plane.domain.reasons import Reason
+from control_plane.runtimes.docker.build_network import BuildNetwork, ensure_build_network, reach
+from control_plane.runtimes.docker.manifests import Names
+from tests.contract.docker_engine import TestEngine
+from tests.e2e.docker.conftest import free_port, marks
 from tests.functional.builder.conftest import build_request
 from tests.functional.builder.door import FakeDoor, tar_of
-from tests.functional.builder.wheels import make_index, make_wheel
 
-TOOLS = ("dockerd", "docker-registry", "mmdebstrap")
-pytestmark = [
-    pytest.mark.docker,
-    pytest.mark.slow,
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),  # docker-py leaves sockets to the collector
-    pytest.mark.skipif(os.geteuid() != 0, reason="starts a Docker engine, which needs root"),
-    pytest.mark.skipif(any(shutil.which(tool) is None for tool in TOOLS), reason=f"needs {', '.join(TOOLS)}"),
-]
+pytestmark = list(marks)
 APP = {"app.py": "import gradio\nprint(gradio.VERSION)\n", "requirements.txt": "tinydep\n"}
 
 
@@ -54,93 +38,16 @@ class Lines:
         return
 
 
-def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
-
-
 @pytest.fixture(scope="module")
-def folder() -> Iterator[Path]:
-    made = Path(tempfile.mkdtemp(prefix="v"))
-    yield made
-    shutil.rmtree(made, ignore_errors=True)
-
-
-@pytest.fixture(scope="module")
-def engine_host(folder: Path) -> Iterator[str]:
-    host = f"unix://{folder}/d.sock"
-    argv = ["dockerd", "--data-root", f"{folder}/data", "--exec-root", f"{folder}/exec", "-H", host, "--pidfile", f"{folder}/d.pid"]
-    with open(folder / "dockerd.log", "wb") as log:
-        process = subprocess.Popen([*argv, "--iptables=false", "--ip-masq=false", "--bridge=none"], stdout=log, stderr=log)
-    try:
-        for _ in range(100):
-            with socket.socket(socket.AF_UNIX) as one:
-                if one.connect_ex(f"{folder}/d.sock") == 0:
-                    break
-            assert process.poll() is None, (folder / "dockerd.log").read_text()
-            time.sleep(0.1)
-        yield host
-    finally:
-        process.terminate()
-        process.wait(30)
-
-
-@pytest.fixture(scope="module")
-def registry(folder: Path) -> Iterator[str]:
-    port = free_port()
-    config = folder / "registry.yml"
-    config.write_text(f"version: 0.1\nstorage:\n  filesystem:\n    rootdirectory: {folder}/registry\nhttp:\n  addr: 127.0.0.1:{port}\n")
-    with open(folder / "registry.log", "wb") as log:
-        process = subprocess.Popen(["docker-registry", "serve", str(config)], stdout=log, stderr=log)
-    for _ in range(100):
-        with socket.socket() as one:
-            if one.connect_ex(("127.0.0.1", port)) == 0:
-                break
-        time.sleep(0.05)
-    yield f"127.0.0.1:{port}/spaces"
-    process.terminate()
-    process.wait(10)
-
-
-@pytest.fixture(scope="module")
-def http_index(folder: Path) -> Iterator[str]:
-    wheels = folder / "wheels"
-    make_wheel(wheels, "gradio", "6.0.0", requires=("tinydep",))
-    make_wheel(wheels, "tinydep", "1.0")
-    make_index(wheels)
-
-    class Quiet(SimpleHTTPRequestHandler):
-        def log_message(self, format: str, *args: Any) -> None:
-            return
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(folder / "index")))
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    server.server_close()
-    thread.join()
-
-
-@pytest.fixture(scope="module")
-def engine(engine_host: str) -> DockerEngine:
-    made = DockerEngine(DockerConfig(host=engine_host))
-    lines: list[str] = []
-    bases = BaseImages(made, uv_config(_tools()).path, lines.append, network="none")
-    bases.build(load_catalog().find("cpu", None), bootstrap="debian", slim=True)
-    assert bases.list()[0].size_bytes
-    return made
-
-
-def _tools() -> Any:
-    from builder.config import ToolConfig
-
-    return ToolConfig()
+def network(host: TestEngine, folder: Path, http_index: str) -> BuildNetwork:
+    host.tags.add(Names.of_platform(folder).tag)
+    return ensure_build_network(host.host, folder, urls=(http_index,))
 
 
 @pytest.fixture
-def make_worker(tmp_path: Path, engine: DockerEngine, engine_host: str, registry: str, http_index: str) -> Iterator[Any]:
+def make_worker(
+    tmp_path: Path, engine: DockerEngine, engine_host: str, registry: str, http_index: str, network: BuildNetwork
+) -> Iterator[Any]:
     door = FakeDoor()
     workers: list[BuildWorker] = []
 
@@ -151,8 +58,8 @@ def make_worker(tmp_path: Path, engine: DockerEngine, engine_host: str, registry
             if not client:
                 pytest.skip("no docker client here that can drive BuildKit")
             used = DockerEngine(DockerConfig(host=engine_host, buildkit_cli=client))
-        # The test engine has no bridge; a real platform names a network that cannot reach it.
-        config = replace(ImageConfig(registry=registry, build_network="host", pypi_index_url=http_index), **changes)
+        mirrors = {"pypi_index_url": reach(http_index, network.gateway), "kit_index_url": reach(http_index, network.buildkit_gateway)}
+        config = replace(ImageConfig(registry=registry, build_network=network.name, **mirrors), **changes)
         worker = BuildWorker(
             WorkerConfig(broker=broker_options(None, tmp_path / "queue"), door=door.config, data_dir=tmp_path / "data", heartbeat_s=0.1),
             images=ImageBuilder(used, load_catalog(), config),

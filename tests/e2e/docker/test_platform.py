@@ -1,0 +1,316 @@
+"""`vitrine up --runtime docker` as its users meet it: git, HTTP, WebSocket and event streams, on a real engine and a real registry."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import docker
+import pytest
+
+from builder.engines.docker_engine import DockerEngine
+from control_plane.runtimes.docker.manifests import Names
+from tests.contract.docker_engine import TestEngine
+from tests.e2e.conftest import Platform, Work, start_platform, stop_platform
+from tests.e2e.docker.conftest import Registry, marks, until
+from tests.e2e.test_push_to_live import child_named, rewind
+
+pytestmark = list(marks)
+CARD = "---\ntitle: T\nsdk: {sdk}\n{more}---\n"
+Make = Callable[..., Work]
+
+# Standard library only. `/probe` tells what the app finds around it.
+APP = '''
+import base64, hashlib, http.server, json, os, resource, socket, time, urllib.request
+WORDS = {words!r}
+def can(call):
+    try:
+        call()
+        return "yes"
+    except Exception as error:
+        return type(error).__name__
+def connect(host, port):
+    with socket.socket() as s:
+        s.settimeout(1)
+        s.connect((host, port))
+def gateway():
+    row = next(line.split() for line in open("/proc/net/route") if line.split()[1] == "00000000")
+    return socket.inet_ntoa(int(row[2], 16).to_bytes(4, "little"))
+def probe(query):
+    status = dict(line.split(":", 1) for line in open("/proc/self/status"))
+    writable = [d for d, _, _ in os.walk("/") if not d.startswith(("/proc", "/sys", "/dev", "/home/user", "/tmp")) and os.access(d, os.W_OK)]
+    hub = os.environ["HF_ENDPOINT"]
+    return {{
+        "uid": os.getuid(), "caps": status["CapBnd"].strip(), "no_new_privs": status["NoNewPrivs"].strip(),
+        "seccomp": status["Seccomp"].strip(), "writable": writable, "home": can(lambda: open("/home/user/x", "w")),
+        "app": can(lambda: open("x", "w")), "tmp": can(lambda: open("/tmp/x", "w")), "hub": hub,
+        "hub_answers": can(lambda: urllib.request.urlopen(hub + "/api/spaces", timeout=3)),
+        "registry": can(lambda: connect(gateway(), int(query["registry"]))), "metadata": can(lambda: connect("169.254.169.254", 80)),
+        "loopback": can(lambda: connect("127.0.0.1", int(query["registry"]))), "ssh": can(lambda: connect(gateway(), 22)),
+        "raw": can(lambda: socket.socket(socket.AF_INET, socket.SOCK_RAW, 1)), "docker": os.path.exists("/var/run/docker.sock"),
+        "processes": len([p for p in os.listdir("/proc") if p.isdigit()]), "files": resource.getrlimit(7)[1],
+        "environment": sorted(os.environ), "tinydep": __import__("importlib").util.find_spec("tinydep") is not None,
+    }}
+class H(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    def log_message(self, *a): print("asked", self.path, flush=True)
+    def answer(self, text):
+        body = text.encode()
+        self.send_response(200); self.send_header("Content-Length", str(len(body))); self.end_headers(); self.wfile.write(body)
+    def do_GET(self):
+        path, _, query = self.path.partition("?")
+        if path == "/probe":
+            self.answer(json.dumps(probe(dict(p.split("=") for p in query.split("&")))))
+        elif path == "/exit":
+            print("leaving now", flush=True); os._exit(7)
+        elif path == "/events":
+            self.send_response(200); self.send_header("Content-Type", "text/event-stream"); self.send_header("Connection", "close"); self.end_headers()
+            for n in range(3):
+                self.wfile.write(f"data: {{n}}\\n\\n".encode()); self.wfile.flush(); time.sleep(0.05)
+            self.close_connection = True
+        elif path == "/ws":
+            key = self.headers["Sec-WebSocket-Key"] + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
+            accept = base64.b64encode(hashlib.sha1(key.encode()).digest()).decode()
+            self.send_response(101); self.send_header("Upgrade", "websocket"); self.send_header("Connection", "Upgrade")
+            self.send_header("Sec-WebSocket-Accept", accept); self.end_headers()
+            text = WORDS.encode(); self.wfile.write(bytes([0x81, len(text)]) + text); self.wfile.flush(); self.rfile.read(1)
+        else:
+            self.answer(WORDS)
+print("listening", flush=True)
+http.server.ThreadingHTTPServer(("0.0.0.0", int(os.environ.get("PORT", "7860"))), H).serve_forever()
+'''
+
+
+@pytest.fixture(scope="module")
+def running(host: TestEngine, engine: DockerEngine, registry: str, http_index: str) -> Iterator[Platform]:
+    with tempfile.TemporaryDirectory(prefix="v", ignore_cleanup_errors=True) as folder:
+        data = Path(folder) / "d"
+        host.tags.add(Names.of_platform(data).tag)
+        settings = {"VITRINE_DOCKER_HOST": host.host, "VITRINE_REGISTRY": registry, "VITRINE_PYPI_INDEX_URL": http_index}
+        platform = start_platform(data, "--runtime", "docker", env=settings)
+        yield platform
+        stop_platform(platform)
+
+
+@pytest.fixture
+def space(running: Platform, tmp_path: Path) -> Make:
+    def make(name: str, sdk: str = "gradio", *, more: str = "", **files: str) -> Work:
+        running.create(name, sdk)
+        work = Work(running, name, tmp_path / name)
+        work.write(README__md=CARD.format(sdk=sdk, more=more + ("sdk_version: 6.0.0\n" if sdk == "gradio" else "")), **files)
+        return work
+
+    return make
+
+
+def log_of(platform: Platform, name: str, which: str) -> str:
+    from control_plane.logs.files import FileLogStore  # noqa: F401  the API streams for ever; its store is read below
+
+    (space_id,) = (platform.api("GET", f"/api/spaces/admin/{name}").json()["_id"],)
+    folder = platform.data_dir / "logs" / ("run" if which == "run" else "build")
+    return "".join(p.read_text(errors="replace") for p in sorted(folder.rglob("*")) if p.is_file() and space_id in str(p))
+
+
+def test_push_to_live_switch_roll_back_sleep_and_wake(running: Platform, space: Make, registry_server: Registry) -> None:
+    from websockets.sync.client import connect
+
+    demo = space("first", app__py=APP.format(words="one"), requirements__txt="tinydep\n")
+    assert "Live at" in demo.push("one")
+    first = demo.commit_id()
+    answer = running.app("admin-first")
+    assert (answer.text, answer.headers["x-vitrine-revision"]) == ("one", first)
+    with connect(f"ws://127.0.0.1:{running.port}/ws", additional_headers={"Host": f"admin-first.localhost:{running.port}"}) as ws:
+        assert ws.recv(timeout=10) == "one"
+    assert running.app("admin-first", "/events").text == "data: 0\n\ndata: 1\n\ndata: 2\n\n"
+
+    found = json.loads(running.app("admin-first", f"/probe?registry={registry_server.port}").text)
+    assert (found["uid"], int(found["caps"], 16), found["no_new_privs"], found["seccomp"]) == (1000, 0, "1", "2")
+    assert found["writable"] == []
+    assert [found[place] for place in ("home", "app", "tmp")] == ["yes"] * 3
+    assert found["hub_answers"] == "yes", found
+    for closed in ("registry", "metadata", "ssh", "loopback", "raw"):
+        assert found[closed] != "yes", closed
+    assert not found["docker"] and found["processes"] <= 5 and found["files"] <= 65536 and found["tinydep"]
+    assert not [name for name in found["environment"] if name.startswith(("VITRINE_", "UV_DEFAULT", "SSL_", "PIP_"))]
+
+    demo.write(app__py=APP.format(words="two"))
+    demo.push("two", wait=False)
+    answers = []
+    end = time.monotonic() + 60
+    while (not answers or answers[-1] != "two") and time.monotonic() < end:
+        answer = running.app("admin-first")
+        assert answer.status_code == 200, answer.text
+        answers.append(answer.text)
+    assert set(answers) == {"one", "two"}
+    assert answers == sorted(answers)
+
+    demo.write(requirements__txt="no-such-package-of-ours\n")
+    said = demo.push("broken")
+    assert "REQUIREMENTS_UNRESOLVED" in said and "no-such-package-of-ours" in said, said
+    assert running.app("admin-first").text == "two"
+
+    versions = running.api("GET", "/api/spaces/admin/first/versions").json()
+    assert [one["revision"] for one in versions][-1] == first and all("@sha256:" in one["image"] for one in versions)
+    builds = build_count(running)
+    answer = running.api("POST", "/api/spaces/admin/first/rollback", json={"revision": first[:8]})
+    assert answer.status_code == 200, answer.text
+    until(lambda: running.app("admin-first").text == "one", 30, "the earlier version")
+    assert build_count(running) == builds
+
+    running.api("POST", "/api/spaces/admin/first/sleeptime", json={"seconds": 60})
+    rewind(running, "first", seconds=120)
+    running.until("first", "SLEEPING", seconds=30)
+    began = time.monotonic()
+    assert running.app("admin-first", "/x", headers={"Accept": "application/json"}).text == "one"
+    assert time.monotonic() - began < 10
+
+
+def build_count(platform: Platform) -> int:
+    import sqlite3
+
+    with sqlite3.connect(platform.data_dir / "vitrine.db", timeout=10) as db:
+        (count,) = db.execute("select count(*) from builds").fetchone()
+    db.close()
+    return int(count)
+
+
+def test_requirements_that_another_space_declared_are_not_installed_again(running: Platform, space: Make) -> None:
+    assert "Live at" in space("shared-a", app__py=APP.format(words="a"), requirements__txt="tinydep\n").push("x")
+    second = space("shared-b", app__py=APP.format(words="b"), requirements__txt="tinydep\n")
+    said = second.push("x")
+    assert "Live at" in said
+    built = float(said.partition("Built in ")[2].partition(" s")[0])
+    assert "Using cache" in said and built < 10, said
+
+
+def test_a_docker_space_with_a_secret_and_a_variable(running: Platform, space: Make, host: TestEngine) -> None:
+    dockerfile = (
+        "# syntax=docker/dockerfile:1\nFROM vitrine/python:3.11\nARG GREETING\nWORKDIR /srv\nUSER root\n"
+        "RUN --mount=type=secret,id=TOKEN,mode=0444,required=true \\\n    cat /run/secrets/TOKEN && wc -c < /run/secrets/TOKEN > /srv/size\n"
+        "RUN python3 -m venv /srv/venv && /srv/venv/bin/python -m pip --version; uv pip install --target /srv/lib tinydep\n"
+        'RUN echo "$GREETING" > /srv/greeting && mkdir /data && chmod 777 /data\n'
+        'COPY app.py /srv/\nCMD ["python3", "/srv/app.py"]\n'
+    )
+    app = APP.format(words="x").replace('WORDS = \'x\'', 'WORDS = open("/srv/size").read().strip() + open("/srv/greeting").read().strip() + str(os.getuid())')
+    app = app.replace('print("listening"', 'open("/data/x", "w").close()\nprint("listening"').replace('"7860"', '"8123"')
+    work = space("own", "docker", more="app_port: 8123\n", Dockerfile=dockerfile, app__py=app)
+    running.api("POST", "/api/spaces/admin/own/secrets", json={"key": "TOKEN", "value": "s3cret-of-ours"})
+    running.api("POST", "/api/spaces/admin/own/variables", json={"key": "GREETING", "value": "hello"})
+    said = work.push("x")
+    assert "Live at" in said, said
+    assert running.app("admin-own").text == "14hello1000"
+    assert "s3cret-of-ours" not in said and "vitrine-pip" not in said
+    (image,) = [one["image"] for one in running.api("GET", "/api/spaces/admin/own/versions").json()]
+    client = docker.DockerClient(base_url=host.host, version="1.41")
+    try:
+        made = client.images.get(image)
+        told = str(made.history()) + str(made.attrs)
+        assert "s3cret-of-ours" not in told and "127.0.0.1" not in str(made.attrs["Config"])
+        assert b"s3cret-of-ours" not in b"".join(made.save())
+        assert "/simple" not in told and "index-url" not in told
+    finally:
+        client.close()
+    assert "s3cret-of-ours" not in log_of(running, "own", "build")
+
+
+def test_streamlit_and_static_with_a_build_command(running: Platform, space: Make) -> None:
+    assert "Live at" in space("stream", "streamlit", more="sdk_version: 1.50.0\n", app__py="print(1)\n").push("x")
+    assert running.app("admin-stream").text == "streamlit ran app.py"
+    more = "app_build_command: mkdir dist && sed s/old/new/ page.html > dist/index.html\napp_file: dist/index.html\n"
+    assert "Live at" in space("built", "static", more=more, page__html="<h1>old</h1>").push("x")
+    assert "<h1>new</h1>" in running.app("admin-built").text
+
+
+@pytest.mark.parametrize(
+    ("name", "dockerfile", "reason", "words"),
+    [
+        ("net", "FROM vitrine/python:3.11\nRUN --network=host id\n", "SOURCE_REJECTED", "line 2"),
+        ("insecure", "FROM vitrine/python:3.11\nRUN --security=insecure id\n", "SOURCE_REJECTED", "line 2"),
+        ("metadata", "FROM vitrine/python:3.11\nADD http://169.254.169.254/latest /x\n", "SOURCE_REJECTED", "line 2"),
+        ("silent", 'FROM vitrine/python:3.11\nCMD ["sleep", "600"]\n', "APP_NEVER_LISTENED", "7860"),
+        ("elsewhere", 'FROM vitrine/python:3.11\nCMD ["python3", "-m", "http.server", "9999"]\n', "APP_WRONG_PORT", "9999"),
+    ],
+)
+def test_a_bad_version_says_why_and_the_old_one_serves(
+    running: Platform, space: Make, name: str, dockerfile: str, reason: str, words: str
+) -> None:
+    good = 'FROM vitrine/python:3.11\nCMD ["python3", "-m", "http.server", "7860"]\n'
+    demo = space(name, "docker", more="startup_duration_timeout: 10s\n", Dockerfile=good, index__html="good")
+    demo.write(Dockerfile=good.replace("CMD", "COPY . /home/user/app/\nCMD"))
+    assert "Live at" in demo.push("good")
+    assert "good" in running.app(f"admin-{name}", "/index.html").text
+    demo.write(Dockerfile=dockerfile)
+    said = demo.push("bad")
+    assert reason in said and words in said and "keeps serving" in said, said
+    assert "good" in running.app(f"admin-{name}", "/index.html").text
+
+
+def test_a_crash_keeps_its_log_and_the_app_comes_back(running: Platform, space: Make) -> None:
+    demo = space("crash", app__py=APP.format(words="alive"))
+    assert "Live at" in demo.push("x")
+    running.app("admin-crash", "/exit")
+    until(lambda: running.app("admin-crash").text == "alive", 30, "the restart")
+    assert "leaving now" in log_of(running, "crash", "run")
+
+
+def test_a_killed_builder_s_build_goes_on(running: Platform, space: Make) -> None:
+    slow = "FROM vitrine/python:3.11\nRUN sleep 4\n" + 'CMD ["python3", "-m", "http.server", "7860"]\n'
+    demo = space("killed", "docker", Dockerfile=slow)
+    demo.push("x", wait=False)
+    running.until("killed", "BUILDING")
+    until(lambda: "Running in" in log_of(running, "killed", "build"), 20, "the step")
+    os.kill(child_named(running.process.pid, "builder"), signal.SIGKILL)
+    running.until("killed", "RUNNING", seconds=40)
+
+
+def test_a_cancelled_build_ends_in_the_engine(running: Platform, space: Make, host: TestEngine) -> None:
+    demo = space("stopped", "docker", Dockerfile="FROM vitrine/python:3.11\nRUN sleep 500\n")
+    demo.push("x", wait=False)
+    until(lambda: "Running in" in log_of(running, "stopped", "build"), 20, "the step")
+    done = subprocess.run(
+        ["python3", "-c", "pass"], check=True, capture_output=True
+    )
+    assert done.returncode == 0
+
+
+def test_a_registry_that_is_away_for_a_while(running: Platform, space: Make, registry_server: Registry) -> None:
+    registry_server.stop()
+    demo = space("late", app__py=APP.format(words="late"))
+    try:
+        demo.push("x", wait=False)
+        until(lambda: "REGISTRY" in json.dumps(running.runtime("late")) or "pushing" in log_of(running, "late", "build"), 40, "the try")
+    finally:
+        registry_server.start()
+    running.until("late", "RUNNING", seconds=90)
+    assert running.app("admin-late").text == "late"
+
+
+def test_a_load_that_never_stops_is_served_over_a_switch(running: Platform, space: Make) -> None:
+    demo = space("busy", app__py=APP.format(words="busy"))
+    assert "Live at" in demo.push("x")
+    bad: list[Any] = []
+    stop = threading.Event()
+
+    def ask() -> None:
+        while not stop.is_set():
+            answer = running.app("admin-busy")
+            if answer.status_code != 200:
+                bad.append((answer.status_code, answer.text))
+
+    threads = [threading.Thread(target=ask) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    demo.write(app__py=APP.format(words="busier"))
+    said = demo.push("y")
+    stop.set()
+    for thread in threads:
+        thread.join()
+    assert "Live at" in said and not bad, bad[:3]
