@@ -22,7 +22,7 @@ from control_plane.http import addresses
 from control_plane.http.error_map import Moved
 from control_plane.http.raw_path import SLASH
 from control_plane.ports.clock import Clock
-from control_plane.ports.git import GitStore, LfsStore
+from control_plane.ports.git import GitStore, LfsStore, TreeEntry
 from control_plane.ports.log_store import LogStore
 from control_plane.ports.secret_box import SecretBox
 from control_plane.ports.signals import Signals
@@ -66,6 +66,14 @@ class Services(Protocol):
     def signing_key(self) -> bytes: ...
     @property
     def internal_secret(self) -> str: ...
+    @property
+    def app_downloads(self) -> AppDownloads: ...
+
+
+class AppDownloads(Protocol):
+    """Told of each file of a public repository that an app downloads, so that the next one need not."""
+
+    def note(self, repo: Repo, sha: Sha, entry: TreeEntry) -> None: ...
 
 
 def cookie_name(public_url: str) -> str:

@@ -15,6 +15,7 @@ from control_plane.api.deps import Hub
 from control_plane.domain.accounts import Action
 from control_plane.domain.errors import EntryNotFound
 from control_plane.domain.spaces import Repo, Visibility
+from control_plane.http.addresses import calls_from_app
 
 _RANGE = re.compile(r"bytes=(\d{0,15})-(\d{0,15})")
 _SHA = re.compile(r"[0-9a-f]{40}")
@@ -118,6 +119,8 @@ def router(hub: Hub) -> APIRouter:
             headers["Content-Range"] = f"bytes {first}-{last}/{size}"
         if request.method == "HEAD":
             return Response(status_code=status, headers=headers)
+        if follow_lfs and first == 0 and repo.visibility is Visibility.PUBLIC and calls_from_app(request):
+            services.app_downloads.note(repo, sha, entry)
         if file is not None:
             return StreamingResponse(stream_file(file, first, last), status_code=status, headers=headers)
         return Response(data[first : last + 1], status_code=status, headers=headers)

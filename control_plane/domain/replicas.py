@@ -56,6 +56,9 @@ def advance_replica(state: ReplicaState, to: ReplicaState) -> ReplicaState:
     raise IllegalTransition(f"a replica that is {state.value} cannot become {to.value}")
 
 
+HUB_HOST = "hub.vitrine.internal"  # the name by which apps in a sandbox reach the Hub
+
+
 @dataclass(frozen=True, slots=True)
 class Mount:
     """A volume inside the replica. `source` is understood by the runtime (a directory, a claim name)."""

@@ -11,6 +11,7 @@ from urllib.parse import quote, urlsplit
 from starlette.requests import HTTPConnection
 
 from control_plane.domain.errors import Rejected
+from control_plane.domain.replicas import HUB_HOST
 from control_plane.domain.spaces import Repo, RepoType
 
 _HOST = re.compile(r"(?:[A-Za-z0-9](?:[A-Za-z0-9_.-]{0,252})|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?")
@@ -23,6 +24,11 @@ def base_url(request: HTTPConnection) -> str:
     if not _HOST.fullmatch(host):
         raise Rejected("the Host header of this request is not a host name")
     return f"{'https' if scheme == 'https' else 'http'}://{host}"
+
+
+def calls_from_app(request: HTTPConnection) -> bool:
+    """Whether an app asks from inside its sandbox, where the Hub has a name of its own."""
+    return base_url(request).rpartition("/")[2].partition(":")[0] == HUB_HOST
 
 
 def caller_address(request: HTTPConnection) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Awaitable, Callable, Mapping
+from http import HTTPStatus
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -64,7 +65,7 @@ def one_line(text: str) -> str:
 def headers_of(error: e.VitrineError, status: int) -> dict[str, str]:
     headers = {"X-Error-Message": one_line(error.message)}
     # The client reads a 401 with this exact message and no code as "the token is bad".
-    if not isinstance(error, e.NotSignedIn):
+    if not (isinstance(error, e.NotSignedIn) and error.bad_credentials):
         headers["X-Error-Code"] = error.code
     if isinstance(error, e.EntryNotFound) and error.commit:
         headers["X-Repo-Commit"] = error.commit
@@ -94,7 +95,9 @@ def answer(error: e.VitrineError, *, anonymous: bool) -> JSONResponse:
 
 
 def plain(status: int, message: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
-    return _PlainJson({"error": message}, status_code=status, headers={**(headers or {}), "X-Error-Message": one_line(message)})
+    """An error that no `VitrineError` stands for; its code is the status in words."""
+    words = {"X-Error-Code": HTTPStatus(status).phrase.title().replace(" ", ""), "X-Error-Message": one_line(message)}
+    return _PlainJson({"error": message}, status_code=status, headers={**words, **(headers or {})})
 
 
 def _is_anonymous(request: Request) -> bool:

@@ -14,6 +14,7 @@ from control_plane.runtimes.process.cgroups import GroupLimits
 
 HOME = "/home/user"
 APP = f"{HOME}/app"
+HUB_CACHE = f"{HOME}/.cache/huggingface/hub"  # where the Hub's client looks, under HF_HOME
 _MIN_MEMORY = 128 << 20
 _SYSTEM_PATH = "/usr/local/bin:/usr/bin:/bin"
 # What an app can always rely on; the Space's own settings win over these, never over what the platform sets in the spec.
@@ -112,9 +113,16 @@ def _limits_without_groups(limits: GroupLimits) -> dict[str, int]:
 
 
 def launcher_spec(
-    spec: ReplicaSpec, place: Place, machine: Machine, *, cgroup_procs: list[str], outer_uid: int, egress: dict[str, Any]
+    spec: ReplicaSpec,
+    place: Place,
+    machine: Machine,
+    *,
+    cgroup_procs: list[str],
+    outer_uid: int,
+    egress: dict[str, Any],
+    hub_cache: Path | None = None,
 ) -> dict[str, Any]:
-    """The launcher's JSON object (README.md)."""
+    """The launcher's JSON object (README.md). `hub_cache` lies, read-only, below what the app downloads from the Hub itself."""
     limits = group_limits(spec, machine)
     workdir = spec.launch.workdir.strip("/")
     if ".." in workdir.split("/"):
@@ -131,6 +139,7 @@ def launcher_spec(
         "binds_ro": read_only,
         "binds_rw": [[mount.source, mount.path] for mount in spec.mounts if not mount.read_only],
         "overlays": [[str(place.tree), APP]],
+        "caches": [[str(hub_cache), HUB_CACHE]] if hub_cache is not None else [],
         "scratch_bytes": scratch_bytes(spec, limits),
         "scratch_inodes": scratch_inodes(limits),
         "network": "egress",

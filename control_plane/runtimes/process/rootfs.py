@@ -88,6 +88,8 @@ def build(spec: dict[str, object], owner: Owner, prefixes: list[str], etc: dict[
         _bind(OLD + source, NEW + target, read_only=True)
     for index, (source, target) in enumerate(pairs_of(spec, "overlays")):
         _overlay(index, OLD + source, NEW + target, owner)
+    for index, (source, target) in enumerate(pairs_of(spec, "caches")):
+        _cache(index, OLD + source, NEW + target, owner)
     for source, target in sorted(pairs_of(spec, "binds_rw"), key=lambda pair: pair[1].count("/")):
         _bind_writable(OLD + source, NEW + target, owner)
     k.mount_setattr(k.AT_FDCWD, NEW, k.MOUNT_ATTR_RDONLY, recursive=False)
@@ -219,6 +221,35 @@ def _overlay(index: int, source: str, target: str, owner: Owner) -> None:
         # Kernel before 5.19 as root, before 5.11 as a user, or no overlayfs: a plain copy, which costs time and scratch space.
         _copy_tree(source, upper, owner)
         k.mount(upper, target, flags=k.MS_BIND)
+
+
+def _cache(index: int, source: str, target: str, owner: Owner) -> None:
+    """Shared files below a directory of the app's own: it reads what is there and keeps what it writes to itself.
+
+    Left out where the kernel cannot do that: a cache may be missing, and copying it would cost more than it saves.
+    """
+    lower, upper, work = f"/cache{index}", f"{SCRATCH}/cache-upper{index}", f"{SCRATCH}/cache-work{index}"
+    for path in (lower, upper, work):
+        os.mkdir(path, 0o755)
+    owner.take(upper)
+    owner.take(work)
+    missing = []
+    folder = target
+    while not os.path.isdir(folder):
+        missing.append(folder)
+        folder = os.path.dirname(folder)
+    for folder in reversed(missing):
+        os.mkdir(folder, 0o755)
+        owner.take(folder)
+    try:
+        if owner.rootful:
+            _bind_translated(source, lower, owner.uid)
+        else:
+            k.mount(source, lower, flags=k.MS_BIND | k.MS_REC)
+        layers = f"lowerdir={lower},upperdir={upper},workdir={work}" + ("" if owner.rootful else ",userxattr")
+        k.mount("overlay", target, "overlay", k.MS_NOSUID | k.MS_NODEV, layers)
+    except OSError:
+        return
 
 
 def _bind_translated(source: str, target: str, uid: int) -> None:

@@ -24,6 +24,7 @@ from control_plane.domain.accounts import Account, OrgRole, TokenRole
 from control_plane.domain.builds import BuildLimits, SourceKind
 from control_plane.domain.hardware import FlavorCatalog
 from control_plane.domain.spaces import RepoType
+from control_plane.git.hub_cache import HubCache
 from control_plane.git.lfs import FileLfsStore
 from control_plane.git.store import BareGitStore
 from control_plane.http import context, error_map
@@ -33,6 +34,7 @@ from control_plane.settings import Settings
 from control_plane.spaces import space_card, starter
 from control_plane.spaces.actions import Actions
 from control_plane.spaces.deps import SpaceDeps
+from tests.fakes.consent import PlainConsent
 
 T = TypeVar("T")
 
@@ -71,6 +73,7 @@ class PlatformServices:
     signals: LocalSignals
     actions: Actions
     spaces: SpaceDeps
+    app_downloads: HubCache
     apps_domain: str = "localhost"
     public_url: str = "http://localhost:7860"
     signing_key: bytes = b"k" * 32
@@ -114,6 +117,7 @@ def make_services(root: Path, port: int = 7860, *, clock: Any = None) -> Platfor
         signals,
         Actions(deps, no_usage, storage.room),
         deps,
+        HubCache(root / "hub-cache", git, lfs),
         public_url=f"http://localhost:{port}",
         catalog=catalog,
     )
@@ -122,7 +126,7 @@ def make_services(root: Path, port: int = 7860, *, clock: Any = None) -> Platfor
 def make_app(services: PlatformServices) -> FastAPI:
     app = FastAPI(title="Vitrine")
     error_map.install(app)
-    app.include_router(hub_router(services))
+    app.include_router(hub_router(services, PlainConsent()))
     context.install_context(app)
     return app
 

@@ -1,0 +1,132 @@
+"""Models and datasets hosted here, loaded by the Hub's own client from inside running Spaces, and shared between them."""
+
+from __future__ import annotations
+
+import array
+import json
+import struct
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from huggingface_hub import HfApi
+
+from tests.e2e.conftest import Platform, Work
+
+APP = """
+import http.server, json, os, pathlib
+from huggingface_hub import hf_hub_download, snapshot_download
+from safetensors.numpy import load_file
+CACHE = pathlib.Path(os.environ["HF_HOME"], "hub")
+def model():
+    folder = pathlib.Path(snapshot_download("admin/tiny"))
+    weights = load_file(folder / "model.safetensors")
+    return {"sum": float(weights["w"].sum()), "config": json.loads((folder / "config.json").read_text())}
+def rows(token=None):
+    return pathlib.Path(hf_hub_download("admin/rows", "data/rows.csv", repo_type="dataset", token=token)).read_text()
+def hidden():
+    try:
+        return pathlib.Path(hf_hub_download("admin/hidden", "secret.txt", token=os.environ.get("HF_TOKEN") or False)).read_text()
+    except Exception as error:
+        return type(error).__name__
+def scribble():
+    blob = next(CACHE.glob("models--admin--tiny/blobs/*"))
+    blob.write_bytes(b"mine")
+    (CACHE / "note").write_text("mine")
+    return blob.read_bytes().decode()
+QUESTIONS = {"/model": model, "/rows": rows, "/hidden": hidden, "/scribble": scribble,
+             "/cache": lambda: sorted(p.name for p in CACHE.iterdir())}
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        try:
+            found = QUESTIONS.get(self.path, lambda: None)()
+        except Exception as error:
+            found = repr(error)
+        body = json.dumps(found).encode()
+        self.send_response(200); self.send_header("Content-Length", str(len(body))); self.end_headers(); self.wfile.write(body)
+http.server.ThreadingHTTPServer(("0.0.0.0", int(os.environ["PORT"])), Handler).serve_forever()
+"""
+
+
+NUMBERS = [n % 7 for n in range(300_000)]
+
+
+def _safetensors() -> bytes:
+    """A model of one tensor, in the format's own few bytes: length, header, numbers."""
+    data = array.array("f", NUMBERS).tobytes()
+    header = json.dumps({"w": {"dtype": "F32", "shape": [len(NUMBERS)], "data_offsets": [0, len(data)]}}).encode()
+    return struct.pack("<Q", len(header)) + header + data
+
+
+def _resolved(platform: Platform, path: str) -> int:
+    """How often the content of a file was sent, by the proxy's own log; the log lags a moment behind."""
+    log = platform.data_dir / "logs/platform/proxy.log"
+    lines = [json.loads(line) for line in log.read_text().splitlines() if line.startswith("{")]
+    return sum(line.get("method") == "GET" and path in str(line.get("path")) for line in lines)
+
+
+def _ask(platform: Platform, name: str, path: str) -> object:
+    return platform.app(f"admin-{name}", path).json()
+
+
+@pytest.fixture
+def api(platform: Platform, monkeypatch: pytest.MonkeyPatch) -> HfApi:
+    monkeypatch.setenv("HF_HUB_DISABLE_XET", "1")
+    return HfApi(endpoint=platform.url, token=platform.token)
+
+
+def test_spaces_load_models_and_datasets_of_this_platform_and_share_them(
+    platform: Platform, work: Callable[..., Work], api: HfApi, tmp_path: Path
+) -> None:
+    weights = _safetensors()
+    api.create_repo("admin/tiny")
+    api.upload_file(path_or_fileobj=weights, path_in_repo="model.safetensors", repo_id="admin/tiny")
+    api.upload_file(path_or_fileobj=b'{"model_type": "tiny"}', path_in_repo="config.json", repo_id="admin/tiny")
+    api.create_repo("admin/rows", repo_type="dataset")
+    api.upload_file(path_or_fileobj=b"a,b\n1,2\n", path_in_repo="data/rows.csv", repo_id="admin/rows", repo_type="dataset")
+    api.create_repo("admin/hidden", private=True)
+    api.upload_file(path_or_fileobj=b"only with a token", path_in_repo="secret.txt", repo_id="admin/hidden")
+
+    def space(name: str, card: str = "") -> None:
+        demo = work(name)
+        readme = f"---\ntitle: {name}\nsdk: gradio\napp_file: app.py\n{card}---\n"
+        demo.write(**{"app.py": APP, "requirements.txt": "huggingface_hub\nsafetensors\nnumpy\n", "README.md": readme})
+        assert "Live at" in demo.push("x")
+
+    expected = {"sum": float(sum(NUMBERS)), "config": {"model_type": "tiny"}}
+    work_secret = {"key": "HF_TOKEN", "value": platform.token}
+    space("loader-one")
+    assert platform.api("POST", "/api/spaces/admin/loader-one/secrets", json=work_secret).status_code == 200
+    platform.until("loader-one", "RUNNING")
+    assert _ask(platform, "loader-one", "/model") == expected
+    assert _ask(platform, "loader-one", "/rows") == "a,b\n1,2\n"
+    assert _ask(platform, "loader-one", "/hidden") == "only with a token"
+
+    # The second Space finds what the first one downloaded, reads it, and cannot change it for anybody else.
+    before = _resolved(platform, "/admin/tiny/resolve/")
+    space("loader-two")
+    assert _ask(platform, "loader-two", "/cache") == ["datasets--admin--rows", "models--admin--tiny"], "never what is private"
+    assert _ask(platform, "loader-two", "/model") == expected
+    assert _ask(platform, "loader-two", "/rows") == "a,b\n1,2\n"
+    assert _ask(platform, "loader-two", "/hidden") == "RepositoryNotFoundError"
+    assert _ask(platform, "loader-two", "/scribble") == "mine"
+    shared = platform.data_dir / "hub-cache/hub/models--admin--tiny"
+    blobs = {path.name: path for path in (shared / "blobs").iterdir()}
+    large = next(path for path in blobs.values() if path.stat().st_size == len(weights))
+    assert large.read_bytes() == weights and large.stat().st_nlink >= 3, "the repository's own bytes, not a copy"
+    time.sleep(1.5)
+    assert _resolved(platform, "/admin/tiny/resolve/") == before, "nothing was downloaded a second time"
+
+    # A revision that the card names is there before the app asks; what becomes private goes at once.
+    api.create_repo("admin/named")
+    api.upload_file(path_or_fileobj=weights[:-4] + b"\0\0\0\1", path_in_repo="model.safetensors", repo_id="admin/named")
+    space("loader-three", "preload_from_hub:\n  - admin/named\n")
+    cached = _ask(platform, "loader-three", "/cache")
+    assert isinstance(cached, list) and "models--admin--named" in cached
+    api.update_repo_settings("admin/tiny", private=True)
+    end = time.monotonic() + 10
+    while shared.exists():
+        assert time.monotonic() < end, "still shared after it became private"
+        time.sleep(0.05)
+    assert _ask(platform, "loader-three", "/model") != expected
