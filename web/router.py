@@ -8,6 +8,7 @@ from fastapi import APIRouter, FastAPI, Request, Response
 
 from control_plane.domain.errors import Broken, Forbidden, NotFound, NotSignedIn, Rejected, Unavailable, VitrineError
 from control_plane.domain.spaces import RepoType
+from control_plane.http.consent import ConsentPages
 from control_plane.ports.clock import Clock
 from web import security
 from web.backend import WebBackend
@@ -15,6 +16,7 @@ from web.page import Pages, page_route
 from web.pages.account import account_router
 from web.pages.admin import admin_router
 from web.pages.community import community_router
+from web.pages.consent import WebConsent
 from web.pages.files import files_router, repo_router
 from web.pages.gallery import gallery_router, profile_router
 from web.pages.settings import model_settings_router, settings_router
@@ -42,6 +44,10 @@ def web_router(pages: Pages) -> APIRouter:
         router.include_router(repo_router(pages, kind))
     router.include_router(profile_router(pages))
     return router
+
+
+def consent_pages(pages: Pages) -> ConsentPages:
+    return WebConsent(pages)
 
 
 def mount_static(app: FastAPI) -> None:

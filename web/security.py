@@ -66,7 +66,7 @@ def page_headers(frame_source: str, *, https: bool) -> dict[str, str]:
         "font-src 'self'",
         "media-src 'self' https:",
         "manifest-src 'self'",
-        f"frame-src {frame_source}" if frame_source else "frame-src 'none'",
+        f"frame-src 'self' {frame_source}".rstrip(),  # itself: an app's sign-in button leads its frame to our page
         "form-action 'self'",
         "base-uri 'none'",
         "frame-ancestors 'none'",

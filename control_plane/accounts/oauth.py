@@ -17,11 +17,12 @@ from datetime import datetime, timedelta
 from typing import Any, cast
 from urllib.parse import urlsplit, urlunsplit
 
-from control_plane.accounts.tokens import OAUTH_PREFIX, create_token, hash_text
+from control_plane.accounts.tokens import CONSENT, GRANT, OAUTH_PREFIX, create_token, hash_text, revoke_token
 from control_plane.domain.accounts import Account, Token, TokenRole
 from control_plane.domain.errors import Rejected, VitrineError
 from control_plane.domain.ids import AccountId, SpaceId
 from control_plane.ports.clock import Clock
+from control_plane.ports.signals import Signals
 from control_plane.ports.stores import UnitOfWork
 
 # The public client id that `hf auth login` uses for its browser flow.
@@ -55,9 +56,7 @@ SCOPES = [
 ]
 _READS = frozenset({"read-repos", "gated-repos"})
 _WRITES = frozenset({"write-repos", "manage-repos", "contribute-repos", "write-discussions"})
-_CODE, _DEVICE, _USER_CODE, _REFRESH, _GRANT, _CONSENT = (
-    "oauth-code", "oauth-device", "oauth-user-code", "oauth-refresh", "oauth-grant", "oauth-consent",
-)  # fmt: skip
+_CODE, _DEVICE, _USER_CODE, _REFRESH = "oauth-code", "oauth-device", "oauth-user-code", "oauth-refresh"
 _USER_ALPHABET = "BCDFGHJKLMNPQRSTVWXZ"  # no vowels: no words; nothing that looks like a digit
 
 
@@ -193,6 +192,19 @@ async def refresh(uow: UnitOfWork, clock: Clock, client: Client, text: str) -> I
     return await _issue(uow, clock, client, str(body["user_id"]), str(body["scope"]))
 
 
+async def revoke(uow: UnitOfWork, clock: Clock, signals: Signals, client: Client, text: str) -> None:
+    """An app gives back an access or refresh token, with what belongs to it. Unknown and others' tokens are ignored (RFC 7009)."""
+    if not text or len(text) > 256:
+        return
+    renewal = await uow.documents.get(_REFRESH, hash_text(text))
+    token = await uow.tokens.get(renewal["token_id"]) if renewal else await uow.tokens.by_hash(hash_text(text))
+    grant = await uow.documents.get(GRANT, token.id) if token else None
+    if token is not None and grant is not None and grant["client_id"] == client.id:
+        await revoke_token(uow, clock, signals, token.id)
+        if renewal is not None:
+            await uow.documents.remove(_REFRESH, hash_text(text))
+
+
 async def _issue(uow: UnitOfWork, clock: Clock, client: Client, user_id: str, scope: str, *, nonce: str = "") -> Issued:
     user = await uow.accounts.get(AccountId(user_id))
     if user is None or user.is_suspended:
@@ -209,7 +221,7 @@ async def _issue(uow: UnitOfWork, clock: Clock, client: Client, user_id: str, sc
     token, text = await create_token(
         uow, clock, user, f"App: {client.name}"[:96], role, now + client.token_life, scopes=rights or None, prefix=OAUTH_PREFIX
     )
-    await uow.documents.put(_GRANT, token.id, user.id, {"client_id": client.id, "scope": scope})
+    await uow.documents.put(GRANT, token.id, user.id, {"client_id": client.id, "scope": scope})
     renewal = secrets.token_urlsafe(32)
     body = {
         "client_id": client.id, "user_id": user.id, "scope": scope, "token_id": token.id, "expires_at": (now + REFRESH_LIFE).isoformat(),
@@ -220,17 +232,17 @@ async def _issue(uow: UnitOfWork, clock: Clock, client: Client, user_id: str, sc
 
 async def scope_of(uow: UnitOfWork, token: Token) -> tuple[str, ...]:
     """The OAuth scopes a token was given; a plain access token of a user has them all."""
-    body = await uow.documents.get(_GRANT, token.id)
+    body = await uow.documents.get(GRANT, token.id)
     return tuple(str(body["scope"]).split()) if body else tuple(SCOPES)
 
 
 async def consented(uow: UnitOfWork, client: Client, user: Account, scopes: Sequence[str]) -> bool:
-    body = await uow.documents.get(_CONSENT, f"{user.id}/{client.id}")
+    body = await uow.documents.get(CONSENT, f"{user.id}/{client.id}")
     return body is not None and set(scopes) <= set(cast("list[str]", body["scopes"]))
 
 
 async def remember_consent(uow: UnitOfWork, client: Client, user: Account, scopes: Sequence[str]) -> None:
-    await uow.documents.put(_CONSENT, f"{user.id}/{client.id}", user.id, {"scopes": list(scopes)})
+    await uow.documents.put(CONSENT, f"{user.id}/{client.id}", user.id, {"scopes": list(scopes)})
 
 
 async def start_device(uow: UnitOfWork, clock: Clock, client: Client, scope: str) -> tuple[str, str]:

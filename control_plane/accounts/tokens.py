@@ -23,6 +23,7 @@ from control_plane.ports.stores import UnitOfWork
 
 PREFIX = "hf_"
 OAUTH_PREFIX = "hf_oauth_"
+GRANT, CONSENT = "oauth-grant", "oauth-consent"  # documents: what a token was given for; what its person agreed to
 _ALPHABET = string.digits + string.ascii_uppercase + string.ascii_lowercase
 _RANDOM_CHARS = 30
 _CHECK_CHARS = 6  # 62^6 > 2^32
@@ -112,13 +113,18 @@ async def revoke_token(
     *,
     owner: Account | None = None,
 ) -> Token:
-    """End a token now. `owner` limits it to that user's tokens. NotFound for unknown ids; revoking twice is fine."""
+    """End a token now. `owner` limits it to that user's tokens. NotFound for unknown ids; revoking twice is fine.
+
+    When an app got it by sign-in, the app has to ask the person again.
+    """
     token = await uow.tokens.get(token_id)
     if token is None or (owner is not None and token.user_id != owner.id):
         raise NotFound("there is no such token; `token list` shows the ids")
     if token.revoked_at is None:
         token = replace(token, revoked_at=clock.now())
         await uow.tokens.save(token)
+    if (grant := await uow.documents.get(GRANT, token.id)) is not None:
+        await uow.documents.remove(CONSENT, f"{token.user_id}/{grant['client_id']}")
     uow.after_commit(lambda: signals.notify("access", token.id))
     return token
 

@@ -61,6 +61,7 @@ _BY_RIGHT: dict[Right, tuple[str, ...]] = {
         "GET /oauth/authorize",
         "POST /oauth/authorize",
         "POST /oauth/token",
+        "POST /oauth/revoke",
         "GET /oauth/userinfo",
         "POST /oauth/userinfo",
         "POST /oauth/device",

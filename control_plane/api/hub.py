@@ -25,22 +25,23 @@ from control_plane.api import (
 from control_plane.api.deps import Hub, Services
 from control_plane.api.webhook_delivery import Deliveries
 from control_plane.http import raw_path  # registers the path convertors that the routes name
+from control_plane.http.consent import ConsentPages
 from control_plane.http.error_map import plain
 
 assert raw_path.SLASH
 
 
-def hub_router(services: Services, deliveries: Deliveries | None = None) -> APIRouter:
+def hub_router(services: Services, consent: ConsentPages, deliveries: Deliveries | None = None) -> APIRouter:
     """Every public route of the Hub API. Mount it last but for the web pages: it takes `/{ns}/{name}/resolve/…`.
 
-    `deliveries` fires webhooks; give the one that the git door uses too.
+    `deliveries` fires webhooks; give the one that the git door uses too. `consent` draws what a person is asked at sign-in.
     """
     hub = Hub(services, deliveries)
     api = APIRouter()
+    api.include_router(oauth.router(hub, consent))
     for room in (
         side_calls,
         internal,
-        oauth,
         identity,
         repos,
         space_runtime,

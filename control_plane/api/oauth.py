@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import binascii
 import hmac
-import html
 import json
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
@@ -16,7 +15,7 @@ import jwt
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 from fastapi import APIRouter, Request
-from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
+from starlette.responses import JSONResponse, RedirectResponse, Response
 
 from control_plane.accounts import oauth
 from control_plane.accounts.audit import record
@@ -29,24 +28,16 @@ from control_plane.domain.errors import Forbidden, NotSignedIn, Rejected
 from control_plane.domain.ids import RepoId, SpaceId
 from control_plane.domain.sensitive import Sensitive
 from control_plane.http.addresses import base_url, caller_address
+from control_plane.http.consent import EVERYTHING, ConsentPages, Question
 from control_plane.ports.stores import UnitOfWork
 
 _MAX_FORM = 64 << 10
 _KEY_KIND, _KEY_ID, _KEY_CONTEXT = "oauth-key", "1", "oauth-key:1"
-_WORDS = {
-    "openid": "know who you are",
-    "profile": "see your profile: name, picture, organisations",
-    "email": "see your e-mail address",
-    "read-repos": "read your private repositories",
-    "contribute-repos": "add to your repositories",
-    "write-repos": "change your repositories",
-    "manage-repos": "create, change and delete your repositories",
-    "write-discussions": "write in discussions in your name",
-}
+_DEVICE_GRANT = "urn:ietf:params:oauth:grant-type:device_code"
 Form = Mapping[str, str]
 
 
-def router(hub: Hub) -> APIRouter:
+def router(hub: Hub, consent: ConsentPages) -> APIRouter:
     api = APIRouter(tags=["sign-in for apps"])
     services = hub.services
 
@@ -104,11 +95,12 @@ def router(hub: Hub) -> APIRouter:
                 "authorization_endpoint": f"{services.public_url}/oauth/authorize",
                 "device_authorization_endpoint": f"{here}/oauth/device",
                 "token_endpoint": f"{here}/oauth/token",
+                "revocation_endpoint": f"{here}/oauth/revoke",
                 "userinfo_endpoint": f"{here}/oauth/userinfo",
                 "jwks_uri": f"{here}/oauth/jwks",
                 "scopes_supported": oauth.SCOPES,
                 "response_types_supported": ["code"],
-                "grant_types_supported": ["authorization_code", "refresh_token", "urn:ietf:params:oauth:grant-type:device_code"],
+                "grant_types_supported": ["authorization_code", "refresh_token", _DEVICE_GRANT],
                 "subject_types_supported": ["public"],
                 "id_token_signing_alg_values_supported": ["RS256"],
                 "token_endpoint_auth_methods_supported": ["client_secret_basic", "client_secret_post", "none"],
@@ -155,6 +147,8 @@ def router(hub: Hub) -> APIRouter:
     @api.get("/oauth/authorize")
     async def authorize(request: Request) -> Response:
         params = {k: v[:4000] for k, v in request.query_params.items()}
+        if request.headers.get("sec-fetch-dest") in ("iframe", "frame"):
+            return await consent.in_frame(request, f"/oauth/authorize?{urlencode(params)}")
         actor = await browser(request)
         client, scopes = await checked(params, actor)
         if actor.user is None or actor.session is None:
@@ -165,9 +159,8 @@ def router(hub: Hub) -> APIRouter:
         if known and params.get("prompt") != "consent":
             return await send_back(params, client, actor.user, scopes)
         origin = "{0.scheme}://{0.netloc}".format(urlsplit(landing(client, params)))
-        kept = {**params, "csrf": actor.session.csrf}
-        title = f"Sign in to {client.name} as {actor.user.name}?"
-        return _page("/oauth/authorize", title, "The app will be able to:", [_WORDS.get(s, s) for s in scopes], kept, origin)
+        fields = {k: v for k, v in params.items() if k not in ("decision", "csrf")}
+        return await consent.ask(request, Question(client.name, actor.user.name, scopes, "/oauth/authorize", fields, origin))
 
     @api.post("/oauth/authorize")
     async def decide(request: Request) -> Response:
@@ -197,7 +190,7 @@ def router(hub: Hub) -> APIRouter:
                         )  # fmt: skip
                     case "refresh_token":
                         issued = await oauth.refresh(uow, services.clock, client, params.get("refresh_token", ""))
-                    case "urn:ietf:params:oauth:grant-type:device_code":
+                    case word if word == _DEVICE_GRANT:
                         issued = await oauth.redeem_device(uow, services.clock, client, params.get("device_code", ""))
                     case _:
                         raise OAuthError("unsupported_grant_type", "use authorization_code, refresh_token or device_code")
@@ -205,6 +198,18 @@ def router(hub: Hub) -> APIRouter:
         except OAuthError as error:
             status = 401 if error.code == "invalid_client" else 400
             return JSONResponse({"error": error.code, "error_description": error.message}, status, {"Cache-Control": "no-store"})
+
+    @api.post("/oauth/revoke")
+    async def revoke(request: Request) -> Response:
+        """An app gives a token back: it and its refresh token end, and the app has to ask the person again."""
+        try:
+            params = await _form(request)
+            async with services.uow.write() as uow:
+                client = await _authenticated(uow, request, params)
+                await oauth.revoke(uow, services.clock, services.signals, client, params.get("token", ""))
+            return ok({})
+        except OAuthError as error:
+            return JSONResponse({"error": error.code, "error_description": error.message}, 401)
 
     async def _authenticated(uow: UnitOfWork, request: Request, params: Form) -> Client:
         client_id, secret = params.get("client_id", ""), params.get("client_secret", "")
@@ -217,8 +222,8 @@ def router(hub: Hub) -> APIRouter:
         client = await client_of(uow, client_id)
         if client is None:
             raise OAuthError("invalid_client", "there is no app with this client id")
-        is_refresh_or_code = params.get("grant_type") in ("authorization_code", "refresh_token")
-        if client.secret and is_refresh_or_code and not hmac.compare_digest(secret.encode(), client.secret.encode()):
+        needs_secret = params.get("grant_type") != _DEVICE_GRANT
+        if client.secret and needs_secret and not hmac.compare_digest(secret.encode(), client.secret.encode()):
             raise OAuthError("invalid_client", "the client secret is wrong")
         return client
 
@@ -314,7 +319,7 @@ def router(hub: Hub) -> APIRouter:
             here = f"/oauth/device?{urlencode({'user_code': user_code})}" if user_code else "/oauth/device"
             return RedirectResponse(f"/sign-in?next={quote(here, safe='')}", status_code=303)
         if not user_code:
-            return _code_form()
+            return await consent.ask_code(request)
         key = f"device:{caller_address(request)}"
         services.throttle.check(key)
         try:
@@ -324,16 +329,13 @@ def router(hub: Hub) -> APIRouter:
         except Rejected:
             services.throttle.failed(key)
             raise
-        name = client.name if client else "An app"
         shown = oauth.plain_user_code(user_code)
-        title = f"Sign in on another device as {actor.user.name}?"
-        lead = f"{name} shows the code {shown[:4]}-{shown[4:]}. Allow it only if you started this yourself. It will be able to:"
-        powers = (
-            ["do everything that you can do here"]
-            if client and client.is_cli
-            else [_WORDS.get(s, s) for s in str(waiting["scope"]).split()]
-        )
-        return _page("/oauth/device/decide", title, lead, powers, {"user_code": shown, "csrf": actor.session.csrf}, "")
+        powers = (EVERYTHING,) if client and client.is_cli else tuple(str(waiting["scope"]).split())
+        code = f"{shown[:4]}-{shown[4:]}"
+        question = Question(
+            client.name if client else "?", actor.user.name, powers, "/oauth/device/decide", {"user_code": shown}, code=code
+        )  # fmt: skip
+        return await consent.ask(request, question)
 
     @api.post("/oauth/device/decide")
     async def device_decide(request: Request) -> Response:
@@ -345,7 +347,7 @@ def router(hub: Hub) -> APIRouter:
         async with services.uow.write() as uow:
             await oauth.decide_device(uow, services.clock, params.get("user_code", ""), actor.user, allow=allow)
             await record(uow, actor, "oauth.device", f"user:{actor.user.name}", {"allowed": allow}, services.clock.now())
-        return _document(f"<p>{'Allowed. Go back to your device.' if allow else 'Denied. Nothing was given away.'}</p>", "")
+        return await consent.decided(request, allowed=allow)
 
     return api
 
@@ -371,41 +373,3 @@ def _redirect(params: Form, uri: str, answer: Mapping[str, str]) -> Response:
     state = {"state": params["state"]} if "state" in params else {}
     mark = "&" if urlsplit(uri).query else "?"
     return RedirectResponse(f"{uri}{mark}{urlencode({**answer, **state})}", status_code=303, headers={"Referrer-Policy": "no-referrer"})
-
-
-def _document(body_html: str, origin: str) -> HTMLResponse:
-    """A small page in the platform's style. `origin`: where the form may lead after it was sent."""
-    page = (
-        '<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
-        '<title>Sign in · Vitrine</title><link rel="stylesheet" href="/static/css/vitrine.css">'
-        f'<body><main id="main"><div class="wrap stack"><h1>Vitrine</h1>{body_html}</div></main></body></html>'
-    )
-    policy = (
-        "default-src 'none'; style-src 'self'; img-src 'self' data:; font-src 'self'; base-uri 'none'; frame-ancestors 'none'; "
-        f"form-action 'self' {origin}"
-    )
-    headers = {
-        "Content-Security-Policy": policy, "X-Frame-Options": "DENY", "Cache-Control": "no-store", "Referrer-Policy": "same-origin",
-        "X-Content-Type-Options": "nosniff",
-    }  # fmt: skip
-    return HTMLResponse(page, headers=headers)
-
-
-def _page(action: str, title: str, lead: str, powers: Sequence[str], kept: Form, origin: str) -> HTMLResponse:
-    fields = "".join(f'<input type="hidden" name="{html.escape(k)}" value="{html.escape(v)}">' for k, v in kept.items() if k != "decision")
-    listed = "".join(f"<li>{html.escape(p)}</li>" for p in powers)
-    return _document(
-        f'<h2>{html.escape(title)}</h2><p>{html.escape(lead)}</p><ul>{listed}</ul><form method="post" action="{action}">{fields}'
-        '<p class="row"><button class="btn go" name="decision" value="allow">Allow</button> '
-        '<button class="btn" name="decision" value="deny">Deny</button></p></form>',
-        origin,
-    )
-
-
-def _code_form() -> HTMLResponse:
-    return _document(
-        '<h2>Sign in on another device</h2><form method="get" action="/oauth/device">'
-        '<label for="user_code">The code that the device shows</label> '
-        '<input id="user_code" name="user_code" maxlength="20" autocomplete="off" required> <button class="btn go">Next</button></form>',
-        "",
-    )

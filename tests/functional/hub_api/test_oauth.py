@@ -52,6 +52,11 @@ def app_client(platform: Platform, alice: str) -> tuple[str, str, str]:
     return client_id, secret, f"http://alice-login-app.localhost:{platform.port}/login/callback?_target_url=/"
 
 
+def text_of(platform: Platform) -> str:
+    """Some token that is not the app's own."""
+    return platform.token("alice")
+
+
 def test_discovery_names_what_libraries_look_for(platform: Platform) -> None:
     found = httpx.get(f"{platform.url}/.well-known/openid-configuration").json()
     assert found["issuer"] == platform.url
@@ -72,8 +77,10 @@ def test_code_flow(platform: Platform, app_client: tuple[str, str, str], browser
         assert stranger.headers["location"].startswith("/sign-in?next=%2Foauth%2Fauthorize")
         web.cookies.update(cookies)
         page = web.get("/oauth/authorize", params=asked)
-        assert "alice/login-app" in page.text
-        assert "form-action 'self' http://alice-login-app.localhost" in page.headers["content-security-policy"]
+        assert "alice/login-app asks alice for openid profile email" in page.text
+        assert f"leads to http://alice-login-app.localhost:{platform.port}\n" in page.text
+        framed = web.get("/oauth/authorize", params=asked, headers={"sec-fetch-dest": "iframe"})
+        assert framed.text.startswith("go on at /oauth/authorize?client_id=")
         assert web.post("/oauth/authorize", data={**asked, "decision": "allow"}).status_code == 403
         denied = web.post("/oauth/authorize", data={**asked, "csrf": csrf, "decision": "deny"})
         assert "error=access_denied" in denied.headers["location"]
@@ -105,6 +112,15 @@ def test_code_flow(platform: Platform, app_client: tuple[str, str, str], browser
     assert renewed["access_token"] != reply["access_token"]
     ended = httpx.get(f"{platform.url}/api/whoami-v2", headers={"authorization": f"Bearer {reply['access_token']}"})
     assert ended.status_code == 401
+    give_back = {"token": renewed["refresh_token"]}
+    assert httpx.post(f"{platform.url}/oauth/revoke", data=give_back, auth=(client_id, "wrong")).status_code == 401
+    assert httpx.post(f"{platform.url}/oauth/revoke", data={"token": text_of(platform)}, auth=(client_id, secret)).status_code == 200
+    assert HfApi(endpoint=platform.url, token=renewed["access_token"]).whoami()["name"] == "alice"
+    assert httpx.post(f"{platform.url}/oauth/revoke", data=give_back, auth=(client_id, secret)).status_code == 200
+    ended = httpx.get(f"{platform.url}/api/whoami-v2", headers={"authorization": f"Bearer {renewed['access_token']}"})
+    assert ended.status_code == 401
+    with httpx.Client(base_url=platform.url, cookies=cookies) as web:
+        assert "asks alice" in web.get("/oauth/authorize", params=asked).text  # consent was taken back with it
 
 
 @pytest.mark.parametrize(
