@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from web.services.admin import AdminFamily
+from web.services.analytics import AnalyticsFamily
 from web.services.community import CommunityFamily
 from web.services.deps import WebDeps
 from web.services.files import FilesFamily
@@ -13,7 +14,7 @@ from web.services.settings import SettingsFamily
 from web.services.spaces import SpaceFamily
 
 
-class ServicesBackend(AdminFamily, SpaceFamily, SettingsFamily, FilesFamily, CommunityFamily):
+class ServicesBackend(AdminFamily, SpaceFamily, AnalyticsFamily, SettingsFamily, FilesFamily, CommunityFamily):
     """Implements `web.backend.WebBackend` over use cases and stores. `close` ends its one background listener."""
 
     def __init__(self, deps: WebDeps) -> None:

@@ -104,7 +104,8 @@ def space_router(pages: Pages) -> APIRouter:
     async def analytics(request: Request, owner: str, name: str) -> Response:
         visit = await pages.visit(request)
         space = await backend.space(visit.actor, owner, name)
-        return pages.page(visit, "analytics.html", space=space, view=await backend.analytics(visit.actor, owner, name))
+        view = await backend.analytics(visit.actor, owner, name, request.query_params.get("span", "day"))
+        return pages.page(visit, "analytics.html", space=space, view=view)
 
     @router.get(f"{base}/share")
     async def share(request: Request, owner: str, name: str) -> Response:

@@ -1,32 +1,41 @@
-"""One subscription to the platform's signals for every open page: a thousand streams cost one listener and no polling."""
+"""One subscription to the platform's signals for every open page: an idle stream costs a line every `ALIVE_S` and no query.
+
+Signals may be lost. Once in `LOOK_S` the hub asks for the newest event of the whole platform, one query for all streams;
+when it moved without a signal, every listener looks at its own rows.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 from collections import defaultdict
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 
+from control_plane.domain.errors import VitrineError
 from control_plane.ports.signals import Signals
 
 ALIVE_S = 15.0  # a sign of life on quiet streams; proxies close silent ones after a minute
+LOOK_S = 15.0
 
 
 class LiveHub:
-    """Tells waiting pages which Space changed. A lost signal costs one `ALIVE_S`: every wake-up looks at the rows."""
+    """Tells waiting pages which Space changed. `newest` gives the id of the newest event of all Spaces."""
 
-    def __init__(self, signals: Signals) -> None:
+    def __init__(self, signals: Signals, newest: Callable[[], Awaitable[int]]) -> None:
         self._signals = signals
+        self._newest = newest
         self._waiting: defaultdict[str, set[asyncio.Event]] = defaultdict(set)
-        self._task: asyncio.Task[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+        self._heard = False  # a signal came since the last look
 
     @contextlib.asynccontextmanager
     async def listener(self, key: str) -> AsyncIterator[asyncio.Event]:
         """An event that is set whenever `key` changed; the caller clears it."""
         event = asyncio.Event()
         self._waiting[key].add(event)
-        if self._task is None or self._task.done():
-            self._task = asyncio.create_task(self._listen(), name="web-live")
+        if not self._tasks or any(task.done() for task in self._tasks):
+            await self.close()
+            self._tasks = [asyncio.create_task(work(), name="web-live") for work in (self._listen, self._look)]
         try:
             yield event
         finally:
@@ -35,17 +44,32 @@ class LiveHub:
                 del self._waiting[key]
 
     async def _listen(self) -> None:
-        async for _topic, key in self._signals.subscribe("events", "builds"):
-            waiting = [e for events in self._waiting.values() for e in events] if key == "*" else self._waiting.get(key, ())
-            for event in tuple(waiting):
-                event.set()
+        async for _topic, key in self._signals.subscribe("events", "builds", "access"):
+            self._heard = True
+            self._wake(None if key == "*" else key)
+
+    async def _look(self) -> None:
+        last: int | None = None
+        while True:
+            try:
+                newest = await self._newest()
+            except VitrineError:
+                newest = last or 0
+            if last is not None and newest != last and not self._heard:
+                self._wake(None)
+            last, self._heard = newest, False
+            await asyncio.sleep(LOOK_S)
+
+    def _wake(self, key: str | None) -> None:
+        waiting = [e for events in self._waiting.values() for e in events] if key is None else self._waiting.get(key, ())
+        for event in tuple(waiting):
+            event.set()
 
     async def close(self) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
-            self._task = None
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._tasks = []
 
 
 async def changed(event: asyncio.Event, timeout_s: float = ALIVE_S) -> bool:

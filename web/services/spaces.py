@@ -1,4 +1,4 @@
-"""Space pages: head, timeline, logs, events, analytics, and the owner's actions."""
+"""Space pages: head, timeline, logs, events, and the owner's actions."""
 
 from __future__ import annotations
 
@@ -18,21 +18,24 @@ from control_plane.domain.stage import Stage
 from control_plane.ports.log_store import LogLine
 from control_plane.ports.space_actions import DuplicateOrder, NewRepo, RuntimeView
 from web.services.deps import Base, WebDeps
-from web.services.history import happened
 from web.services.live import ALIVE_S, LiveHub, changed
 from web.services.stages import card
 from web.services.starters import starter_app
 from web.services.timeline import timeline, usual_seconds
-from web.views import AnalyticsView, BuildRow, LiveEvent, LogEntry, LogPage, Measure, SpacePage
-from web.words import size
+from web.views import BuildRow, LiveEvent, LogEntry, LogPage, SpacePage
 
 DOWNLOAD_LINES = 200_000
+LOOK_EVERY = 20  # signs of life after which a stream looks at its rows and rights without having been told to
 
 
 class SpaceFamily(Base):
     def __init__(self, deps: WebDeps) -> None:
         super().__init__(deps)
-        self.live = LiveHub(deps.signals)
+        self.live = LiveHub(deps.signals, self._newest_event)
+
+    async def _newest_event(self) -> int:
+        async with self.d.uow.read() as uow:
+            return await uow.events.last_id()
 
     async def space(self, actor: Actor, owner: str, name: str) -> SpacePage:
         async with self.d.uow.read() as uow:
@@ -72,27 +75,6 @@ class SpaceFamily(Base):
             models=config.models, datasets=config.datasets, license=config.license, asleep=view.stage is Stage.SLEEPING, serves=serves,
             may_embed=not config.disable_embedding, discussions=talks,
         )  # fmt: skip
-
-    async def analytics(self, actor: Actor, owner: str, name: str) -> AnalyticsView:
-        repo, space = await self.space_for(actor, owner, name, Action.WRITE)
-        async with self.d.uow.read() as uow:
-            events = await uow.events.of_space(space.id, limit=100)
-            builds = await uow.builds.of_space(space.id, 10)
-            deployments = await uow.deployments.of_space(space.id, 10)
-        live = await self.d.actions.usage(space.id)
-        flavor = self.d.catalog().find(space.hardware)
-        cores, memory = sum(u.cpu_cores for u in live), sum(u.memory_bytes for u in live)
-        usual = usual_seconds(builds, deployments)
-        measures = (
-            Measure("Processor", f"{cores:.2f}" if live else "", f"of {flavor.vcpu:g} vCPU" if flavor else ""),
-            Measure("Memory", size(memory) if live else "", f"of {flavor.memory_gb:g} GB" if flavor else ""),
-            Measure("Replicas", str(len(live)), ""),
-            Measure("Wake-ups", str(sum(e.kind == "wake" for e in events)), "in the last 100 events"),
-            Measure("Push to live", f"{usual:.1f} s" if usual else "", "median of recent pushes"),
-            Measure("Stored", size(repo.storage_bytes), ""),
-        )
-        history = tuple((e.at, *happened(e)) for e in reversed(events) if e.kind != "build.phase")
-        return AnalyticsView(measures, history[:60])
 
     async def builds(self, actor: Actor, owner: str, name: str) -> tuple[BuildRow, ...]:
         _, space = await self.space_for(actor, owner, name, Action.WRITE)
@@ -175,8 +157,12 @@ class SpaceFamily(Base):
                 if news or facts != seen:
                     last, seen = (news[-1].id if news else last), facts
                     yield LiveEvent(last, "changed", {"stage": facts[0], "kind": news[-1].kind if news else ""})
-                if not await changed(event):
+                quiet = 0
+                while not await changed(event):
                     yield None
+                    quiet += 1
+                    if quiet == LOOK_EVERY:
+                        break
 
     async def _last_event(self, space_id: SpaceId) -> int:
         async with self.d.uow.read() as uow:

@@ -7,7 +7,7 @@ the message catalogues translate; everything else is shown as it is (and escaped
 from __future__ import annotations
 
 from web.views.community import DiscussionEntry, DiscussionPage, DiscussionRow
-from web.views.operations import AdminBuildRow, AdminOverview, AnalyticsView, AuditRow, Measure, PoolRow, UsageRow, UserRow
+from web.views.operations import AdminBuildRow, AdminOverview, AnalyticsView, AuditRow, HourBar, Measure, PoolRow, UsageRow, UserRow
 from web.views.people import Profile, SessionRow, SignedIn, TokenRow
 from web.views.repositories import BlobView, CommitRow, CommitsView, CommitView, FileRow, RepoPage, RepoRow, TreeView
 from web.views.settings import HardwareOption, QuotaRow, SettingRow, SettingsView
@@ -43,6 +43,7 @@ __all__ = [
     "Gallery",
     "GalleryQuery",
     "HardwareOption",
+    "HourBar",
     "LiveEvent",
     "LogEntry",
     "LogPage",

@@ -18,9 +18,25 @@ class Measure:
 
 
 @dataclass(frozen=True, slots=True)
+class HourBar:
+    """Requests from `at` on, until the next bar. `p99_s` None without any."""
+
+    at: datetime
+    requests: int
+    errors: int
+    p99_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class AnalyticsView:
     measures: tuple[Measure, ...]
     history: tuple[tuple[datetime, str, str], ...] = ()  # when, what (catalogue word), detail
+    bars: tuple[HourBar, ...] = ()  # oldest first, without gaps
+    span: str = "day"
+
+    @property
+    def tallest(self) -> int:
+        return max((bar.requests for bar in self.bars), default=0)
 
 
 @dataclass(frozen=True, slots=True)

@@ -52,9 +52,9 @@ async def services(tmp_path: Path) -> AsyncIterator[Services]:
 async def app(services: Services) -> AsyncIterator[FastAPI]:
     made = FastAPI()
     deliveries = Deliveries(services)
-    asgi._hub(made, services, deliveries)
-    pages = asgi._web(made, services, deliveries)
-    error_map.install(made, html=pages)
+    pages = asgi._pages(made, services, deliveries)
+    asgi._hub(made, services, deliveries, pages)
+    error_map.install(made, html=asgi._web(made, pages))
     context.install_context(made)
     yield made
     await made.state.web_backend.close()
