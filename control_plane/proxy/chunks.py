@@ -19,11 +19,15 @@ class BadChunk(Exception):
 
 
 class ChunkReader:
-    """`feed(data)` gives (bytes to pass on, bytes of `data` left over or None while the body goes on)."""
+    """`feed(data)` gives (bytes to pass on, bytes of `data` left over or None while the body goes on).
 
-    __slots__ = ("_data_left", "_line", "_stage", "_trailers", "size")
+    `plain` passes on the content alone, for a reader that has framing of its own.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("_data_left", "_line", "_plain", "_stage", "_trailers", "size")
+
+    def __init__(self, *, plain: bool = False) -> None:
+        self._plain = plain
         self._stage = 0  # 0 size line, 1 data, 2 line break after data, 3 trailers
         self._data_left = 0
         self._line = b""
@@ -63,7 +67,8 @@ class ChunkReader:
             if self._stage == 2:
                 if line:
                     raise BadChunk
-                out.append(b"\r\n")
+                if not self._plain:
+                    out.append(b"\r\n")
                 self._stage = 0
             elif self._stage == 0:
                 match = _SIZE_LINE.fullmatch(line)
@@ -71,13 +76,15 @@ class ChunkReader:
                     raise BadChunk
                 size = int(match[1], 16)
                 if size:
-                    out.append(b"%x\r\n" % size)
+                    if not self._plain:
+                        out.append(b"%x\r\n" % size)
                     self._data_left = size
                     self._stage = 1
                 else:
                     self._stage = 3
             elif not line:
-                out.append(b"0\r\n\r\n")
+                if not self._plain:
+                    out.append(b"0\r\n\r\n")
                 return b"".join(out), data[at:]
             else:
                 self._trailers += len(line)

@@ -69,6 +69,7 @@ class ClientConnection(asyncio.Protocol):
     request_sent = False
     keep_upstream = False
     is_stream = False
+    plain_body = False  # chunked answers are passed on without their chunks: HTTP/2 has its own frames
     sent = 0
     _minor = b"1"
     _forward = b""
@@ -89,9 +90,11 @@ class ClientConnection(asyncio.Protocol):
     _write_paused = False
     _read_holds = 0
 
-    def __init__(self, core: Core) -> None:
+    def __init__(self, core: Core, address: str = "", proto: bytes = b"") -> None:
+        """`address` and `proto` say who asks and how where the socket cannot: behind TLS, HTTP/2 or a PROXY header."""
         self.core = core
-        self.proto = core.scheme
+        self.address = address
+        self.proto = proto or core.scheme
 
     # -- transport ---------------------------------------------------------------------------------------------------
 
@@ -100,8 +103,9 @@ class ClientConnection(asyncio.Protocol):
         core = self.core
         core.now = core.clock()
         self.transport.set_write_buffer_limits(high=WRITE_HIGH)
-        peer = transport.get_extra_info("peername")
-        self.address = peer[0] if isinstance(peer, tuple) and peer else ""
+        if not self.address:
+            peer = transport.get_extra_info("peername")
+            self.address = peer[0] if isinstance(peer, tuple) and peer else ""
         self.deadline = core.now + core.config.header_timeout_s
         self._fresh_until = core.now + 1.0
         self.client = core.clients.arrive(self.address, core.now)
@@ -250,7 +254,10 @@ class ClientConnection(asyncio.Protocol):
             self.app_host = None if is_platform else entry.host if entry is not None else b""
             self._forward = routing.forwarded(self, head, is_platform)
         if entry is None or not entry.is_plain or not head.is_plain or target[1:2] == b"." or not self._express(head, entry):
-            routing.decide(self, head, is_platform, entry, ours)
+            self.decide(head, is_platform, entry, ours)
+
+    def decide(self, head: RequestHead, is_platform: bool, entry: Entry | None, ours: bool) -> None:
+        routing.decide(self, head, is_platform, entry, ours)
 
     def _checked_head(self, data: bytes) -> tuple[RequestHead, bytes, int, int] | None:
         """(head, data, end of its first line, where the body begins), or None while the head is incomplete."""
@@ -678,7 +685,7 @@ class ClientConnection(asyncio.Protocol):
         self.extra_head = b""
         self._log_part = ""
         self.deadline = self.core.app_deadline
-        routing.decide(self, self.head, is_platform, entry, ours)
+        self.decide(self.head, is_platform, entry, ours)
 
     def run(self, task: asyncio.Task[None]) -> None:
         """Let `task` decide; it is cancelled when the client leaves. No body is read meanwhile."""

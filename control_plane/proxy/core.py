@@ -20,9 +20,11 @@ from control_plane.proxy.heads import HeadLimits, RequestHead
 from control_plane.proxy.limits import Clients
 from control_plane.proxy.pool import Pool, Pools
 from control_plane.proxy.table import Entry, Table
+from control_plane.proxy.tls import CertificateFiles
 
 if TYPE_CHECKING:
     from control_plane.proxy.client import ClientConnection
+    from control_plane.proxy.http2 import Http2Connection
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +48,11 @@ class ProxyConfig:
     listen_fd: int | None = None
     reuse_port: bool = True
     backlog: int = 4096
-    trusted_proxies: tuple[str, ...] = ()  # networks whose X-Forwarded-For and -Proto are believed
+    trusted_proxies: tuple[str, ...] = ()  # networks whose X-Forwarded-For and -Proto are believed, and who may send PROXY headers
+    proxy_protocol: bool = False  # every connection begins with a PROXY header (version 1 or 2)
+    tls: tuple[CertificateFiles, ...] = ()  # with these the port speaks TLS (HTTP/1.1 and 2), and plain HTTP is sent on to https
+    redirect_port: int = 0  # a second port, usually 80, that does the same
+    redirect_fd: int | None = None
     access_log: str = "-"
     access_log_sample: float = 1.0
     heads: HeadLimits = field(default_factory=HeadLimits)
@@ -87,7 +93,7 @@ class Core:
         self.log = log
         self.balancer = Balancer()
         self.clients = Clients(config.client_rate, config.client_burst, config.connections_per_client)
-        self.connections: set[ClientConnection] = set()
+        self.connections: set[ClientConnection | Http2Connection] = set()
         self.clock = clock
         self.now = clock()
         self.wall = 0.0  # Unix seconds, as of the last tick
@@ -95,11 +101,13 @@ class Core:
         self.app_deadline = 0.0  # when a request that begins now has waited too long for its answer
         self.known_heads: dict[bytes, RequestHead] = {}  # recent HTTP/1.1 blocks, found valid
         self.draining = False
+        self.goodbye_at = 0.0  # when draining, busy HTTP/2 connections are told so from here on
         self.id_prefix = secrets.token_hex(5).encode()
         self.ids = 0
         parts = urlsplit(config.public_url)
         self.scheme = parts.scheme.encode() or b"http"
         self.hub = f"{parts.scheme}://{parts.netloc}"
+        self.public_port = parts.port or 0
         self._platform_hosts = {(parts.hostname or "localhost").lower(), "localhost", *config.platform_hosts}
         self._apps_suffix = "." + config.apps_domain.lower().strip(".")
         self.tick()
@@ -150,6 +158,14 @@ class Core:
     def next_id(self) -> bytes:
         self.ids += 1
         return b"%s%07x" % (self.id_prefix, self.ids)
+
+    def is_inner(self, host: bytes) -> bool:
+        """Whether `host` is a name that only apps in their sandbox use."""
+        return host.partition(b":")[0].decode("ascii") in self.config.platform_hosts
+
+    def may_proxy(self, address: str) -> bool:
+        """Whether a PROXY header from `address` is believed: from everybody until networks are named."""
+        return not self._trusted or self.is_trusted(address)
 
     def is_trusted(self, address: str) -> bool:
         if not self._trusted:

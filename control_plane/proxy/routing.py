@@ -63,6 +63,14 @@ def decide(client: ClientConnection, head: RequestHead, is_platform: bool, entry
     admit(client, head, entry)
 
 
+def to_https(client: ClientConnection, head: RequestHead) -> None:
+    """The same address over TLS. 308 keeps method and body; the body itself is not read."""
+    name = head.host.decode("ascii").partition("]")[0] + "]" if head.host.startswith(b"[") else head.host.decode("ascii").partition(":")[0]
+    port = client.core.public_port
+    to = f"https://{name}{f':{port}' if port not in (0, 443) else ''}{client.target.decode('latin-1')}"
+    client.reply(308, "text/plain; charset=utf-8", b"", f"Location: {to}\r\n")
+
+
 def admit(client: ClientConnection, head: RequestHead, entry: Entry) -> None:
     """The request may see this Space."""
     if (

@@ -21,9 +21,11 @@ from control_plane.proxy.activator import Activator
 from control_plane.proxy.activity import Activity
 from control_plane.proxy.client import TUNNEL, ClientConnection
 from control_plane.proxy.core import Core, ProxyConfig
+from control_plane.proxy.door import Door
 from control_plane.proxy.guard import Authorize, Guard
 from control_plane.proxy.pool import Pools
 from control_plane.proxy.table import Table
+from control_plane.proxy.tls import Certificates
 
 __all__ = ["Proxy", "ProxyConfig", "serve_proxy"]
 
@@ -67,6 +69,8 @@ class Proxy:
         )
         table.on_change = self._route_changed
         self._server: asyncio.Server | None = None
+        self._doors: list[Door] = []
+        self._certificates: Certificates | None = None
         self._admin: asyncio.Server | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self.port = 0
@@ -80,13 +84,17 @@ class Proxy:
         config = self.config
         loop = asyncio.get_running_loop()
         self.core.table.load()
-        if config.listen_fd is not None:
-            sock = socket.socket(fileno=config.listen_fd)
-        else:
-            sock = _listen(config)
-        sock.setblocking(False)
+        sock = _socket(config, config.port, config.listen_fd)
         self.port = sock.getsockname()[1]
-        self._server = await loop.create_server(lambda: ClientConnection(self.core), sock=sock, backlog=config.backlog)
+        if config.tls:
+            self._certificates = Certificates(config.tls)
+        if self._certificates is not None or config.proxy_protocol:
+            self._doors.append(Door(self.core, sock, self._certificates, proxied=config.proxy_protocol))
+        else:
+            self._server = await loop.create_server(lambda: ClientConnection(self.core), sock=sock, backlog=config.backlog)
+        if self._certificates is not None and (config.redirect_port or config.redirect_fd is not None):
+            second = _socket(config, config.redirect_port, config.redirect_fd)
+            self._doors.append(Door(self.core, second, self._certificates, proxied=config.proxy_protocol))
         if config.admin_socket:
             self._admin = await asyncio.start_unix_server(self._serve_admin, config.admin_socket)
         self._tasks = [loop.create_task(work()) for work in (self._tick, self._follow, self._report, self._save)]
@@ -96,12 +104,16 @@ class Proxy:
         core = self.core
         loop = asyncio.get_running_loop()
         core.draining = True
-        limit = loop.time() + (self.config.drain_s if drain_s is None else drain_s)
+        allowed = self.config.drain_s if drain_s is None else drain_s
+        limit = loop.time() + allowed
+        core.goodbye_at = loop.time() + allowed / 2
         if self._server is not None:
             self._server.close()
+        for door in self._doors:
+            door.close()
         for connection in tuple(core.connections):
             connection.check(loop.time())
-        while core.connections and loop.time() < limit:
+        while (core.connections or any(door.greeted for door in self._doors)) and loop.time() < limit:
             await asyncio.sleep(0.05)
         for connection in tuple(core.connections):
             if connection.phase == TUNNEL:
@@ -150,6 +162,8 @@ class Proxy:
                 core.clients.sweep(now)
                 core.known_heads.clear()  # they hold credentials: seconds, not hours
                 core.activator.tick(core.table.get)
+                if self._certificates is not None:
+                    self._certificates.reload()
 
     async def _report(self) -> None:
         while True:
@@ -189,13 +203,20 @@ class Proxy:
             await writer.wait_closed()
 
 
-def _listen(config: ProxyConfig) -> socket.socket:
+def _socket(config: ProxyConfig, port: int, fd: int | None) -> socket.socket:
+    """The inherited socket when there is one, else one of our own."""
+    sock = socket.socket(fileno=fd) if fd is not None else _listen(config, port)
+    sock.setblocking(False)
+    return sock
+
+
+def _listen(config: ProxyConfig, port: int) -> socket.socket:
     sock = socket.socket(socket.AF_INET6 if ":" in config.host else socket.AF_INET, socket.SOCK_STREAM)
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if config.reuse_port:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        sock.bind((config.host, config.port))
+        sock.bind((config.host, port))
         sock.listen(config.backlog)
     except BaseException:
         sock.close()
