@@ -7,6 +7,7 @@ whole platform has to be ready in under three seconds).
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import logging
 import os
 import shutil
@@ -621,10 +622,18 @@ def _local_gpus() -> tuple[str, ...]:
 
 
 # --- the proxy -----------------------------------------------------------------------------------------------------
-def proxy_config(settings: Settings) -> ProxyConfig:
+def proxy_config(settings: Settings, listen_fds: tuple[int, ...] = (), slot: int = 1) -> ProxyConfig:
+    """`listen_fds` are inherited listeners: the port's, then the redirecting one's. `slot` counts the processes on one port."""
     from control_plane.net.api_address import api_endpoint
     from control_plane.proxy.server import ProxyConfig
+    from control_plane.proxy.tls import certificate_files
 
+    try:
+        sample = min(1.0, max(0.0, float(settings.access_log_sample)))
+        for network in (trusted := tuple(net.strip() for net in settings.trusted_proxies.split(",") if net.strip())):
+            ipaddress.ip_network(network)
+    except ValueError as error:
+        raise Rejected(f"setting trusted_proxies or access_log_sample: {error}") from error
     api = api_endpoint(settings.api_url, settings.run_dir / API_SOCKET)
     return ProxyConfig(
         host=settings.host,
@@ -634,14 +643,25 @@ def proxy_config(settings: Settings) -> ProxyConfig:
         apps_domain=settings.apps_domain,
         public_url=settings.resolved_public_url,
         platform_hosts=(HUB_HOST,),
-        admin_socket=str(settings.run_dir / PROXY_SOCKET),
+        listen_fd=listen_fds[0] if listen_fds else None,
+        redirect_fd=listen_fds[1] if len(listen_fds) > 1 else None,
+        redirect_port=settings.http_port,
+        tls=certificate_files(settings.tls_certificates),
+        proxy_protocol=settings.proxy_protocol,
+        trusted_proxies=trusted,
+        access_log="" if settings.access_log == "off" else settings.access_log,
+        access_log_sample=sample,
+        drain_s=float(settings.drain_s),
+        admin_socket=str(settings.run_dir / (PROXY_SOCKET if slot == 1 else f"{slot}-{PROXY_SOCKET}")),
         metrics_token=settings.metrics_token,
         table_file=settings.data_dir / "routes.json",
         wake_timeout_s=float(settings.wake_timeout_s),
     )
 
 
-async def run_proxy(settings: Settings, ready: Callable[[dict[str, Any]], None]) -> None:
+async def run_proxy(
+    settings: Settings, ready: Callable[[dict[str, Any]], None], *, listen_fds: tuple[int, ...] = (), slot: int = 1
+) -> None:
     from control_plane.net.api_address import api_endpoint
     from control_plane.net.internal_call import post_json
     from control_plane.proxy.guard import GuardUnavailable, Verdict
@@ -665,7 +685,7 @@ async def run_proxy(settings: Settings, ready: Callable[[dict[str, Any]], None])
         )
 
     try:
-        await serve_proxy(proxy_config(settings), bus, authorize, ready=lambda port: ready({"port": port}))
+        await serve_proxy(proxy_config(settings, listen_fds, slot), bus, authorize, ready=lambda port: ready({"port": port}))
     finally:
         await bus.close()
 

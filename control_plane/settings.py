@@ -27,6 +27,17 @@ class Settings:
     host: str = field(default="127.0.0.1", metadata={"doc": "Address the proxy listens on"})
     port: int = field(default=7860, metadata={"doc": "Port the proxy listens on"})
     public_url: str = field(default="", metadata={"doc": "Address people use; default `http://localhost:PORT`"})
+    tls_certificates: str = field(
+        default="", metadata={"doc": "`chain.pem:key.pem` pairs, comma-separated: the port speaks HTTPS, HTTP/2 included; first = default"}
+    )
+    http_port: int = field(default=0, metadata={"doc": "Second port, usually 80, that sends plain HTTP to HTTPS; 0 = none"})
+    proxy_protocol: bool = field(default=False, metadata={"doc": "Connections begin with a PROXY header (v1 or v2) of a load balancer"})
+    trusted_proxies: str = field(
+        default="", metadata={"doc": "Networks of load balancers whose PROXY header or `X-Forwarded-*` is believed, comma-separated"}
+    )
+    proxy_processes: int = field(default=1, metadata={"doc": "Proxy processes that share the port (SO_REUSEPORT)"})
+    access_log: str = field(default="-", metadata={"doc": "Where the proxy writes a JSON line per request: a file, `-` (its log) or `off`"})
+    access_log_sample: str = field(default="1", metadata={"doc": "Part of successful requests that is logged, 0 to 1; errors always are"})
     apps_domain: str = field(default="localhost", metadata={"doc": "Spaces answer at `SUBDOMAIN.APPS_DOMAIN`"})
     runtime: str = field(default="auto", metadata={"doc": "`auto`, `process`, `docker` or `kubernetes`"})
     trusted: bool = field(default=False, metadata={"doc": "Start apps even where the sandbox floor cannot be met"})
@@ -72,16 +83,20 @@ class Settings:
     egress_ports: str = field(default="80,443", metadata={"doc": "Ports of the internet that apps may reach, comma-separated"})
     egress_allow: str = field(default="", metadata={"doc": "Private `host:port` pairs that apps may reach all the same, comma-separated"})
     registration: bool = field(default=False, metadata={"doc": "Whether people may create their own account"})
+    oidc_issuer: str = field(default="", metadata={"doc": "OpenID Connect provider people may sign in at; default: none"})
+    oidc_client_id: str = field(default="", metadata={"doc": "Client id at the provider; its callback is `PUBLIC_URL/sign-in/sso/callback`"})
+    oidc_client_secret: str = field(default="", metadata={"doc": "Client secret at the provider"})
+    oidc_name: str = field(default="single sign-on", metadata={"doc": "What the sign-in page calls the provider"})
+    oidc_groups: str = field(default="", metadata={"doc": "`GROUP=ORG:ROLE,…`: members of a provider's group get a role in an organisation"})
+    oidc_admin_group: str = field(default="", metadata={"doc": "Group whose members are platform administrators; default: none"})
     metrics_token: str = field(default="", metadata={"doc": "Bearer token that may read `/-/proxy/metrics` of a proxy; default: nobody"})
     otlp_endpoint: str = field(default="", metadata={"doc": "Address of an OTLP/HTTP collector that gets a trace of each push"})
-    audit_keep_days: int = field(
-        default=0, metadata={"doc": "Days that audit events are kept, older ones go with `gc`; 0 = for ever"}
-    )
+    audit_keep_days: int = field(default=0, metadata={"doc": "Days that audit events are kept, older ones go with `gc`; 0 = for ever"})
     log_level: str = field(default="info", metadata={"doc": "Platform log level"})
 
     @property
     def resolved_public_url(self) -> str:
-        return (self.public_url or f"http://localhost:{self.port}").rstrip("/")
+        return (self.public_url or f"{'https' if self.tls_certificates else 'http'}://localhost:{self.port}").rstrip("/")
 
     @property
     def is_https(self) -> bool:

@@ -19,6 +19,7 @@ from control_plane.net.listen import Address
 from control_plane.settings import Settings, load_settings
 
 READY_FD = "VITRINE_READY_FD"
+LISTEN_FDS = "VITRINE_LISTEN_FDS"  # of a proxy under the supervisor: `slot:fd[,fd]`, the listeners it takes over
 
 
 def _fail(message: str) -> None:
@@ -174,7 +175,9 @@ def _api(settings: Settings, launch: Launch) -> None:
 def _proxy(settings: Settings, launch: Launch) -> None:
     from control_plane.bootstrap import run_proxy
 
-    _run_async(run_proxy(settings, launch.ready))
+    slot, _, inherited = os.environ.pop(LISTEN_FDS, "1:").partition(":")
+    fds = tuple(int(fd) for fd in inherited.split(",") if fd)
+    _run_async(run_proxy(settings, launch.ready, listen_fds=fds, slot=int(slot)))
 
 
 def _scheduler(settings: Settings, launch: Launch) -> None:
