@@ -192,11 +192,18 @@ def run_worker(config: WorkerConfig, *, images: ImagePipeline | None = None, lay
     def stopping(**_: Any) -> None:
         builds.stop()
 
+    def ours(**_: Any) -> None:
+        """Logging is set up already; celery would put its own level on all of it."""
+        for noisy in ("celery", "kombu"):
+            logging.getLogger(noisy).setLevel(logging.WARNING)
+
     signals.worker_shutting_down.connect(stopping, weak=False)
+    signals.setup_logging.connect(ours, weak=False)
     try:
         with contextlib.suppress(SystemExit):  # celery leaves by SystemExit after a warm shutdown
             worker.start()
     finally:
         signals.worker_shutting_down.disconnect(stopping)
+        signals.setup_logging.disconnect(ours)
         builds.close()
         app.close()

@@ -95,12 +95,11 @@ async def _serve(servers: list[tuple[_Server, list[socket.socket]]], ready: Call
                 await done[0]
             await asyncio.sleep(0.01)
         ready()
-        await asyncio.gather(*tasks)
-    except asyncio.CancelledError:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:  # told to stop, or one of them has ended: the requests of both are finished first
         for server, _ in servers:
             server.should_exit = True
-        await asyncio.gather(*tasks, return_exceptions=True)
-        raise
+        await asyncio.gather(*tasks)
 
 
 class _WithSites:

@@ -64,6 +64,10 @@ class PostgresServer:
         with psycopg.connect(self.url(database), autocommit=True) as connection:
             connection.execute(cast(LiteralString, statement))
 
+    def rows(self, query: str, database: str = "postgres") -> list[tuple[object, ...]]:
+        with psycopg.connect(self.url(database)) as connection:
+            return connection.execute(cast(LiteralString, query)).fetchall()
+
 
 _ENV = {"PATH": os.environ.get("PATH", "/usr/bin:/bin"), "LC_ALL": "C", "HOME": "/"}
 
