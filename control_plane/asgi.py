@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from fastapi import Depends, FastAPI
@@ -40,6 +40,10 @@ from control_plane.spaces.configure import open_secret
 from control_plane.spaces.push import accept_push
 from control_plane.telemetry.requests import RequestMeter
 from web.page import Pages
+
+if TYPE_CHECKING:
+    from control_plane.api.single_sign_on import Provider
+    from control_plane.settings import Settings
 
 log = logging.getLogger("vitrine.api")
 
@@ -92,9 +96,12 @@ def build_app(services: Services) -> FastAPI:
 
 def _hub(app: FastAPI, services: Services, deliveries: Deliveries, pages: Pages) -> None:
     from control_plane.api.admin import admin_router
+    from control_plane.api.single_sign_on import sso_router
     from web.router import consent_pages
 
     app.include_router(admin_router(services))
+    if (provider := sign_in_provider(services.settings)) is not None:
+        app.include_router(sso_router(services, provider))
     app.include_router(hub_router(services, consent_pages(pages), deliveries))
 
 
@@ -128,6 +135,7 @@ def _pages(app: FastAPI, services: Services, deliveries: Deliveries) -> Pages:
         public_url=services.public_url,
         frame_source=f"{public.scheme}://*.{settings.apps_domain}{port}",
         sign_up_open=settings.registration,
+        single_sign_on=settings.oidc_name if settings.oidc_issuer else "",
         banner=lambda: floor_warning(settings),
         pool_facts=pool_facts,
         moved=deliveries.content,
@@ -135,6 +143,18 @@ def _pages(app: FastAPI, services: Services, deliveries: Deliveries) -> Pages:
     )
     app.state.web_backend = ServicesBackend(deps)
     return web_pages(app.state.web_backend, services.clock, secure=settings.is_https)
+
+
+def sign_in_provider(settings: Settings) -> Provider | None:
+    """The OpenID Connect provider of the settings; Rejected when they do not make one."""
+    if not settings.oidc_issuer:
+        return None
+    from control_plane.accounts.single_sign_on import GroupRules, parse_groups
+    from control_plane.api.single_sign_on import Provider
+
+    rules = GroupRules(parse_groups(settings.oidc_groups), settings.oidc_admin_group)
+    issuer = settings.oidc_issuer.rstrip("/")
+    return Provider(issuer, settings.oidc_client_id, settings.oidc_client_secret, rules, settings.ca_bundle)
 
 
 def _web(app: FastAPI, pages: Pages) -> Any:

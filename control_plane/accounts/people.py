@@ -37,6 +37,10 @@ def check_name(name: str, what: str = "name", *, reserved: bool = True) -> str:
     return name
 
 
+def is_email(text: str) -> bool:
+    return bool(_EMAIL.fullmatch(text))
+
+
 async def add_user(
     uow: UnitOfWork,
     clock: Clock,
@@ -50,7 +54,7 @@ async def add_user(
 ) -> Account:
     """A new user. NameTaken when a user or organisation has the name. `reserved=False` is for the built-in admin."""
     check_name(name, "user name", reserved=reserved)
-    if email is not None and not _EMAIL.fullmatch(email):
+    if email is not None and not is_email(email):
         raise Rejected(f"'{email[:100]}' is not an e-mail address")
     account = Account(
         id=AccountId(new_id()),

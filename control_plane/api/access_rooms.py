@@ -16,7 +16,7 @@ _FIXED: dict[Right, tuple[str, ...]] = {
         "GET /healthz", "GET /readyz", "GET /metrics", "POST /v1/telemetry",
         "GET /", "GET /spaces", "GET /models", "GET /datasets", "GET /{owner:seg}",
         "GET /login", "GET /sign-in", "POST /sign-in", "GET /sign-in/once", "POST /sign-in/once", "GET /join",
-        "GET /sign-up", "POST /sign-up",
+        "GET /sign-up", "POST /sign-up", "GET /sign-in/sso", "GET /sign-in/sso/callback",
         "POST /sign-out", "GET /-/language",
     ),
     Access.SIGNED_IN: (

@@ -25,7 +25,7 @@ from control_plane.domain.spaces import RepoType
 from control_plane.ports.clock import Clock
 from control_plane.ports.stores import UnitOfWorkFactory
 
-disable_created_metrics()  # a `…_created` series beside every other one tells nobody anything
+disable_created_metrics()  # type: ignore[no-untyped-call]  # a `…_created` series beside every other one tells nobody anything
 _QUICK = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 _LONG = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0)
 
