@@ -40,6 +40,7 @@ _REFUSED_METHODS = frozenset((b"CONNECT", b"TRACE", b"TRACK", b"PRI"))
 _BY_UPSTREAM: Final = 1
 _BY_BUFFER: Final = 2
 _LINGER_S = 3.0
+_LAST_CALL_S = 1.0  # when this process leaves: how long a kept connection may be silent
 _LINGER_BYTES = 16 * 1024 * 1024
 _CONNECT_RETRY_S = (0.05, 0.2, 0.5)  # an app may be between two processes; then it is refused
 
@@ -54,7 +55,6 @@ class ClientConnection(asyncio.Protocol):
     proto = b"http"
     phase = HEAD
     deadline = 0.0
-    _fresh_until = 0.0
     head: RequestHead | None = None
     entry: Entry | None = None
     pool: Pool | None = None
@@ -107,7 +107,6 @@ class ClientConnection(asyncio.Protocol):
             peer = transport.get_extra_info("peername")
             self.address = peer[0] if isinstance(peer, tuple) and peer else ""
         self.deadline = core.now + core.config.header_timeout_s
-        self._fresh_until = core.now + 1.0
         self.client = core.clients.arrive(self.address, core.now)
         core.connections.add(self)
         if self.client is None or len(core.connections) > core.config.max_connections > 0:
@@ -739,11 +738,15 @@ class ClientConnection(asyncio.Protocol):
         self._log_part = f'","client":"{self.address}","host":"{host}",{space}"method":"'
         return self._log_part
 
+    def _idle_since(self) -> float:
+        config = self.core.config
+        return self.deadline - (config.keep_alive_s if self.request_id else config.header_timeout_s)
+
     def check(self, now: float) -> None:
         """The tick: end what waited too long. `now` is the loop's clock."""
         phase = self.phase
-        if self.core.draining and phase == HEAD and not self._buffer and (self.request_id or now > self._fresh_until):
-            self.transport.close()  # a connection just accepted gets a second: its request may be on its way
+        if self.core.draining and phase == HEAD and not self._buffer and now > self._idle_since() + _LAST_CALL_S:
+            self.transport.close()  # before that its next request may be on its way; it is answered with `Connection: close`
         elif now < self.deadline:
             return
         elif phase == HEAD:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import datetime
 import gzip
 import os
 import shutil
@@ -15,8 +14,6 @@ from pathlib import Path
 import httpx
 import pytest
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from websockets.asyncio.client import connect
 from websockets.asyncio.server import ServerConnection, serve
@@ -24,36 +21,15 @@ from websockets.asyncio.server import ServerConnection, serve
 from control_plane.domain.errors import Rejected
 from control_plane.domain.routes import Endpoint, EndpointKind, RouteState
 from control_plane.proxy.tls import certificate_files
+from tests.functional.proxy.certificates import certificate
 from tests.functional.proxy.conftest import HOST, Seen, World
 
 OTHER = "bob-demo.localhost"
 
 
-def _certificate(folder: Path, name: str, *hosts: str) -> str:
-    """A self-signed pair in `folder`; gives its `chain:key` setting."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-    now = datetime.datetime.now(datetime.UTC)
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(subject)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(days=1))
-        .not_valid_after(now + datetime.timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName(host) for host in hosts]), critical=False)
-        .sign(key, hashes.SHA256())
-    )
-    chain, secret = folder / f"{name}.crt", folder / f"{name}.key"
-    secret.write_bytes(key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()))
-    chain.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
-    return f"{chain}:{secret}"
-
-
 @pytest.fixture
 def config(tmp_path: Path) -> dict[str, object]:
-    pairs = ",".join((_certificate(tmp_path, "platform", "localhost", "*.localhost"), _certificate(tmp_path, "bob", OTHER)))
+    pairs = ",".join((certificate(tmp_path, "platform", "localhost", "*.localhost"), certificate(tmp_path, "bob", OTHER)))
     return {"tls": certificate_files(pairs), "public_url": "https://localhost:7860", "platform_hosts": ("hub.inner",)}
 
 
@@ -272,7 +248,7 @@ async def test_sni_chooses_and_a_renewed_file_is_served_without_a_restart(world:
     assert await _served_name(world, HOST) == "platform"
     assert await _served_name(world, "elsewhere.example") == "platform"
     (tmp_path / "new").mkdir()
-    _certificate(tmp_path / "new", "renewed", OTHER)
+    certificate(tmp_path / "new", "renewed", OTHER)
     (tmp_path / "bob.key").write_text("half a file")
     (tmp_path / "bob.crt").write_bytes((tmp_path / "new" / "renewed.crt").read_bytes())
     certificates = world.proxy._certificates
