@@ -58,6 +58,10 @@ def advance_replica(state: ReplicaState, to: ReplicaState) -> ReplicaState:
 
 HUB_HOST = "hub.vitrine.internal"  # the name by which apps in a sandbox reach the Hub
 
+# Some client code asks the public Hub by name whatever HF_ENDPOINT says, and sends it the visitor's token of this platform:
+# apps do not reach these names unless the operator opens them.
+PUBLIC_HUB = ("huggingface.co", "hf.co")
+
 
 @dataclass(frozen=True, slots=True)
 class Mount:

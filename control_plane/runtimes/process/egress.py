@@ -217,6 +217,9 @@ class Egress:
     async def _judge(self, question: Question) -> bytes:
         if question.name in self.policy.hub_hosts:
             return question.answer(NO_ERROR, [HUB_ADDRESS] if question.kind == TYPE_A else [])
+        if self.policy.is_refused_name(question.name):
+            self._deny(question.name, "tokens of this platform must not reach the public Hub; ask HF_ENDPOINT, or the operator to open it")
+            return question.answer(NAME_ERROR, [])
         if question.kind not in (TYPE_A, TYPE_AAAA):
             return question.answer(NO_ERROR, [])
         if question.kind == TYPE_AAAA and not _has_ipv6():

@@ -1,9 +1,11 @@
-"""Which addresses an app may call, and the few bytes of DNS that the gateway speaks. Pure; standard library only."""
+"""Which addresses an app may call, and the few bytes of DNS that the gateway speaks. Pure."""
 
 from __future__ import annotations
 
 import ipaddress
 import struct
+
+from control_plane.domain.replicas import PUBLIC_HUB
 
 HUB_ADDRESS = "198.18.0.1"
 TYPE_A, TYPE_AAAA = 1, 28
@@ -64,6 +66,16 @@ class EgressPolicy:
 
     def is_allowed_name(self, name: str) -> bool:
         return any(name == host for host, _ in self.allow)
+
+    def is_refused_name(self, name: str) -> bool:
+        """A name of the public Hub that the operator has not opened, with everything under it."""
+        plain = name.rstrip(".")
+        opened = (host for host, _ in self.allow)
+        return any(_is_under(plain, hub) for hub in PUBLIC_HUB) and not any(_is_under(plain, host) for host in opened)
+
+
+def _is_under(name: str, domain: str) -> bool:
+    return name == domain or name.endswith(f".{domain}")
 
 
 class Question:

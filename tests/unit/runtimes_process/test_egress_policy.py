@@ -91,3 +91,13 @@ def test_over_a_minute_no_more_than_the_rate_and_one_burst_pass() -> None:
         passed += 300
         now += pace.take(300, now) or 0.001
     assert passed <= 61_300
+
+
+def test_the_public_hub_is_not_there_unless_the_operator_opens_it() -> None:
+    closed, opened = EgressPolicy(), EgressPolicy(allow=("huggingface.co:443",))
+    for name in ("huggingface.co", "cdn-lfs.huggingface.co", "hf.co", "huggingface.co."):
+        assert closed.is_refused_name(name), name
+    assert not closed.is_refused_name("nothuggingface.co")
+    assert not closed.is_refused_name("huggingface.co.example.org")
+    assert not opened.is_refused_name("cdn-lfs.huggingface.co")
+    assert opened.is_refused_name("hf.co")
