@@ -518,6 +518,8 @@ class ClientConnection(asyncio.Protocol):
             b"%b%b%b\r\nX-Vitrine-Request-Id: %b\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n%b"
             % (head.line, head.block, suffix, self.request_id, rest)
         )
+        self._named()
+        self.head, self._forward = None, b""  # thousands of idle sockets must not keep their heads
         data, self._buffer = self._buffer, b""
         if data:
             self.data_received(data)

@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import gc
 import json
+import resource
 import signal
 import socket
 from collections.abc import Callable
@@ -232,6 +233,8 @@ async def serve_proxy(config: ProxyConfig, feed: RouteFeed, authorize: Authorize
     """
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
+    _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # two descriptors for each exchange
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     proxy = Proxy(config, feed, authorize)

@@ -14,6 +14,7 @@ from typing import Any
 SOURCES: tuple[tuple[tuple[str, ...], str, str], ...] = (
     (("proxy.cpu", "proxy.rps", "proxy.p99", "proxy.connect", "proxy.stream"), "tests.bench.proxy", "http_rows"),
     (("proxy.ws",), "tests.bench.proxy", "ws_rows"),
+    (("proxy.sockets",), "tests.bench.sockets", "rows"),
     (("push.first", "push.code", "push.shared", "wake.http", "wake.many"), "tests.bench.push", "rows"),
     (("place.rate",), "tests.bench.place", "rows"),
     (("api.list",), "tests.bench.api", "rows"),
