@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ipaddress
 import logging
 import os
 import socket
@@ -55,6 +56,8 @@ class Forwards:
             tasks.add(task)
             try:
                 await self._carry(reader, writer, namespace, pod, port)
+            except asyncio.CancelledError:
+                writer.close()  # the pod goes; the stream's own callback has no use for the cancellation
             finally:
                 tasks.discard(task)
 
@@ -122,17 +125,41 @@ async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
 
 
 async def is_reachable(address: str, timeout_s: float = 1.0) -> bool:
-    """Whether this process gets a connection to a pod's `host:port`."""
+    """Whether this process gets a connection to a pod's `host:port`.
+
+    A pod address that only the default route knows does not count: behind it may be anybody, a gateway that answers for every
+    address included. Clusters whose pods are reached that way set `kube_reach` to `pod`.
+    """
     host, _, port = address.rpartition(":")
+    host = host.strip("[]")
+    if not has_own_route(host):
+        return False
     try:
         async with asyncio.timeout(timeout_s):
-            _, writer = await asyncio.open_connection(host.strip("[]"), int(port))
+            _, writer = await asyncio.open_connection(host, int(port))
     except ConnectionRefusedError:
         return True  # the pod answered: there is a route, and nobody listens yet
     except (OSError, TimeoutError):
         return False
     writer.close()
     return True
+
+
+def has_own_route(host: str, proc: Path = Path("/proc/net")) -> bool:
+    """Whether the kernel has a route for this address other than the default one (proc(5): net/route, net/ipv6_route)."""
+    address = ipaddress.ip_address(host)
+    if address.is_loopback:
+        return True
+    try:
+        if address.version == 4:
+            rows = [line.split() for line in (proc / "route").read_text().splitlines()[1:]]
+            value = int.from_bytes(address.packed, "little")
+            return any(int(row[7], 16) and value & int(row[7], 16) == int(row[1], 16) for row in rows)
+        rows = [line.split() for line in (proc / "ipv6_route").read_text().splitlines()]
+        networks = (ipaddress.IPv6Network((int(row[0], 16), int(row[1], 16))) for row in rows if int(row[1], 16) and row[9] != "lo")
+        return any(address in network for network in networks)
+    except (OSError, ValueError, IndexError):
+        return False
 
 
 class Reach:

@@ -22,7 +22,7 @@ from control_plane.domain.builds import ArtifactKind
 from control_plane.domain.capacity import NodePool
 from control_plane.domain.errors import Rejected
 from control_plane.domain.ids import SpaceId
-from control_plane.domain.replicas import Mount, ReplicaSpec
+from control_plane.domain.replicas import PUBLIC_HUB, Mount, ReplicaSpec
 from control_plane.domain.sensitive import Sensitive
 from control_plane.runtimes.kubernetes import names
 
@@ -200,6 +200,7 @@ def _pod(spec: ReplicaSpec, pool: NodePool, options: ClusterOptions) -> Manifest
     pod: Manifest = {
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
+        "hostAliases": [{"ip": "0.0.0.0", "hostnames": list(PUBLIC_HUB)}],
         "terminationGracePeriodSeconds": options.grace_s,
         "restartPolicy": "Always",
         "securityContext": {

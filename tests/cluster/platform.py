@@ -1,0 +1,42 @@
+"""A whole platform whose apps run on the cluster: `vitrine up --runtime kubernetes` on this machine, outside of it."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tests.cluster.conftest import Cluster
+from tests.e2e.conftest import Platform, start_platform, stop_platform
+
+# Small enough that a few fit on the smallest node; the shape of the file is the shipped one's.
+POOLS = """
+flavors:
+  - {{name: cpu-basic, vcpu: 0.5, memory_gb: 1, disk_gb: 1, sleep_after_s: 172800}}
+  - {{name: cpu-upgrade, vcpu: {large}, memory_gb: 1, disk_gb: 1}}
+pools:
+  - {{name: cpu, flavors: [cpu-basic, cpu-upgrade], node_selector: {{{selector}}}, overcommit: 4.0}}
+"""
+
+
+@contextmanager
+def platform_on(cluster: Cluster, namespace: str, *, large: float = 0.5, **env: str) -> Iterator[Platform]:
+    """Everything it makes is in `namespace`, which goes with it."""
+    selector = ", ".join(f"{key}: {value}" for key, value in cluster.pool.node_selector.items())
+    with tempfile.TemporaryDirectory(prefix="v", ignore_cleanup_errors=True) as folder:
+        pools = Path(folder) / "pools.yaml"
+        pools.write_text(POOLS.format(selector=selector, large=large))
+        running = start_platform(
+            Path(folder) / "d", "--runtime", "kubernetes",
+            env={
+                "VITRINE_KUBE_NAMESPACE": namespace, "VITRINE_REGISTRY": os.environ["VITRINE_REGISTRY"], "VITRINE_DRAIN_S": "2",
+                "VITRINE_POOLS_FILE": str(pools), "VITRINE_PREEMPT_IDLE_S": "1", **env,
+            },
+        )  # fmt: skip
+        try:
+            yield running
+        finally:
+            stop_platform(running)
+            cluster.api.delete(f"/api/v1/namespaces/{namespace}")

@@ -1,0 +1,172 @@
+"""git push → build → registry → kubelet pulls → Ready → a browser: the whole path, with nothing but a cluster and a registry."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.cluster.conftest import Cluster
+from tests.cluster.platform import platform_on
+from tests.e2e.conftest import Platform, Work
+from tests.e2e.test_push_to_live import GRADIO
+from tests.e2e.test_readme import CHROMIUM, FLAGS
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
+
+PLAIN = """
+import http.server, os
+print("app says {word}", flush=True)
+class Say(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200); self.send_header("Content-Length", "{length}"); self.end_headers(); self.wfile.write(b"{word}")
+    def log_message(self, *a): pass
+http.server.ThreadingHTTPServer(("0.0.0.0", int(os.environ["PORT"])), Say).serve_forever()
+"""
+LIVE_S = 240
+
+
+def plain(word: str) -> str:
+    return PLAIN.format(word=word, length=len(word))
+
+
+@pytest.fixture(scope="module")
+def platform(cluster: Cluster) -> Iterator[Platform]:
+    namespace = f"vitrine-test-{secrets.token_hex(4)}"
+    with platform_on(cluster, namespace) as running:
+        running.namespace = namespace  # type: ignore[attr-defined]
+        yield running
+
+
+def pushed(platform: Platform, name: str, folder: Path, code: str, requirements: str = "") -> Work:
+    platform.create(name)
+    work = Work(platform, name, folder / name)
+    work.write(**{"app.py": code, **({"requirements.txt": requirements} if requirements else {})})
+    work.push("first", wait=False)
+    platform.until(name, "RUNNING", seconds=LIVE_S)
+    return work
+
+
+def objects(cluster: Cluster, namespace: str) -> list[str]:
+    found = []
+    for path in ("/apis/apps/v1/namespaces/{}/deployments", "/api/v1/namespaces/{}/services", "/api/v1/namespaces/{}/secrets"):
+        found += [item["metadata"]["name"] for item in cluster.api.get(path.format(namespace)).get("items") or []]
+    return found
+
+
+def test_push_build_pull_ready_and_a_code_push_loses_no_request(platform: Platform, cluster: Cluster, tmp_path: Path) -> None:
+    namespace = platform.namespace  # type: ignore[attr-defined]
+    work = pushed(platform, "roll", tmp_path, plain("one"))
+    answer = platform.app("admin-roll")
+    assert (answer.status_code, answer.text) == (200, "one"), dict(answer.headers)
+    (deployment,) = cluster.api.get(f"/apis/apps/v1/namespaces/{namespace}/deployments")["items"]
+    assert "@sha256:" in deployment["spec"]["template"]["spec"]["containers"][0]["image"]
+    assert "app says one" in platform.api("GET", "/api/spaces/admin/roll/logs/run", headers={}).text[:20000]
+
+    answers: list[str] = []
+    over = threading.Event()
+
+    def ask() -> None:
+        while not over.is_set():
+            answer = platform.app("admin-roll")
+            answers.append(answer.text if answer.status_code == 200 else f"{answer.status_code}")
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    try:
+        work.write(**{"app.py": plain("two")})
+        work.push("second", wait=False)
+        end = time.monotonic() + LIVE_S
+        while "two" not in answers[-1:]:
+            assert time.monotonic() < end, platform.runtime("roll")
+            over.wait(0.2)
+    finally:
+        over.set()
+        asking.join()
+    assert set(answers) == {"one", "two"}, "a request was lost while the version changed"
+    assert answers.index("two") == answers.count("one"), "an older version answered after the newer one"
+
+    work.write(**{"app.py": "raise SystemExit('broken')"})
+    work.push("broken", wait=False)
+    end = time.monotonic() + LIVE_S
+    while "broken" not in str(platform.runtime("roll")) and platform.runtime("roll").get("reason", {}) == {}:
+        assert time.monotonic() < end
+        time.sleep(0.3)
+    assert platform.app("admin-roll").text == "two", "a broken push leaves the version before it serving"
+
+
+def test_pause_restart_and_removal_leave_nothing_behind(platform: Platform, cluster: Cluster, tmp_path: Path) -> None:
+    namespace = platform.namespace  # type: ignore[attr-defined]
+    before = set(objects(cluster, namespace))
+    pushed(platform, "gone", tmp_path, plain("here"))
+    assert platform.app("admin-gone").text == "here"
+    assert platform.api("POST", "/api/spaces/admin/gone/pause").status_code == 200
+    platform.until("gone", "PAUSED")
+    assert platform.api("POST", "/api/spaces/admin/gone/restart").status_code == 200
+    platform.until("gone", "RUNNING", seconds=LIVE_S)
+    assert platform.app("admin-gone").text == "here"
+    answer = platform.api("DELETE", "/api/repos/delete", json={"name": "gone", "type": "space"})
+    assert answer.status_code == 200, answer.text
+    end = time.monotonic() + 90
+    while set(objects(cluster, namespace)) - before:
+        assert time.monotonic() < end, set(objects(cluster, namespace)) - before
+        time.sleep(0.5)
+
+
+def test_a_gradio_demo_in_a_browser(platform: Platform, tmp_path: Path) -> None:
+    if not os.path.exists(CHROMIUM):
+        pytest.skip("chromium is missing")
+    from playwright.sync_api import sync_playwright
+
+    pushed(platform, "shout", tmp_path, GRADIO)
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS.split())
+        try:
+            page = browser.new_page()
+            page.goto(f"http://admin-shout.localhost:{platform.port}/", timeout=60_000)
+            page.locator("textarea").first.fill("quiet")
+            page.get_by_role("button", name="go", exact=True).click()
+            page.wait_for_function(
+                "() => [...document.querySelectorAll('textarea, input')].some(t => t.value.includes('QUIET!'))", timeout=60_000
+            )  # fmt: skip
+        finally:
+            browser.close()
+
+
+def test_what_does_not_fit_waits_in_line_and_an_idle_space_makes_room(cluster: Cluster, tmp_path: Path) -> None:
+    """One node's worth of hardware: a second Space puts the idle first one to sleep; a visit to that one does the reverse."""
+    nodes = [n for n in cluster.api.get("/api/v1/nodes")["items"] if cluster.pool.node_selector.items() <= n["metadata"]["labels"].items()]
+    if len(nodes) != 1:
+        pytest.skip("needs a pool of exactly one node")
+    cores = _cores(nodes[0]["status"]["allocatable"]["cpu"])
+    with platform_on(cluster, f"vitrine-test-{secrets.token_hex(4)}", large=cores * 4 * 0.4) as running:
+        for name in ("a", "b", "c"):
+            running.create(name)
+            running.api("POST", f"/api/spaces/admin/{name}/hardware", json={"flavor": "cpu-upgrade"})
+        works = {}
+        for name in ("a", "b"):
+            works[name] = Work(running, name, tmp_path / name)
+            works[name].write(**{"app.py": plain(name)})
+            works[name].push("first", wait=False)
+            running.until(name, "RUNNING", seconds=LIVE_S)
+        (row,) = [
+            row for row in running.api("GET", "/api/admin/pools").json()["items"] if row["flavor"] == "cpu-upgrade" and row["pool"] == "cpu"
+        ]
+        assert (row["nodes"], row["used"], row["free"]) == (1, 2, 0), row
+        time.sleep(2)  # both are idle after a second
+        works["c"] = Work(running, "c", tmp_path / "c")
+        works["c"].write(**{"app.py": plain("c")})
+        works["c"].push("first", wait=False)
+        running.until("c", "RUNNING", seconds=LIVE_S)
+        asleep = [name for name in ("a", "b") if running.runtime(name)["stage"] == "SLEEPING"]
+        assert asleep == ["a"], "the one unused for longest made room"
+        assert running.app("admin-a", timeout=180).text == "a", "a visit wakes it, and another makes room"
+
+
+def _cores(text: str) -> float:
+    return float(text[:-1]) / 1000 if text.endswith("m") else float(text)
