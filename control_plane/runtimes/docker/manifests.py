@@ -19,7 +19,7 @@ from typing import Any
 from control_plane.domain.builds import ArtifactKind
 from control_plane.domain.errors import Rejected
 from control_plane.domain.reasons import Reason
-from control_plane.domain.replicas import Mount, ReplicaSpec
+from control_plane.domain.replicas import PUBLIC_HUB, Mount, ReplicaSpec
 from control_plane.domain.sensitive import Sensitive
 
 Body = dict[str, Any]
@@ -159,7 +159,7 @@ def _host(spec: ReplicaSpec, granted: Grant, names: Names, gateway: str, *, disk
     inodes = max(10_000, min(1_000_000, granted.memory_bytes // 4096))
     host: Body = {
         "NetworkMode": names.of(spec.replica_id),
-        "ExtraHosts": [f"{spec.hub_host}:{gateway}"] if spec.hub_host else [],
+        "ExtraHosts": [*((f"{spec.hub_host}:{gateway}",) if spec.hub_host else ()), *(f"{name}:0.0.0.0" for name in PUBLIC_HUB)],
         "Privileged": False, "CapAdd": [], "CapDrop": ["ALL"], "SecurityOpt": ["no-new-privileges:true"],
         "IpcMode": "private", "CgroupnsMode": "private", "PidMode": "", "UTSMode": "", "Devices": [], "PublishAllPorts": False,
         "PortBindings": {},

@@ -69,8 +69,9 @@ def test_gpus_are_the_granted_ones_by_id() -> None:
 
 
 def test_the_hub_is_a_name_for_the_gateway() -> None:
-    assert made(replace(SPEC, hub_host="hub.internal"))["HostConfig"]["ExtraHosts"] == ["hub.internal:10.213.0.1"]
-    assert made()["HostConfig"]["ExtraHosts"] == []
+    closed = ["huggingface.co:0.0.0.0", "hf.co:0.0.0.0"]  # no visitor's token goes there by mistake
+    assert made(replace(SPEC, hub_host="hub.internal"))["HostConfig"]["ExtraHosts"] == ["hub.internal:10.213.0.1", *closed]
+    assert made()["HostConfig"]["ExtraHosts"] == closed
 
 
 def test_a_disk_limit_of_the_engine_is_asked_for_only_where_it_can_be_kept() -> None:
