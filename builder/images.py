@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import ssl
 import tempfile
@@ -84,7 +85,8 @@ class ImageBuilder:
         name = f"{self._config.registry}/{request.space_id}" if self._config.registry else f"vitrine/{request.space_id}"
         tag = f"{name}:{request.build_id}"
         with tempfile.TemporaryDirectory(prefix="vitrine-image-") as scratch:
-            context, file = self._write_context(plan, tree, Path(scratch))
+            labels = image_labels(request, tree, is_generated=plan.is_generated)
+            context, file = self._write_context(plan, tree, Path(scratch), labels)
             reporter.phase(BuildPhase.IMAGE, "building the image")
             order = ImageBuild(
                 context=context,
@@ -93,7 +95,7 @@ class ImageBuilder:
                 network="" if plan.with_buildkit else self._config.build_network,
                 args=plan.args,
                 secrets=self._secret_files(plan, reporter, Path(scratch)),
-                labels=image_labels(request, tree, is_generated=plan.is_generated),
+                labels={} if plan.is_generated else labels,
                 no_cache=request.no_cache,
                 with_buildkit=plan.with_buildkit,
                 space=request.space_id,
@@ -111,7 +113,7 @@ class ImageBuilder:
             ref = self._engine.push(tag, runner)
         return BuildResult(Artifact(ArtifactKind.IMAGE, ref, size_bytes=built.size_bytes), plan.launch, warnings=plan.warnings)
 
-    def _write_context(self, plan: Blueprint, tree: SourceTree, scratch: Path) -> tuple[Path, str]:
+    def _write_context(self, plan: Blueprint, tree: SourceTree, scratch: Path, labels: Mapping[str, str]) -> tuple[Path, str]:
         """The context's folder, and where the Dockerfile lies (absolute when it is outside)."""
         if not plan.is_generated:
             if not plan.with_buildkit:
@@ -121,7 +123,9 @@ class ImageBuilder:
             return tree.root, str(outside)
         context = scratch / "context"
         (context / "vitrine").mkdir(parents=True)
-        (context / DOCKERFILE).write_text(plan.text)
+        # One instruction for all labels: each of its own would be a container that the classic builder starts and commits.
+        told = " ".join(f"{name}={json.dumps(value)}" for name, value in sorted(labels.items()))
+        (context / DOCKERFILE).write_text(f"{plan.text}LABEL {told}\n")
         (context / dockerfile.REQUIREMENTS).write_text(plan.requirements)
         (context / dockerfile.CONSTRAINTS).write_text(plan.constraints)
         (context / dockerfile.COMPANIONS).write_text(plan.companions)

@@ -39,7 +39,10 @@ class Settings:
     access_log: str = field(default="-", metadata={"doc": "Where the proxy writes a JSON line per request: a file, `-` (its log) or `off`"})
     access_log_sample: str = field(default="1", metadata={"doc": "Part of successful requests that is logged, 0 to 1; errors always are"})
     apps_domain: str = field(default="localhost", metadata={"doc": "Spaces answer at `SUBDOMAIN.APPS_DOMAIN`"})
-    runtime: str = field(default="auto", metadata={"doc": "`auto`, `process`, `docker` or `kubernetes`"})
+    runtime: str = field(
+        default="auto",
+        metadata={"doc": "`process`, `docker`, `kubernetes`, or `auto`: docker where its host and a registry are named, else process"},
+    )
     trusted: bool = field(default=False, metadata={"doc": "Start apps even where the sandbox floor cannot be met"})
     database_url: str = field(default="", metadata={"doc": "`postgresql://…`; default: SQLite in the data dir"})
     redis_url: str = field(default="", metadata={"doc": "`redis://…`: broker, signals and routes; default: none of it needs a daemon"})
@@ -186,6 +189,8 @@ def load_settings(
     for key, value in chosen.items():
         values[key] = _convert(key, kinds[key], value)
     settings = replace(Settings(), **values)
+    if settings.runtime == "auto" and settings.docker_host and settings.registry:
+        settings = replace(settings, runtime="docker")
     if settings.runtime not in ("auto", "process", "docker", "kubernetes"):
         raise Rejected(f"setting runtime: '{settings.runtime}' is not one of auto, process, docker, kubernetes")
     if settings.kube_reach not in ("auto", "pod", "forward"):

@@ -81,6 +81,9 @@ def build_images(
         _fail(f"the catalogue has no {family or 'base'} image with Python {python or 'of any version'}; see: vitrine images list")
     bases = _bases(docker_host, mirror, network)
     for one in chosen:
+        if bootstrap and not one.suite and not python:
+            click.echo(f"{one.name}  skipped: Debian has no release with Python {one.python}; build it from its upstream image", err=True)
+            continue
         try:
             built = bases.build(one, bootstrap=bootstrap or "", slim=slim)
         except BuildFailed as error:

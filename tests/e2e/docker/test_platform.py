@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
-import subprocess
+import socket
+import sqlite3
 import tempfile
 import threading
 import time
@@ -28,7 +30,7 @@ CARD = "---\ntitle: T\nsdk: {sdk}\n{more}---\n"
 Make = Callable[..., Work]
 
 # Standard library only. `/probe` tells what the app finds around it.
-APP = '''
+APP = """
 import base64, hashlib, http.server, json, os, resource, socket, time, urllib.request
 WORDS = {words!r}
 def can(call):
@@ -46,7 +48,8 @@ def gateway():
     return socket.inet_ntoa(int(row[2], 16).to_bytes(4, "little"))
 def probe(query):
     status = dict(line.split(":", 1) for line in open("/proc/self/status"))
-    writable = [d for d, _, _ in os.walk("/") if not d.startswith(("/proc", "/sys", "/dev", "/home/user", "/tmp")) and os.access(d, os.W_OK)]
+    ours = ("/proc", "/sys", "/dev", "/home/user", "/tmp")
+    writable = [d for d, _, _ in os.walk("/") if not d.startswith(ours) and os.access(d, os.W_OK)]
     hub = os.environ["HF_ENDPOINT"]
     return {{
         "uid": os.getuid(), "caps": status["CapBnd"].strip(), "no_new_privs": status["NoNewPrivs"].strip(),
@@ -72,7 +75,8 @@ class H(http.server.BaseHTTPRequestHandler):
         elif path == "/exit":
             print("leaving now", flush=True); os._exit(7)
         elif path == "/events":
-            self.send_response(200); self.send_header("Content-Type", "text/event-stream"); self.send_header("Connection", "close"); self.end_headers()
+            self.send_response(200); self.send_header("Content-Type", "text/event-stream"); self.send_header("Connection", "close")
+            self.end_headers()
             for n in range(3):
                 self.wfile.write(f"data: {{n}}\\n\\n".encode()); self.wfile.flush(); time.sleep(0.05)
             self.close_connection = True
@@ -86,7 +90,7 @@ class H(http.server.BaseHTTPRequestHandler):
             self.answer(WORDS)
 print("listening", flush=True)
 http.server.ThreadingHTTPServer(("0.0.0.0", int(os.environ.get("PORT", "7860"))), H).serve_forever()
-'''
+"""
 
 
 @pytest.fixture(scope="module")
@@ -112,11 +116,13 @@ def space(running: Platform, tmp_path: Path) -> Make:
 
 
 def log_of(platform: Platform, name: str, which: str) -> str:
-    from control_plane.logs.files import FileLogStore  # noqa: F401  the API streams for ever; its store is read below
-
-    (space_id,) = (platform.api("GET", f"/api/spaces/admin/{name}").json()["_id"],)
-    folder = platform.data_dir / "logs" / ("run" if which == "run" else "build")
-    return "".join(p.read_text(errors="replace") for p in sorted(folder.rglob("*")) if p.is_file() and space_id in str(p))
+    """What is kept, read where it lies: the API's stream of it never ends."""
+    with contextlib.closing(sqlite3.connect(platform.data_dir / "vitrine.db", timeout=10)) as db:
+        (space_id,) = db.execute("select id from repos where name = ? and type = 'space'", (name,)).fetchone()
+        rows = db.execute("select id from builds where space_id = ?", (space_id,)).fetchall()
+    files = [f"run/{space_id}.log"] if which == "run" else [f"build/{build}.log" for (build,) in rows]
+    found = [platform.data_dir / "logs" / file for file in files]
+    return "".join(path.read_text(errors="replace") for path in found if path.exists())
 
 
 def test_push_to_live_switch_roll_back_sleep_and_wake(running: Platform, space: Make, registry_server: Registry) -> None:
@@ -127,7 +133,10 @@ def test_push_to_live_switch_roll_back_sleep_and_wake(running: Platform, space: 
     first = demo.commit_id()
     answer = running.app("admin-first")
     assert (answer.text, answer.headers["x-vitrine-revision"]) == ("one", first)
-    with connect(f"ws://127.0.0.1:{running.port}/ws", additional_headers={"Host": f"admin-first.localhost:{running.port}"}) as ws:
+    with (
+        socket.create_connection(("127.0.0.1", running.port), timeout=10) as sock,
+        connect(f"ws://admin-first.localhost:{running.port}/ws", sock=sock) as ws,
+    ):
         assert ws.recv(timeout=10) == "one"
     assert running.app("admin-first", "/events").text == "data: 0\n\ndata: 1\n\ndata: 2\n\n"
 
@@ -174,12 +183,8 @@ def test_push_to_live_switch_roll_back_sleep_and_wake(running: Platform, space: 
 
 
 def build_count(platform: Platform) -> int:
-    import sqlite3
-
-    with sqlite3.connect(platform.data_dir / "vitrine.db", timeout=10) as db:
-        (count,) = db.execute("select count(*) from builds").fetchone()
-    db.close()
-    return int(count)
+    with contextlib.closing(sqlite3.connect(platform.data_dir / "vitrine.db", timeout=10)) as db:
+        return int(db.execute("select count(*) from builds").fetchone()[0])
 
 
 def test_requirements_that_another_space_declared_are_not_installed_again(running: Platform, space: Make) -> None:
@@ -194,12 +199,15 @@ def test_requirements_that_another_space_declared_are_not_installed_again(runnin
 def test_a_docker_space_with_a_secret_and_a_variable(running: Platform, space: Make, host: TestEngine) -> None:
     dockerfile = (
         "# syntax=docker/dockerfile:1\nFROM vitrine/python:3.11\nARG GREETING\nWORKDIR /srv\nUSER root\n"
-        "RUN --mount=type=secret,id=TOKEN,mode=0444,required=true \\\n    cat /run/secrets/TOKEN && wc -c < /run/secrets/TOKEN > /srv/size\n"
+        "RUN --mount=type=secret,id=TOKEN,mode=0444,required=true \\\n"
+        "    cat /run/secrets/TOKEN && wc -c < /run/secrets/TOKEN > /srv/size\n"
         "RUN python3 -m venv /srv/venv && /srv/venv/bin/python -m pip --version; uv pip install --target /srv/lib tinydep\n"
         'RUN echo "$GREETING" > /srv/greeting && mkdir /data && chmod 777 /data\n'
         'COPY app.py /srv/\nCMD ["python3", "/srv/app.py"]\n'
     )
-    app = APP.format(words="x").replace('WORDS = \'x\'', 'WORDS = open("/srv/size").read().strip() + open("/srv/greeting").read().strip() + str(os.getuid())')
+    app = APP.format(words="x").replace(
+        "WORDS = 'x'", 'WORDS = open("/srv/size").read().strip() + open("/srv/greeting").read().strip() + str(os.getuid())'
+    )
     app = app.replace('print("listening"', 'open("/data/x", "w").close()\nprint("listening"').replace('"7860"', '"8123"')
     work = space("own", "docker", more="app_port: 8123\n", Dockerfile=dockerfile, app__py=app)
     running.api("POST", "/api/spaces/admin/own/secrets", json={"key": "TOKEN", "value": "s3cret-of-ours"})
@@ -243,7 +251,9 @@ def test_a_bad_version_says_why_and_the_old_one_serves(
     running: Platform, space: Make, name: str, dockerfile: str, reason: str, words: str
 ) -> None:
     good = 'FROM vitrine/python:3.11\nCMD ["python3", "-m", "http.server", "7860"]\n'
-    demo = space(name, "docker", more="startup_duration_timeout: 10s\n", Dockerfile=good, index__html="good")
+    demo = space(
+        name, "docker", more=f"startup_duration_timeout: {'40s' if name == 'elsewhere' else '10s'}\n", Dockerfile=good, index__html="good"
+    )
     demo.write(Dockerfile=good.replace("CMD", "COPY . /home/user/app/\nCMD"))
     assert "Live at" in demo.push("good")
     assert "good" in running.app(f"admin-{name}", "/index.html").text
@@ -266,19 +276,29 @@ def test_a_killed_builder_s_build_goes_on(running: Platform, space: Make) -> Non
     demo = space("killed", "docker", Dockerfile=slow)
     demo.push("x", wait=False)
     running.until("killed", "BUILDING")
-    until(lambda: "Running in" in log_of(running, "killed", "build"), 20, "the step")
+    until(lambda: "RUN sleep" in log_of(running, "killed", "build"), 20, "the step")
     os.kill(child_named(running.process.pid, "builder"), signal.SIGKILL)
     running.until("killed", "RUNNING", seconds=40)
 
 
-def test_a_cancelled_build_ends_in_the_engine(running: Platform, space: Make, host: TestEngine) -> None:
-    demo = space("stopped", "docker", Dockerfile="FROM vitrine/python:3.11\nRUN sleep 500\n")
+def test_a_cancelled_build_ends_in_the_engine(running: Platform, space: Make) -> None:
+    demo = space("stopped", "docker", Dockerfile="FROM vitrine/python:3.11\nRUN sleep 54321\n")
     demo.push("x", wait=False)
-    until(lambda: "Running in" in log_of(running, "stopped", "build"), 20, "the step")
-    done = subprocess.run(
-        ["python3", "-c", "pass"], check=True, capture_output=True
-    )
-    assert done.returncode == 0
+    until(lambda: "RUN sleep" in log_of(running, "stopped", "build"), 20, "the step")
+    assert until(lambda: sleepers("54321"), 10, "its process")
+    (build,) = running.api("GET", "/api/admin/builds?space=admin/stopped").json()["items"]
+    assert running.api("POST", f"/api/admin/builds/{build['id']}/cancel").status_code == 200
+    until(lambda: not sleepers("54321"), 15, "the end of the step")
+
+
+def sleepers(seconds: str) -> list[str]:
+    """Processes `sleep SECONDS` of this machine, whoever started them: a step of BuildKit is in no list of the engine."""
+    found = []
+    for place in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            if place.read_bytes().split(b"\0")[:2] == [b"sleep", seconds.encode()]:
+                found.append(place.parent.name)
+    return found
 
 
 def test_a_registry_that_is_away_for_a_while(running: Platform, space: Make, registry_server: Registry) -> None:
