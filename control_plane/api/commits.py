@@ -32,6 +32,7 @@ from control_plane.domain.errors import EntryNotFound, Forbidden, NotSignedIn, R
 from control_plane.domain.ids import Sha
 from control_plane.domain.spaces import Repo, RepoType
 from control_plane.http.addresses import base_url, repo_url
+from control_plane.http.error_map import one_line
 from control_plane.http.pagination import flag
 from control_plane.ports.git import CommitRequest, FileChange, LfsPointer
 from control_plane.spaces.space_card import validate
@@ -87,7 +88,8 @@ def router(hub: Hub) -> APIRouter:
             raise Rejected(f"repoType: '{body.repoType[:40]}' is not one of {', '.join(RepoType)}")
         errors, warnings = _card_problems(body.content.encode(errors="replace"), RepoType(body.repoType))
         answer = {"errors": [{"message": m} for m in errors], "warnings": [{"message": m} for m in warnings]}
-        return ok(answer, status=400 if errors else 200)
+        named = {"X-Error-Code": "InvalidMetadata", "X-Error-Message": one_line("; ".join(errors))} if errors else {}
+        return ok(answer, named, status=400 if errors else 200)
 
     def _card_problems(readme: bytes, repo_type: RepoType) -> tuple[list[str], list[str]]:
         report = validate(readme, repo_type, flavors=services.catalog.names)

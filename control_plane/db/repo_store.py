@@ -43,8 +43,8 @@ from control_plane.ports.clock import Clock
 
 _HALF_LIFE_DAYS = 7.0
 _SORTS: dict[str, str] = {"trending": "trending", "likes": "likes", "created": "created_at", "updated": "updated_at"}
-_SHORT_WALK = 2000
-_FEW = 1000  # rows: a condition that leaves no more is answered from its own index
+_SHORT_WALK = 1000
+_FEW = 2000  # rows: a condition that leaves no more is answered from its own index
 
 
 def _weight(at: datetime) -> float:
@@ -147,17 +147,19 @@ class SqlRepoStore:
             walks = [() if see_all else (func.coalesce(repos.c.is_private, true()) == false(),)]
         else:
             walks = [()] if see_all else [(repos.c.is_private == false(),), *((repos.c.owner_id == account,) for account in sorted(mine))]
-        seqs = await self._few(narrow)
-        if seqs is None and any(one.is_short for one in narrow):
-            seqs = await self._walk([repos.c.type == type.value, *base], walks, column, _SHORT_WALK, 0)
-        if seqs is not None:
+        typed = repos.c.type == type.value
+        few = await self._few(narrow)
+        if few is None and any(one.is_short for one in narrow):
+            few = await self._walk([typed, *base], walks, column, _SHORT_WALK, 0)
+        order: Sequence[int]
+        if few is not None:
             visible = [] if see_all else [or_(repos.c.is_private == false(), repos.c.owner_id.in_(sorted(mine)))]
             # Wrapped, so that no index but that of `seq` is chosen for so few rows.
-            typed = func.coalesce(repos.c.type, "") == type.value
-            query = select(repos).where(repos.c.seq.in_(seqs), typed, *wanted, *visible)
-            rows = await self._rows.all(query.order_by(column.desc(), repos.c.seq.desc()).limit(limit).offset(offset))
-            return tuple(mapping.repo_to_domain(row) for row in rows)
-        order = await self._walk([repos.c.type == type.value, *wanted], walks, column, limit, offset)
+            wanted = [repos.c.seq.in_(few), func.coalesce(repos.c.type, "") == type.value, *wanted, *visible]
+            ordered = select(repos.c.seq).where(*wanted).order_by(func.coalesce(column, column).desc(), repos.c.seq.desc())
+            order = [row["seq"] for row in await self._rows.all(ordered.limit(limit).offset(offset))]
+        else:
+            order = await self._walk([typed, *wanted], walks, column, limit, offset)
         found = {row["seq"]: row for row in await self._rows.all(select(repos).where(repos.c.seq.in_(order)))}
         return tuple(mapping.repo_to_domain(found[seq]) for seq in order)
 
@@ -165,13 +167,17 @@ class SqlRepoStore:
         """The rows that one of the conditions leaves, when they are few; None when every condition is a common one.
 
         A rare condition is cheapest from its own index, a common one by walking the order until the page is full; either way
-        no more than about `_FEW` rows are looked at for one page.
+        no more than about `_FEW` rows are looked at for one page, unless the order puts all that fit at its end.
         """
         for one in narrow:
-            if one.rows is not None:
-                found = await self._rows.all(one.rows.limit(_FEW + 1))
-                if len(found) <= _FEW:
-                    return [row["seq"] for row in found]
+            if one.rows is None:
+                continue
+            seen = 0
+            for part in one.parts or (one.rows,):
+                if seen <= _FEW:
+                    seen += await self._rows.value(select(func.count()).select_from(part.limit(_FEW + 1).subquery()))
+            if seen <= _FEW:
+                return [row["seq"] for row in await self._rows.all(one.rows)]
         return None
 
     async def _walk(
@@ -205,14 +211,16 @@ class SqlRepoStore:
         for word in words_of(search):
             term = source_term(self._rows, word) if is_indexed else ""
             of_row, rows = has_title(word), None
+            parts: tuple[Select[Any], ...] = ()
             if is_indexed and len(word) >= TRIGRAM:
                 rows = titles_with(self._rows, word)
                 if term:
                     of_row = or_(of_row, has_source(self._rows, word, term))
-                    both: Any = union(select(rows.subquery().c.seq), sources_with(self._rows, word, term).columns(repos.c.seq))
-                    rows = select(both.subquery().c.seq)
+                    inside = select(sources_with(self._rows, word, term).columns(repos.c.seq).subquery().c.seq)
+                    parts = (rows, inside)
+                    rows = select(union(select(rows.subquery().c.seq), inside).subquery().c.seq)
                 known.append(rows)
-            found.append(_Narrow(of_row, rows, len(word) < TRIGRAM))
+            found.append(_Narrow(of_row, rows, len(word) < TRIGRAM, parts))
         if len(known) > 1:
             # Words that are common alone are often rare together.
             first, *rest = (one.subquery() for one in known)
@@ -279,6 +287,7 @@ class _Narrow:
     of_row: ColumnElement[bool]
     rows: Select[Any] | None = None
     is_short: bool = False
+    parts: tuple[Select[Any], ...] = ()  # `rows` in pieces that are quick to count up to a limit; () = `rows` itself is
 
 
 def _tagged(tags: Sequence[str]) -> Sequence[_Narrow]:
@@ -286,7 +295,7 @@ def _tagged(tags: Sequence[str]) -> Sequence[_Narrow]:
     for tag in tags:
         mark = select(literal(1)).where(repo_tags.c.tag == tag, repo_tags.c.repo_id == repos.c.id).correlate(repos).scalar_subquery()
         rows = select(repos.c.seq).join(repo_tags, repo_tags.c.repo_id == repos.c.id).where(repo_tags.c.tag == tag)
-        found.append(_Narrow(mark.is_not(None), rows))
+        found.append(_Narrow(mark.is_not(None), rows, parts=(select(repo_tags.c.repo_id).where(repo_tags.c.tag == tag),)))
     return found
 
 
@@ -303,5 +312,5 @@ def _of_space(sdk: Sequence[str], hardware: Sequence[str], running_only: bool) -
     for conditions in wanted:
         mark = select(literal(1)).where(spaces.c.id == repos.c.id, *conditions).correlate(repos).scalar_subquery()
         rows = select(repos.c.seq).join(spaces, spaces.c.id == repos.c.id).where(*conditions)
-        found.append(_Narrow(mark.is_not(None), rows))
+        found.append(_Narrow(mark.is_not(None), rows, parts=(select(spaces.c.id).where(*conditions),)))
     return found
