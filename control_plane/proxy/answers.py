@@ -6,7 +6,7 @@ import json
 import secrets
 from http import HTTPStatus
 
-from control_plane.domain.routes import Route, RouteState
+from control_plane.domain.routes import Route
 from control_plane.proxy.errors import Code
 from control_plane.proxy.pages import error_page, progress_page
 
@@ -67,17 +67,3 @@ def refusal(
             body["eta_s"] = route.eta_s
     headers += "Vary: Accept\r\n"
     return raw(answer.status, "application/json", json.dumps(body).encode(), headers=headers, keep=keep, head_only=head_only)
-
-
-def status_body(route: Route) -> bytes:
-    """What the progress page asks for, once a second."""
-    return json.dumps(
-        {
-            "state": route.state.value,
-            "ready": route.state is RouteState.READY,
-            "reason": route.reason,
-            "message": route.message,
-            "eta_s": route.eta_s,
-            "revision": route.revision,
-        }
-    ).encode()

@@ -14,7 +14,7 @@ import time
 from typing import Final, cast
 
 from control_plane.net.dial import DialError
-from control_plane.proxy import answers, routing
+from control_plane.proxy import answers, routing, stages
 from control_plane.proxy.activity import SpaceActivity, counts_as_use
 from control_plane.proxy.chunks import BadChunk, ChunkReader
 from control_plane.proxy.core import Core
@@ -33,6 +33,7 @@ HOLD: Final = 4
 TUNNEL: Final = 5
 DISCARD: Final = 6
 CLOSED: Final = 7
+FOLLOW: Final = 8  # a progress page is told what happens to its Space
 
 _MAX_WAITING_INPUT = 65_536
 _REPEATABLE = frozenset((b"GET", b"HEAD", b"OPTIONS"))
@@ -135,7 +136,7 @@ class ClientConnection(asyncio.Protocol):
             self._buffer += data
             if len(self._buffer) > _MAX_WAITING_INPUT:
                 self._hold(_BY_BUFFER)
-        elif phase == DISCARD:
+        elif phase in (DISCARD, FOLLOW):
             self._body_left += len(data)
             if self._body_left > _LINGER_BYTES:
                 self.transport.abort()
@@ -154,6 +155,7 @@ class ClientConnection(asyncio.Protocol):
             self._task = None
         if self._wait_host:
             core.activator.drop(self, self._wait_host)
+            core.followers.drop(self, self._wait_host)
         up, self._up = self._up, None
         if up is not None:
             up.client = None
@@ -161,10 +163,10 @@ class ClientConnection(asyncio.Protocol):
                 up.close()
             else:
                 up.abort()
-        if phase in (LENGTH, CHUNKS, WAIT, HOLD, TUNNEL):
+        if phase in (LENGTH, CHUNKS, WAIT, HOLD, TUNNEL, FOLLOW):
             if phase != TUNNEL and self._status == 0:
                 self._status, self._code = 499, Code.CLIENT_LEFT.name
-            elif phase != TUNNEL and not self._code:
+            elif phase not in (TUNNEL, FOLLOW) and not self._code:
                 self._code = Code.CLIENT_LEFT.name
             self._account()
         self.head = None
@@ -663,6 +665,36 @@ class ClientConnection(asyncio.Protocol):
             self.transport.write_eof()
         self._unhold(_BY_BUFFER | _BY_UPSTREAM)
 
+    def follow(self, entry: Entry) -> None:
+        """Answer with the stages of a Space as they come, until it serves or does not start."""
+        code = self.core.followers.add(self, entry)
+        if code is not None:
+            self.refuse(code, reveal=True)
+            return
+        self._wait_host = entry.route.host
+        self.phase = FOLLOW
+        self._status = 200
+        self._close_after = self.answered = True
+        self.deadline = self.core.now + stages.LIFE_S
+        self.transport.write(
+            b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nCache-Control: no-store\r\nX-Content-Type-Options: nosniff\r\n"
+            b"X-Accel-Buffering: no\r\nConnection: close\r\nX-Vitrine-Request-Id: %b\r\n\r\n" % self.request_id
+        )
+        self.follow_event(self.core.followers.opening(entry.route), last=not entry.route.state.may_wake)
+
+    def follow_event(self, data: bytes, *, last: bool) -> None:
+        self.sent += len(data)
+        self.transport.write(data)
+        if last:
+            self.end_follow()
+
+    def end_follow(self) -> None:
+        self.core.followers.drop(self, self._wait_host)
+        self._wait_host = ""
+        self._started = time.perf_counter()  # how long a Space takes to wake is not how fast it answers
+        self._account()
+        self._next()
+
     # -- waiting and accounting --------------------------------------------------------------------------------------
 
     def wait_for_wake(self, entry: Entry) -> None:
@@ -766,6 +798,8 @@ class ClientConnection(asyncio.Protocol):
                     self._task.cancel()
                     self._task = None
                 self._fail(Code.APP_TIMEOUT)
+        elif phase == FOLLOW:
+            self.end_follow()
         elif phase in (LENGTH, CHUNKS):
             if self._read_holds & _BY_UPSTREAM:  # the app does not read: its fault, and it has the longer limit
                 if now < self.deadline + self.core.config.app_timeout_s:

@@ -19,6 +19,7 @@ from control_plane.proxy.guard import Guard
 from control_plane.proxy.heads import HeadLimits, RequestHead
 from control_plane.proxy.limits import Clients
 from control_plane.proxy.pool import Pool, Pools
+from control_plane.proxy.stages import Followers
 from control_plane.proxy.table import Entry, Table
 from control_plane.proxy.tls import CertificateFiles
 
@@ -92,6 +93,7 @@ class Core:
         self.platform = platform
         self.log = log
         self.balancer = Balancer()
+        self.followers = Followers(config.wake_per_space)
         self.clients = Clients(config.client_rate, config.client_burst, config.connections_per_client)
         self.connections: set[ClientConnection | Http2Connection] = set()
         self.clock = clock

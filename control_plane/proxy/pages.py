@@ -22,15 +22,14 @@ small{font:.8125rem var(--mono);color:var(--ink2)}a{color:inherit}a:hover{color:
 @media(prefers-reduced-motion:reduce){.meter i{transition:none}}"""
 
 _SCRIPT = """const t0=Date.now(),bar=document.querySelector(".meter i"),word=document.querySelector(".stage"),say=document.getElementById("say"),took=document.getElementById("took");
-let eta=parseFloat(document.body.dataset.eta)||20,misses=0;
+let eta=parseFloat(document.body.dataset.eta)||20,done=false,misses=0;
 const words={asleep:"Asleep, asking it to wake",starting:"Starting",ready:"Ready",failed:"Did not start",paused:"Paused",empty:"Nothing deployed"};
-async function look(){const s=(Date.now()-t0)/1000;bar.style.width=Math.min(96,100*(1-Math.exp(-1.6*s/eta)))+"%";took.textContent=Math.round(s)+" s";
-try{const r=await fetch("/.well-known/vitrine/status",{cache:"no-store",credentials:"same-origin"});if(r.status===404){location.reload();return}
-const b=await r.json();misses=0;word.textContent=words[b.state]||b.state;if(b.eta_s)eta=b.eta_s;if(b.message)say.textContent=b.message;
-if(b.ready){bar.style.width="100%";location.reload();return}
-if(b.state==="failed"||b.state==="paused"||b.state==="empty"){word.classList.add("fail");location.reload();return}
-}catch(e){misses++;if(misses>2)word.textContent="The server does not answer, trying again"}
-setTimeout(look,s<10?500:1500)}look();"""
+function again(){if(!done){done=true;location.reload()}}
+function show(b){misses=0;word.textContent=words[b.state]||b.state;if(b.eta_s)eta=b.eta_s;if(b.message)say.textContent=b.message;
+if(b.ready){bar.style.width="100%";again()}else if(b.state==="failed"||b.state==="paused"||b.state==="empty"){word.classList.add("fail");again()}}
+function follow(){const s=new EventSource("/.well-known/vitrine/stages");s.addEventListener("stage",e=>show(JSON.parse(e.data)));
+s.onerror=()=>{if(s.readyState===2){s.close();setTimeout(again,1000)}else if(++misses>3)word.textContent="The server does not answer, trying again"}}
+setInterval(()=>{const s=(Date.now()-t0)/1000;if(!done)bar.style.width=Math.min(96,100*(1-Math.exp(-1.6*s/eta)))+"%";took.textContent=Math.round(s)+" s"},500);follow();"""
 
 
 def _frame(title: str, nonce: str, body: str, *, data: str = "", script: str = "") -> str:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote, unquote_to_bytes
 
 from control_plane.domain.routes import RouteState
-from control_plane.proxy import answers, balancer, guard
+from control_plane.proxy import balancer, guard, stages
 from control_plane.proxy.activity import counts_as_use
 from control_plane.proxy.errors import Code
 from control_plane.proxy.heads import RequestHead, take_sign
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from control_plane.proxy.client import ClientConnection
     from control_plane.proxy.table import Entry
 
-STATUS_PATH = b"/.well-known/vitrine/status"
+_OWN_PREFIX = b"/.well-known/vitrine/"
 _PROXY_PATH = b"/-/proxy/"
 _STATES = {RouteState.PAUSED: Code.SPACE_PAUSED, RouteState.FAILED: Code.SPACE_FAILED, RouteState.EMPTY: Code.SPACE_EMPTY}
 
@@ -73,15 +73,16 @@ def to_https(client: ClientConnection, head: RequestHead) -> None:
 
 def admit(client: ClientConnection, head: RequestHead, entry: Entry) -> None:
     """The request may see this Space."""
-    if (
-        client.target[1:2] == b"."
-        and client.target.startswith(STATUS_PATH)
-        and client.target[len(STATUS_PATH) : len(STATUS_PATH) + 1] in (b"", b"?")
-    ):
-        if entry.route.state is RouteState.ASLEEP:
-            client.core.activator.ask(entry)
-        client.reply(200, "application/json", answers.status_body(entry.route))
-        return
+    if client.target[1:2] == b"." and client.target.startswith(_OWN_PREFIX):
+        own = client.target[len(_OWN_PREFIX) :].partition(b"?")[0]
+        if own in (b"status", b"stages"):
+            if entry.route.state is RouteState.ASLEEP:
+                client.core.activator.ask(entry)
+            if own == b"stages" and client.method == b"GET":
+                client.follow(entry)
+            else:
+                client.reply(200, "application/json", stages.status_body(entry.route))
+            return
     if entry.is_ready:
         if not entry.bucket.take(client.core.now):
             client.refuse(Code.SPACE_RATE_LIMITED, reveal=True)

@@ -78,7 +78,9 @@ class Proxy:
 
     def _route_changed(self, host: str) -> None:
         self.core.forget_resolved()
-        self.core.activator.changed(host, self.core.table.get(host))
+        entry = self.core.table.get(host)
+        self.core.activator.changed(host, entry)
+        self.core.followers.changed(host, entry)
 
     async def start(self) -> None:
         """Listen and serve. Raises OSError when the address is taken."""
