@@ -801,7 +801,10 @@ def build_images(settings: Settings) -> ImagePipeline | None:
         from control_plane.runtimes.docker.build_network import ensure_build_network, reach
 
         mirrors = (settings.pypi_index_url, settings.apt_mirror, *PUBLIC_MIRRORS)
-        found = ensure_build_network(settings.docker_host, settings.data_dir, urls=mirrors, trusted=settings.trusted)
+        found = ensure_build_network(
+            settings.docker_host, settings.data_dir, urls=mirrors, trusted=settings.trusted,
+            memory_bytes=settings.build_memory_bytes * settings.build_concurrency,
+        )  # fmt: skip
         if client and found.no_buildkit:
             logging.getLogger("vitrine.builder").warning("builder.no_buildkit", extra={"because": found.no_buildkit})
             client = ()

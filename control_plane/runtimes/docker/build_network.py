@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 from control_plane.domain.errors import Rejected
 from control_plane.domain.reasons import Reason
 from control_plane.runtimes.docker import firewall, manifests
+from control_plane.runtimes.docker.build_limits import limit_buildkit
 from control_plane.runtimes.docker.engine import Clash, Engine, Item
 from control_plane.runtimes.docker.manifests import Names
 from control_plane.runtimes.docker.rules import Openings
@@ -44,10 +45,12 @@ def ensure_build_network(
     *,
     urls: Sequence[str] = (),
     trusted: bool = False,
+    memory_bytes: int = 0,
     pool: str = _POOL,
     load_firewall: Callable[[str], str] = firewall.load,
 ) -> BuildNetwork:
     """Makes what is not there. `urls`: mirrors that builds may reach although their addresses are private.
+    `memory_bytes`: of all of BuildKit's steps at once, 0 = unlimited.
 
     Raises Rejected where the rules cannot be loaded (unless `trusted`), Unavailable when the engine does not answer.
     """
@@ -74,7 +77,10 @@ def ensure_build_network(
         if missing:
             return BuildNetwork(name, gateway, no_buildkit=missing)
         try:
-            return BuildNetwork(name, gateway, buildkit_gateway=_default_bridge(engine, names, openings, load_firewall))
+            found = BuildNetwork(name, gateway, buildkit_gateway=_default_bridge(engine, names, openings, load_firewall))
+            if memory_bytes:
+                limit_buildkit(info, memory_bytes)
+            return found
         except Rejected as error:
             return BuildNetwork(name, gateway, no_buildkit=error.message)
     finally:

@@ -1,0 +1,40 @@
+"""Limits of BuildKit's steps. The engine has no word for them ("memory" is the classic builder's), but all of its steps live under one
+control group, and what is written there holds for all of them together."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+log = logging.getLogger(__name__)
+_GROUP = "docker/buildkit"  # moby's default parent, with the cgroupfs driver
+_PIDS = 4096
+
+
+def limit_buildkit(info: Mapping[str, Any], memory_bytes: int, root: Path = Path("/sys/fs/cgroup")) -> bool:
+    """Whether the limits are in force. `info`: the engine's word about itself; `memory_bytes`: for all builds at once."""
+    if info.get("CgroupDriver") != "cgroupfs":
+        log.warning("docker.buildkit_unlimited", extra={"because": "the engine's control groups are systemd's"})
+        return False
+    try:
+        if str(info.get("CgroupVersion")) == "2":
+            group = root / _GROUP
+            group.mkdir(parents=True, exist_ok=True)
+            for parent in (root, root / "docker"):
+                (parent / "cgroup.subtree_control").write_text("+memory +pids")
+            _write(group, {"memory.max": memory_bytes, "memory.swap.max": 0, "pids.max": _PIDS})
+        else:
+            for controller, values in (("memory", {"memory.limit_in_bytes": memory_bytes}), ("pids", {"pids.max": _PIDS})):
+                (root / controller / _GROUP).mkdir(parents=True, exist_ok=True)
+                _write(root / controller / _GROUP, values)
+    except OSError as error:
+        log.warning("docker.buildkit_unlimited", extra={"because": str(error)})
+        return False
+    return True
+
+
+def _write(group: Path, values: Mapping[str, int]) -> None:
+    for name, value in values.items():
+        (group / name).write_text(str(value))
