@@ -57,6 +57,7 @@ class Sleeper:
             await note(uow, space_id, "spaces.wake", {"before": "asleep", "after": "awake"}, now)
             await uow.traffic.add(space_id, hour_of(now), Traffic(wakes=1))
         self._used[space_id] = ActivityReport(space_id, now.timestamp())
+        self._admission.mark_busy(space_id)
         self._changed(space_id)
         await self._d.signals.notify("events", space_id)
 
@@ -71,7 +72,6 @@ class Sleeper:
             await uow.events.add(space_id, self._d.clock.now(), "sleep", {"reason": reason.value})
             facts = {"before": "awake", "after": "asleep", "reason": reason.value}
             await note(uow, space_id, "spaces.sleep", facts, self._d.clock.now())
-        self._admission.mark_busy(space_id)
         self._changed(space_id)
         await self._d.signals.notify("events", space_id)
 
@@ -100,6 +100,8 @@ class Sleeper:
                 async with self._d.uow.write() as uow:
                     if fresh := await uow.spaces.get(space.id):
                         await uow.spaces.save(replace(fresh, last_used_at=last))
+            if space.asleep:
+                continue  # on its way out; somebody may wait for its very place, so it is neither idle nor busy
             if self._may_make_room(space, used, last, now):
                 self._admission.mark_idle(space.id, last.timestamp())
             else:
@@ -107,7 +109,7 @@ class Sleeper:
 
     def _may_make_room(self, space: Space, used: ActivityReport | None, last: datetime, now: datetime) -> bool:
         """Unused for a while, nobody connected, no newer version on its way, and its owner did not say "never sleep"."""
-        if space.asleep or space.sleep_after_s == NEVER or space.live_generation != space.generation:
+        if space.sleep_after_s == NEVER or space.live_generation != space.generation:
             return False
         if used is not None and (used.open_sockets or used.open_tabs):
             return False
