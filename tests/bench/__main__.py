@@ -13,10 +13,13 @@ from typing import Any
 # Which function makes which rows; imported only when asked for, because they need different tools.
 SOURCES: tuple[tuple[tuple[str, ...], str, str], ...] = (
     (("proxy.cpu", "proxy.rps", "proxy.p99", "proxy.connect", "proxy.stream"), "tests.bench.proxy", "http_rows"),
+    (("proxy.cpu", "proxy.rps", "proxy.p99"), "tests.bench.peers", "rows"),
     (("proxy.ws",), "tests.bench.proxy", "ws_rows"),
     (("proxy.sockets",), "tests.bench.sockets", "rows"),
     (("push.first", "push.code", "push.shared", "wake.http", "wake.many"), "tests.bench.push", "rows"),
+    (("image.code", "image.shared", "image.start"), "tests.bench.image", "rows"),
     (("place.rate",), "tests.bench.place", "rows"),
+    (("kube.start", "kube.idle"), "tests.bench.cluster", "rows"),
     (("api.list",), "tests.bench.api", "rows"),
     (("git.clone", "git.push"), "tests.bench.git", "rows"),
 )

@@ -125,8 +125,8 @@ def _nginx(folder: Path, name: str, core: int, port: int, http: str) -> Iterator
 
 
 @contextlib.contextmanager
-def stage() -> Iterator[tuple[Target, Target]]:
-    """(ours, nginx), both in front of the same upstream."""
+def stage() -> Iterator[tuple[Target, Target, int]]:
+    """(ours, nginx, port of the upstream that both stand in front of)."""
     _need("nginx", "wrk", "taskset")
     folder = Path(tempfile.mkdtemp(prefix="vbench"))
     folder.chmod(0o755)  # nginx workers give up root before they read the file
@@ -162,7 +162,7 @@ def stage() -> Iterator[tuple[Target, Target]]:
         assert ours.stdout is not None
         stack.callback(ours.stdout.close)
         port = int(ours.stdout.readline())
-        yield Target("vitrine", port, (ours.pid,)), Target("nginx", front, _children(nginx.pid))
+        yield Target("vitrine", port, (ours.pid,)), Target("nginx", front, _children(nginx.pid)), upstream
 
 
 def _wrk(target: Target, *, connections: int, seconds: float, path: str = "/", close: bool = False, script: Path | None = None) -> Load:
@@ -223,7 +223,8 @@ _VARIED = 'local n=0\nrequest=function() n=n+1; return wrk.format("GET","/"..n,{
 def http_rows(rounds: int = 3, seconds: float = 4.0) -> list[Row]:
     """proxy.cpu, proxy.rps, proxy.p99 at 32 and 512 connections, proxy.connect, proxy.stream."""
     rows: list[Row] = []
-    with stage() as targets:
+    with stage() as (vitrine, nginx, _upstream):
+        targets = (vitrine, nginx)
         for target in targets:
             _wrk(target, connections=32, seconds=1)
         ours, theirs = _in_turn(targets, rounds, lambda t: _wrk(t, connections=32, seconds=seconds))
