@@ -28,6 +28,7 @@ from control_plane.api.push_door import PushDoor
 from control_plane.api.webhook_delivery import Deliveries
 from control_plane.bootstrap import PROXY_SOCKET, Services, floor_warning
 from control_plane.domain.accounts import Account, TokenRole
+from control_plane.domain.builds import Artifact, ArtifactKind
 from control_plane.domain.errors import VitrineError
 from control_plane.domain.spaces import RepoType
 from control_plane.git.gitbin import GitBinary
@@ -38,12 +39,14 @@ from control_plane.http import context, error_map
 from control_plane.settings import LOCAL_TOKEN_FILE
 from control_plane.spaces.configure import open_secret
 from control_plane.spaces.push import accept_push
+from control_plane.spaces.repair import rebuild_lost
 from control_plane.telemetry.requests import RequestMeter
 from web.page import Pages
 
 if TYPE_CHECKING:
     from control_plane.api.single_sign_on import Provider
     from control_plane.settings import Settings
+    from web.services.thumbnails import Thumbnails
 
 log = logging.getLogger("vitrine.api")
 
@@ -58,8 +61,16 @@ def build_app(services: Services) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         cache = AppCacheKeeper(services.uow, services.signals, services.app_downloads)
-        work = (_repair_heads(services), _look_after_storage(services), services.upkeep().forever(), cache.run())
+        work = (
+            _repair_heads(services),
+            _repair_artifacts(services),
+            _look_after_storage(services),
+            services.upkeep().forever(),
+            cache.run(),
+        )
         tasks = [asyncio.create_task(one) for one in work]
+        if (thumbnails := app.state.web_backend.d.thumbnails) is not None:
+            tasks.append(asyncio.create_task(thumbnails.run()))
         yield
         for task in tasks:
             task.cancel()
@@ -138,6 +149,7 @@ def _pages(app: FastAPI, services: Services, deliveries: Deliveries) -> Pages:
         single_sign_on=settings.oidc_name if settings.oidc_issuer else "",
         banner=lambda: floor_warning(settings),
         pool_facts=pool_facts,
+        thumbnails=_thumbnails(services),
         moved=deliveries.content,
         app_proof=lambda actor, space_id: app_access.issue(services.signing_key, services.clock, actor, space_id),
     )
@@ -155,6 +167,20 @@ def sign_in_provider(settings: Settings) -> Provider | None:
     rules = GroupRules(parse_groups(settings.oidc_groups), settings.oidc_admin_group)
     issuer = settings.oidc_issuer.rstrip("/")
     return Provider(issuer, settings.oidc_client_id, settings.oidc_client_secret, rules, settings.ca_bundle)
+
+
+def _thumbnails(services: Services) -> Thumbnails | None:
+    """Where a browser can be contained here: the same floor as for apps, and a Chromium under /usr."""
+    from control_plane.runtimes.process.camera import SandboxedBrowser, find_browser
+    from web.services.thumbnails import Thumbnails
+
+    settings, browser = services.settings, find_browser()
+    if browser is None or not settings.thumbnails or settings.is_https:  # the sandbox reaches the proxy by plain http only
+        return None
+    host = "127.0.0.1" if settings.host in ("0.0.0.0", "", "localhost") else settings.host
+    camera = SandboxedBrowser(browser, f"{host}:{settings.port}")
+    folder = settings.data_dir / "thumbnails"
+    return Thumbnails(folder, camera, services.uow, services.clock, services.signals, services.actions, settings.app_url)
 
 
 def _web(app: FastAPI, pages: Pages) -> Any:
@@ -248,6 +274,24 @@ async def _repair_heads(services: Services) -> None:
                 offset += 500
     except Exception:
         log.exception("head.repair_failed")
+
+
+async def _repair_artifacts(services: Services) -> None:
+    """After a restore: a backup holds repositories, and what was built from them is built again."""
+    data_dir = services.settings.data_dir
+
+    def is_here(artifact: Artifact) -> bool:
+        if artifact.kind is ArtifactKind.SITE:
+            return (data_dir / "sites" / artifact.ref).is_dir()
+        if artifact.kind is ArtifactKind.BUNDLE:
+            return (data_dir / "bundles" / artifact.ref).is_dir() and (data_dir / "envs" / artifact.env_key).is_dir()
+        return True  # in a registry
+
+    try:
+        if queued := await rebuild_lost(services.spaces, is_here):
+            log.warning("artifacts.rebuilt", extra={"spaces": len(queued)})
+    except Exception:
+        log.exception("artifacts.repair_failed")
 
 
 async def _look_after_storage(services: Services) -> None:

@@ -85,6 +85,7 @@ class Settings:
     sleep_after_s: int = field(default=0, metadata={"doc": "Idle seconds before sleep, for Spaces whose owner set none; 0 = by flavor"})
     egress_ports: str = field(default="80,443", metadata={"doc": "Ports of the internet that apps may reach, comma-separated"})
     egress_allow: str = field(default="", metadata={"doc": "Private `host:port` pairs that apps may reach all the same, comma-separated"})
+    thumbnails: bool = field(default=True, metadata={"doc": "Whether cards show pictures of running apps, where Chromium is installed"})
     registration: bool = field(default=False, metadata={"doc": "Whether people may create their own account"})
     oidc_issuer: str = field(default="", metadata={"doc": "OpenID Connect provider people may sign in at; default: none"})
     oidc_client_id: str = field(default="", metadata={"doc": "Client id there; the callback is `PUBLIC_URL/sign-in/sso/callback`"})
@@ -154,6 +155,18 @@ def _convert(name: str, kind: object, value: Any) -> Any:
         raise Rejected(f"setting {name}: {value!r} is not usable ({error})") from error
 
 
+def _from_file(environ: Mapping[str, str], name: str) -> str:
+    """The value of `VITRINE_X` out of the file that `VITRINE_X_FILE` names: how container engines hand over secrets."""
+    path = environ.get(f"{name}_FILE")
+    if not path:
+        return ""
+    try:
+        return Path(path).read_text("utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        words = error.strerror if isinstance(error, OSError) else "it is not text"
+        raise Rejected(f"setting {name}_FILE: {path} cannot be read ({words})") from error
+
+
 def env_name(field_name: str) -> str:
     return f"VITRINE_{field_name.upper()}"
 
@@ -181,7 +194,8 @@ def load_settings(
                 raise Rejected(f"{path}: unknown setting '{key}'; the README's table lists the known ones")
             values[key] = _convert(key, kinds[key], value)
     for name in known:
-        if (text := environ.get(env_name(name))) is not None and text != "":
+        text = environ.get(env_name(name)) or _from_file(environ, env_name(name))
+        if text:
             values[name] = _convert(env_name(name), kinds[name], text)
     # The name that every OpenTelemetry program knows, where ours is not set.
     if not values.get("otlp_endpoint") and (standard := environ.get("OTEL_EXPORTER_OTLP_ENDPOINT")):

@@ -16,6 +16,8 @@ from pathlib import Path
 import httpx
 import pytest
 
+from tests.fakes.state import STATE
+
 ROOT = Path(__file__).parent.parent.parent
 
 
@@ -112,7 +114,8 @@ def start_platform(data_dir: Path, *arguments: str, env: dict[str, str] | None =
     """Start and wait for the ready line. Its output is kept for assertions. `user`: somebody else's uid and gid."""
     process = subprocess.Popen(
         [sys.executable, "-m", "control_plane.cli.main", "up", "--data-dir", str(data_dir), "--port", str(port), *arguments],
-        cwd=ROOT, env={**os.environ, **(env or {})}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
+        cwd=ROOT, env={"VITRINE_THUMBNAILS": "false", **os.environ, **STATE.environment(), **(env or {})},
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
         user=user, group=user, extra_groups=None if user is None else [],
     )  # fmt: skip
     output: list[str] = []

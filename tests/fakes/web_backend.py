@@ -222,6 +222,9 @@ class MemoryWebBackend:
             names,
         )
 
+    async def thumbnail(self, actor: Actor, space_id: str) -> bytes:
+        raise NotFound("There is no picture of this Space.")
+
     async def repo_list(self, actor: Actor, kind: RepoType, q: str, sort: str, page: int) -> tuple[tuple[RepoRow, ...], bool]:
         return tuple(
             RepoRow(kind.value, "alice", n, f"/{kind.url_prefix}alice/{n}", 3, self.now, "public", ("text",)) for n in ("books", "index")

@@ -6,6 +6,7 @@ from fastapi import APIRouter, Request, Response
 from starlette.datastructures import QueryParams
 
 from control_plane.domain.spaces import RepoType
+from web import security
 from web.page import Pages, page_route
 from web.views import GalleryQuery
 
@@ -67,6 +68,13 @@ def gallery_router(pages: Pages) -> APIRouter:
         sort = sort if sort in SORTS else "trending"
         rows, has_next = await backend.repo_list(visit.actor, kind, q, sort, page)
         return pages.page(visit, "repo_list.html", kind=kind.value, rows=rows, has_next=has_next, q=q, sort=sort, page=page)
+
+    @router.get("/-/thumbnails/{space_id:seg}/{name:seg}")
+    async def thumbnail(request: Request, space_id: str, name: str) -> Response:
+        visit = await pages.visit(request)
+        body = await backend.thumbnail(visit.actor, space_id)
+        headers = {**security.RAW_HEADERS, "Cache-Control": "public, max-age=86400"}
+        return Response(body, media_type="image/webp", headers=headers)
 
     @router.get("/models")
     async def models(request: Request) -> Response:

@@ -12,7 +12,7 @@ from control_plane.domain.accounts import Action, Actor
 from control_plane.domain.errors import RepoNotFound
 from control_plane.domain.hardware import FlavorCatalog
 from control_plane.domain.ids import Sha, SpaceId
-from control_plane.domain.spaces import Repo, RepoType, Space
+from control_plane.domain.spaces import Repo, RepoType, Space, Visibility
 from control_plane.ports.clock import Clock
 from control_plane.ports.git import GitStore, LfsStore
 from control_plane.ports.log_store import LogStore
@@ -20,6 +20,7 @@ from control_plane.ports.signals import Signals
 from control_plane.ports.space_actions import SpaceActions
 from control_plane.ports.stores import UnitOfWork, UnitOfWorkFactory
 from web.backend import MovedTo
+from web.services.thumbnails import Thumbnails
 
 
 async def _not_told(repo: Repo, ref: str, old: Sha | None, new: Sha | None) -> None:
@@ -55,6 +56,7 @@ class WebDeps:
     single_sign_on: str = ""  # label of the provider on the sign-in page, "" = none
     pool_facts: Callable[[], Awaitable[Sequence[Mapping[str, Any]]]] = _no_pools
     moved: Callable[[Repo, str, Sha | None, Sha | None], Awaitable[None]] = _not_told
+    thumbnails: Thumbnails | None = None  # pictures of running apps; None = cards show their emoji
     app_proof: Callable[[Actor, SpaceId], str] | None = None  # lets a browser into a private app for minutes
 
 
@@ -88,6 +90,9 @@ class Base:
 
     def base(self, repo: Repo) -> str:
         return f"/{repo.type.url_prefix}{repo.full_name}"
+
+    def thumbnail_of(self, repo: Repo) -> str:
+        return self.d.thumbnails.address(repo.id) if self.d.thumbnails is not None and repo.visibility is Visibility.PUBLIC else ""
 
     def git_url(self, repo: Repo) -> str:
         return f"{self.d.public_url}{self.base(repo)}"

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from control_plane.accounts import people, policy
 from control_plane.domain.accounts import AccountKind, Action, Actor
-from control_plane.domain.ids import AccountId
+from control_plane.domain.errors import NotFound
+from control_plane.domain.ids import AccountId, RepoId
 from control_plane.domain.spaces import Repo, RepoType
 from control_plane.ports.stores import UnitOfWork
 from web.services.deps import Base, WebDeps
@@ -53,10 +54,19 @@ class GalleryFamily(Base):
             total = (query.page - 1) * query.page_size + len(found)
         return Gallery(shown, has_next, total, counts.running, self.d.catalog().names)
 
+    async def thumbnail(self, actor: Actor, space_id: str) -> bytes:
+        """The picture of a Space's app as a WebP. NotFound when there is none or it is not for everyone (any more)."""
+        async with self.d.uow.read() as uow:
+            repo = policy.require(actor, Action.VIEW, await uow.repos.get(RepoId(space_id)))
+        found = self.d.thumbnails.read(repo.id) if self.d.thumbnails is not None and self.thumbnail_of(repo) else None
+        if found is None:
+            raise NotFound("There is no picture of this Space.")
+        return found
+
     async def cards(self, repos: Sequence[Repo]) -> tuple[SpaceCard, ...]:
         async with self.d.uow.read() as uow:
             spaces = await uow.spaces.get_many([r.id for r in repos])
-        return cards(repos, spaces, await self.d.actions.runtime_views(spaces))
+        return cards(repos, spaces, await self.d.actions.runtime_views(spaces), self.thumbnail_of)
 
     async def _figures(self, uow: UnitOfWork) -> _Counts:
         now = self.d.clock.monotonic()

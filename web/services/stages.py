@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from control_plane.domain.spaces import Repo, Space
 from control_plane.domain.stage import Stage
@@ -54,10 +54,12 @@ def card(repo: Repo, space: Space, view: RuntimeView, thumbnail: str = "") -> Sp
     )
 
 
-def cards(repos: Sequence[Repo], spaces: Sequence[Space], views: dict[str, RuntimeView]) -> tuple[SpaceCard, ...]:
+def cards(
+    repos: Sequence[Repo], spaces: Sequence[Space], views: dict[str, RuntimeView], thumbnail: Callable[[Repo], str]
+) -> tuple[SpaceCard, ...]:
     """In the order of `repos`; a repository whose Space is on its way out has no card."""
     by_id = {str(s.id): s for s in spaces}
-    return tuple(card(r, by_id[r.id], views[r.id]) for r in repos if r.id in by_id and r.id in views)
+    return tuple(card(r, by_id[r.id], views[r.id], thumbnail(r)) for r in repos if r.id in by_id and r.id in views)
 
 
 def colour(name: str, seed: str, shift: int) -> str:

@@ -1,0 +1,101 @@
+"""Pictures of apps: headless Chromium inside the launcher's sandbox, because the page is a stranger's program too.
+
+It reaches the app's own host, through the platform's proxy like any visitor, and the public internet; no loopback service and no
+other Space. One picture is one process tree that ends within `_LIMIT_S`. Chromium's own sandbox is off inside ours.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+from control_plane.runtimes.process.floor import launcher_command
+
+WIDTH, HEIGHT = 1280, 800  # of the window; the picture is half of it
+_SETTLE_MS = 6000  # virtual time the page gets for its scripts
+_LIMIT_S = 45.0
+_CPU_S = 40
+_MOST_BYTES = 400_000
+_NAMES = ("chromium", "chromium-browser", "google-chrome-stable", "google-chrome", "chrome-headless-shell")
+_PROGRAMS = ("/usr/lib/chromium/chromium", "/usr/lib/chromium-browser/chromium-browser")  # behind distributions' shell wrappers
+_HUB_ADDRESS = "198.18.0.1"  # the one inside address that leads to the platform
+_QUIET = (
+    "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--hide-scrollbars", "--no-first-run",
+    "--disable-background-networking", "--disable-component-update", "--disable-sync", "--disable-quic", "--disable-extensions",
+    "--mute-audio", "--disable-breakpad", "--user-data-dir=/tmp/profile", "--force-device-scale-factor=0.5",
+)  # fmt: skip
+
+
+def find_browser() -> str | None:
+    """The program itself, None when this machine has none. Only browsers under /usr are visible inside the sandbox."""
+    found = [path for path in _PROGRAMS if os.access(path, os.X_OK)]
+    found += [os.path.realpath(path) for name in _NAMES if (path := shutil.which(name))]
+    return next((path for path in found if path.startswith("/usr/")), None)
+
+
+class SandboxedBrowser:
+    """`upstream` is "host:port" of the proxy; one picture at a time is the caller's business."""
+
+    def __init__(self, browser: str, upstream: str) -> None:
+        self._browser = browser
+        self._upstream = upstream
+
+    async def shoot(self, host: str, path: str) -> bytes | None:
+        folder = Path(await asyncio.to_thread(tempfile.mkdtemp, prefix="vitrine-picture-"))
+        try:
+            return await self._shoot(host, path, folder)
+        finally:
+            await asyncio.to_thread(shutil.rmtree, folder, True)
+
+    async def _shoot(self, host: str, path: str, folder: Path) -> bytes | None:
+        process = await asyncio.create_subprocess_exec(
+            *launcher_command(), stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL,
+            env={"PATH": os.defpath}, start_new_session=True,
+        )  # fmt: skip
+        try:
+            async with asyncio.timeout(_LIMIT_S):
+                await process.communicate(json.dumps(self._spec(host, path, folder)).encode())
+        except TimeoutError:
+            return None
+        finally:
+            if process.returncode is None:
+                with contextlib.suppress(ProcessLookupError):
+                    process.kill()  # the launcher takes everything inside with it
+                await process.wait()
+        return await asyncio.to_thread(_picture, folder / "shot.webp")
+
+    def _spec(self, host: str, path: str, folder: Path) -> dict[str, object]:
+        name, _, port = host.partition(":")
+        fonts = [["/etc/fonts", "/etc/fonts"]] if os.path.isdir("/etc/fonts") else []
+        return {
+            "v": 1,
+            "argv": [
+                "nice", "-n", "15", self._browser, *_QUIET, f"--window-size={WIDTH},{HEIGHT}", f"--virtual-time-budget={_SETTLE_MS}",
+                f"--host-resolver-rules=MAP {name} {_HUB_ADDRESS}", "--screenshot=/tmp/out/shot.webp", f"http://{host}{path}",
+            ],
+            "env": {"PATH": "/usr/bin:/bin", "HOME": "/home/user", "LANG": "C.UTF-8"},
+            "cwd": "/home/user",
+            "binds_ro": fonts,
+            "binds_rw": [[str(folder), "/tmp/out"]],
+            "scratch_bytes": 256 << 20,
+            "network": "egress",
+            "egress": {"ports": [80, 443, int(port or 80)], "allow": [], "hub_hosts": [name], "hub_upstream": self._upstream},
+            "egress_inline": True,
+            "limits": {"nofile": 4096, "cpu_s": _CPU_S, "fsize": 8 << 20, "nproc": 256},
+        }  # fmt: skip
+
+
+def _picture(path: Path) -> bytes | None:
+    """What the browser wrote, if it is what it should be: the page may have taken the browser over."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
+        return None
+    with os.fdopen(fd, "rb") as file:
+        body = file.read(_MOST_BYTES + 1)
+    return body if len(body) <= _MOST_BYTES and body[:4] == b"RIFF" and body[8:12] == b"WEBP" else None
