@@ -24,6 +24,7 @@ from control_plane.cli.main import vitrine as cli
 from control_plane.domain.accounts import TokenRole
 from control_plane.http import context, error_map
 from control_plane.settings import Settings
+from tests.fakes.state import STATE
 
 T = TypeVar("T")
 ROOT = Path(__file__).parents[3]
@@ -35,7 +36,8 @@ class Platform:
         self._socket = socket.socket()
         self._socket.bind(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
-        self._settings = Settings(data_dir=data_dir, database_url=database_url, public_url=self.url)
+        state = {"database_url": database_url} if database_url else STATE.settings()
+        self._settings = Settings(data_dir=data_dir, public_url=self.url, **state)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._serve, daemon=True)
         self._ready = threading.Event()

@@ -35,6 +35,7 @@ from control_plane.spaces import space_card, starter
 from control_plane.spaces.actions import Actions
 from control_plane.spaces.deps import SpaceDeps
 from tests.fakes.consent import PlainConsent
+from tests.fakes.state import STATE
 
 T = TypeVar("T")
 
@@ -62,7 +63,7 @@ class LocalSignals:
 
 @dataclass
 class PlatformServices:
-    """The `Services` of the Hub API over SQLite and files."""
+    """The `Services` of the Hub API over a database and files."""
 
     uow: Database
     clock: Any
@@ -84,7 +85,7 @@ class PlatformServices:
 
 def make_services(root: Path, port: int = 7860, *, clock: Any = None) -> PlatformServices:
     clock = clock or SystemClock()
-    database = create_database(f"sqlite:///{root / 'vitrine.db'}", clock=clock)
+    database = create_database(STATE.database_url(root), clock=clock)
     lfs = FileLfsStore(root / "lfs")
     git = BareGitStore(root / "repos", lfs)
     logs = FileLogStore(root / "logs")
@@ -206,7 +207,7 @@ class WholePlatform(Platform):
     admin_token: str
 
     async def _main(self) -> None:
-        settings = Settings(data_dir=self._root, port=self.port)
+        settings = Settings(data_dir=self._root, port=self.port, **STATE.settings())
         services = build_services(settings)
         await services.database.migrate()
         self.admin_token = (await first_start(services))["admin_token"]
