@@ -8,16 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from dataclasses import replace
 
 from control_plane.domain.capacity import NodePool
-from control_plane.domain.ids import ReplicaId, SpaceId
 from control_plane.runtimes.kubernetes import manifests
 from control_plane.runtimes.kubernetes.lease import LeaderLease
 from control_plane.runtimes.kubernetes.manifests import ClusterOptions
 from control_plane.runtimes.kubernetes.runtime import KubernetesRuntime
 from tests.fakes.api_server import api_server
-from tests.unit.runtimes_kubernetes.specs import make_spec
+from tests.unit.runtimes_kubernetes.specs import spec as make_spec
 
 SPACES, IDLE_S = 1_000, 20.0
 POOL = NodePool("cpu", ("cpu-basic",))
@@ -28,8 +26,8 @@ async def _measure(spaces: int, idle_s: float) -> tuple[int, float]:
     async with api_server() as server:
         server.run_pods = False
         for number in range(spaces):
-            spec = replace(make_spec(), replica_id=ReplicaId(f"r{number:05}"), space_id=SpaceId(f"s{number:05}"))
-            await server.put("deployments", manifests.deployment(spec, POOL, OPTIONS.namespace, OPTIONS))
+            one = make_spec(replica=f"r{number:05}", space=f"s{number:05}", pool="cpu")
+            await server.put("deployments", manifests.deployment(one, POOL, OPTIONS.namespace, OPTIONS))
         runtime = KubernetesRuntime(server.api(), lambda: (POOL,), OPTIONS)
         lease = LeaderLease(server.api(), namespace=OPTIONS.namespace, identity="bench")
         await runtime.start()
@@ -38,7 +36,7 @@ async def _measure(spaces: int, idle_s: float) -> tuple[int, float]:
         try:
             assert len(await runtime.observe_all()) == spaces
             before = len(server.requests)
-            await runtime.apply(replace(make_spec(), replica_id=ReplicaId("fresh"), space_id=SpaceId("fresh")))
+            await runtime.apply(make_spec(replica="fresh", space="fresh", pool="cpu"))
             start = sum(1 for method, path in server.requests[before:] if "/leases" not in path)
             before, began = len(server.requests), time.monotonic()
             while (left := began + idle_s - time.monotonic()) > 0:
@@ -59,5 +57,3 @@ def rows(*, spaces: int = SPACES, idle_s: float = IDLE_S) -> list[dict[str, obje
         {"name": "kube.idle", "value": round(idle, 3), "unit": "requests/s", "reference": "target of 1/s", "reference_value": 1,
          "ratio": round(1 / max(idle, 0.001), 2), "n": spaces},
     ]  # fmt: skip
-
-

@@ -10,8 +10,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 
 import pytest
-from kubernetes import client, config
-from kubernetes.stream import portforward
 
 from control_plane.domain.builds import Artifact, ArtifactKind, LaunchPlan
 from control_plane.domain.capacity import NodePool
@@ -20,6 +18,7 @@ from control_plane.domain.ids import ReplicaId, Sha, SpaceId, new_id
 from control_plane.domain.replicas import ReplicaObservation, ReplicaSpec, ReplicaState
 from control_plane.ports.log_store import LogLine
 from control_plane.runtimes.kubernetes.api import KubeApi
+from control_plane.runtimes.kubernetes.forward import connect as connect_to_pod
 from control_plane.runtimes.kubernetes.manifests import ClusterOptions
 from control_plane.runtimes.kubernetes.runtime import KubernetesRuntime
 from tests.cluster.demo_image import push
@@ -76,9 +75,7 @@ class Cluster:
 
     def say(self, pod: str, word: bytes) -> bytes:
         """Send bytes to the app through the API's port-forward; no route to pods is needed."""
-        core = client.CoreV1Api(config.new_client_from_config())
-        forward = portforward(core.connect_get_namespaced_pod_portforward, pod, self.namespace, ports="7860")
-        sock = forward.socket(7860)
+        sock, close = connect_to_pod(self.api, self.namespace, pod, 7860)
         sock.settimeout(10)
         try:
             sock.sendall(word)
@@ -86,8 +83,8 @@ class Cluster:
         except OSError:
             return b""
         finally:
-            forward.close()
-            core.api_client.close()
+            sock.close()
+            close()
 
 
 def connect() -> KubeApi:
@@ -125,7 +122,8 @@ def cluster() -> Iterator[Cluster]:
     gpus = next((n for n in nodes if int(n["status"]["allocatable"].get("nvidia.com/gpu", "0"))), None)
     gpu_pool = None
     if gpus is not None:
-        selector = {"kubernetes.io/hostname": gpus["metadata"]["labels"]["kubernetes.io/hostname"]}
+        labels = gpus["metadata"].get("labels", {})  # a node made by hand may lack the usual one
+        selector = {key: labels[key] for key in ("kubernetes.io/hostname",) if key in labels} or labels
         gpu_pool = NodePool("gpu", ("tiny-gpu",), node_selector=selector, tolerations=({"operator": "Exists"},))
     made = Cluster(api, f"vitrine-test-{secrets.token_hex(4)}", push(os.environ["VITRINE_REGISTRY"]), pool, gpu_pool)
     try:

@@ -82,7 +82,7 @@ class Forwards:
 
     async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, namespace: str, pod: str, port: int) -> None:
         try:
-            opened = await asyncio.to_thread(_connect, self._api, namespace, pod, port)
+            opened = await asyncio.to_thread(connect, self._api, namespace, pod, port)
         except Exception as error:
             logger.info("forward.refused", extra={"pod": pod, "error": type(error).__name__})
             writer.close()
@@ -97,7 +97,7 @@ class Forwards:
             await asyncio.shield(asyncio.to_thread(close))
 
 
-def _connect(api: KubeApi, namespace: str, pod: str, port: int) -> tuple[socket.socket, Callable[[], None]]:
+def connect(api: KubeApi, namespace: str, pod: str, port: int) -> tuple[socket.socket, Callable[[], None]]:
     """Blocking: one port-forward, its near end as a socket, and what closes both."""
     # The client's stream helper swaps the request function of the ApiClient it is given, so each connection has its own.
     own = api.sibling()
