@@ -7,7 +7,9 @@ other Space. One picture is one process tree that ends within `_LIMIT_S`. Chromi
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
+import html
 import json
 import os
 import shutil
@@ -17,7 +19,7 @@ from pathlib import Path
 from control_plane.runtimes.process.floor import launcher_command
 
 WIDTH, HEIGHT = 1280, 800  # of the window; the picture is half of it
-_SETTLE_MS = 6000  # virtual time the page gets for its scripts
+_SETTLE_MS = 7000  # what the page gets for its scripts and sockets
 _LIMIT_S = 45.0
 _CPU_S = 40
 _MOST_BYTES = 400_000
@@ -75,8 +77,9 @@ class SandboxedBrowser:
         return {
             "v": 1,
             "argv": [
-                "nice", "-n", "15", self._browser, *_QUIET, f"--window-size={WIDTH},{HEIGHT}", f"--virtual-time-budget={_SETTLE_MS}",
-                f"--host-resolver-rules=MAP {name} {_HUB_ADDRESS}", "--screenshot=/tmp/out/shot.webp", f"http://{host}{path}",
+                "nice", "-n", "15", self._browser, *_QUIET, f"--window-size={WIDTH},{HEIGHT}", f"--timeout={_SETTLE_MS + 15000}",
+                f"--host-resolver-rules=MAP {name} {_HUB_ADDRESS}", "--screenshot=/tmp/out/shot.webp",
+                f"data:text/html;base64,{_frame(host, path)}",
             ],
             "env": {"PATH": "/usr/bin:/bin", "HOME": "/home/user", "LANG": "C.UTF-8"},
             "cwd": "/home/user",
@@ -88,6 +91,17 @@ class SandboxedBrowser:
             "egress_inline": True,
             "limits": {"nofile": 4096, "cpu_s": _CPU_S, "fsize": 8 << 20, "nproc": 256},
         }  # fmt: skip
+
+
+def _frame(host: str, path: str) -> str:
+    """A page around the app that is done loading `_SETTLE_MS` later: headless Chromium takes the picture at that moment.
+
+    Its virtual time would be quicker, and does not wait for WebSockets, which Streamlit draws by.
+    """
+    page = f"""<!doctype html><style>html,body,iframe{{margin:0;border:0;width:100%;height:100%;display:block;background:#fff}}
+#hold{{display:none}}</style><iframe src="{html.escape(f"http://{host}{path}")}"></iframe><iframe id=hold></iframe>
+<script>const held = document.getElementById("hold").contentDocument; held.open(); setTimeout(() => held.close(), {_SETTLE_MS})</script>"""
+    return base64.b64encode(page.encode()).decode()
 
 
 def _picture(path: Path) -> bytes | None:
