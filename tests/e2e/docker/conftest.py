@@ -5,6 +5,7 @@ The base image is bootstrapped from Debian packages, so no image registry is nee
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import gc
 import os
@@ -123,11 +124,18 @@ def registry(registry_server: Registry) -> str:
 
 @pytest.fixture(scope="session")
 def http_index(folder: Path) -> Iterator[str]:
+    with package_index(folder) as url:
+        yield url
+
+
+@contextlib.contextmanager
+def package_index(folder: Path) -> Iterator[str]:
     """On this host's loopback, as a mirror beside the platform is."""
     wheels = folder / "wheels"
     make_wheel(wheels, "gradio", "6.0.0", requires=("tinydep",))
     make_wheel(wheels, "streamlit", "1.50.0", files={"streamlit/__main__.py": STREAMLIT, "streamlit/__init__.py": ""})
     make_wheel(wheels, "tinydep", "1.0")
+    make_wheel(wheels, "idna", "3.0")
     make_index(wheels)
 
     class Quiet(SimpleHTTPRequestHandler):

@@ -140,7 +140,9 @@ def test_push_to_live_switch_roll_back_sleep_and_wake(running: Platform, space: 
         assert ws.recv(timeout=10) == "one"
     assert running.app("admin-first", "/events").text == "data: 0\n\ndata: 1\n\ndata: 2\n\n"
 
-    found = json.loads(running.app("admin-first", f"/probe?registry={registry_server.port}").text)
+    answer = running.app("admin-first", f"/probe?registry={registry_server.port}")
+    assert answer.headers["x-vitrine-revision"] == first, answer.text
+    found = answer.json()
     assert (found["uid"], int(found["caps"], 16), found["no_new_privs"], found["seccomp"]) == (1000, 0, "1", "2")
     assert found["writable"] == []
     assert [found[place] for place in ("home", "app", "tmp")] == ["yes"] * 3
