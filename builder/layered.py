@@ -38,8 +38,8 @@ _PASSWD = b"root:x:0:0:root:/root:/usr/sbin/nologin\nuser:x:1000:1000:user:/home
 class LayeredImages:
     """`cache` keeps packed layers of interpreters and environments; the newest of each key is used again."""
 
-    def __init__(self, registry: str, cache: Path) -> None:
-        self._registry, self._cache = Registry(registry), cache
+    def __init__(self, registry: str, cache: Path, login: tuple[str, str] | None = None) -> None:
+        self._registry, self._cache = Registry(registry, login), cache
 
     def takes(self, request: BuildRequest, tree: SourceTree) -> bool:
         """Python Spaces without Debian packages and without a GPU base image of their own."""

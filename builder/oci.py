@@ -132,11 +132,12 @@ def tree_entries(root: Path, prefix: str, *, uid: int = 0, keep_times: bool = Fa
 
 
 class Registry:
-    """`address` is `host:port[/prefix]`. Raises BuildFailed(REGISTRY_UNAVAILABLE)."""
+    """`address` is `host:port[/prefix]`; `login` is (name, password). Raises BuildFailed(REGISTRY_UNAVAILABLE)."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, login: tuple[str, str] | None = None) -> None:
         self._host, _, prefix = address.partition("/")
         self._prefix = prefix.strip("/")
+        self._login = httpx.BasicAuth(*login) if login else None
 
     def push(self, repository: str, layers: Sequence[Layer], config: Mapping[str, Any], tag: str, cancel: CancelToken) -> str:
         """Blobs that the registry has are not sent again. Gives `host/name@sha256:…`."""
@@ -151,7 +152,7 @@ class Registry:
             sort_keys=True,
         ).encode()
         try:
-            with httpx.Client(base_url=self._base(), timeout=300, follow_redirects=True, trust_env=False) as client:
+            with httpx.Client(base_url=self._base(), auth=self._login, timeout=300, follow_redirects=True, trust_env=False) as client:
                 for layer in layers:
                     cancel.check()
                     _send(client, name, layer.digest, layer.path, cancel)

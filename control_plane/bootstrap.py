@@ -572,7 +572,7 @@ def build_runtime(settings: Settings, services: Services) -> Any:
         flavors = tuple(f.name for f in services.catalog.flavors if not f.has_gpu or (settings.pools_file and f.gpu_count <= len(gpus)))
         return docker_runtime(
             settings.docker_host, sink, settings.data_dir, flavors=flavors, gpus=gpus, hub=(settings.host, settings.port),
-            egress_ports=settings.egress_ports, egress_allow=settings.egress_allow,
+            egress_ports=settings.egress_ports, egress_allow=settings.egress_allow, login=registry_login(settings),
         )  # fmt: skip
     if settings.runtime == "kubernetes":
         from control_plane.runtimes.kubernetes.assemble import kubernetes_runtime
@@ -769,7 +769,11 @@ def build_layers(settings: Settings) -> LayeredImages | None:
         return None
     from builder.layered import LayeredImages
 
-    return LayeredImages(settings.registry, settings.data_dir / "cache" / "layers")
+    return LayeredImages(settings.registry, settings.data_dir / "cache" / "layers", registry_login(settings))
+
+
+def registry_login(settings: Settings) -> tuple[str, str] | None:
+    return (settings.registry_user, settings.registry_password) if settings.registry_user else None
 
 
 def build_images(settings: Settings) -> ImagePipeline | None:
@@ -782,7 +786,7 @@ def build_images(settings: Settings) -> ImagePipeline | None:
             hint="Set VITRINE_REGISTRY to host:port/prefix of a registry that builder and runtime can reach.",
         )
     from builder.catalog import load_catalog
-    from builder.engines.docker_engine import DockerConfig, DockerEngine, find_buildkit_client
+    from builder.engines.docker_engine import DockerConfig, DockerEngine, RegistryLogin, find_buildkit_client
     from builder.images import ImageBuilder, ImageConfig
     from builder.reporter import CancelToken
     from builder.steps import StepRunner
@@ -814,7 +818,9 @@ def build_images(settings: Settings) -> ImagePipeline | None:
             kit_index_url=reach(settings.pypi_index_url, found.buildkit_gateway),
             kit_apt_mirror=reach(settings.apt_mirror, found.buildkit_gateway),
         )  # fmt: skip
-    return ImageBuilder(DockerEngine(DockerConfig(settings.docker_host, None, client)), load_catalog(), config)
+    login = registry_login(settings)
+    engine = DockerEngine(DockerConfig(settings.docker_host, RegistryLogin(*login) if login else None, client))
+    return ImageBuilder(engine, load_catalog(), config)
 
 
 class _Unheard:

@@ -50,6 +50,8 @@ class Settings:
     worker_secret: str = field(default="", metadata={"doc": "Shared secret of builders and API; default: derived from the master key"})
     api_url: str = field(default="", metadata={"doc": "Address of the API for proxy and builders on other hosts; default: a Unix socket"})
     registry: str = field(default="", metadata={"doc": "`host:port[/prefix]` where images are pushed (container runtimes)"})
+    registry_user: str = field(default="", metadata={"doc": "Name to sign in to the registry with; default: no sign-in"})
+    registry_password: str = field(default="", metadata={"doc": "Password of that name"})
     docker_host: str = field(default="", metadata={"doc": "Docker Engine address; default: the engine's own default"})
     kube_namespace: str = field(default="vitrine", metadata={"doc": "Namespace of apps on Kubernetes"})
     kube_reach: str = field(

@@ -13,6 +13,7 @@ _COMMANDS = {
     "up": ("control_plane.cli.platform", "up", "Start the whole platform in one process tree."),
     "serve": ("control_plane.cli.platform", "serve", "Run one component: api, proxy, scheduler or builder."),
     "doctor": ("control_plane.cli.platform", "doctor", "What this machine can and cannot do, with fixes."),
+    "health": ("control_plane.cli.platform", "health", "Whether a component answers at a URL (exit code 0 or 1)"),
     "admin": ("control_plane.cli.admin", "admin", "Run a platform: users, quotas, usage, Spaces, backup."),
     "images": ("control_plane.cli.images", "images", "Base images of Spaces: list, build, prune (container runtimes)."),
     "completion": ("control_plane.cli.completion", "completion", "Print the shell completion script."),

@@ -198,6 +198,24 @@ _component("scheduler", "Places, starts and stops apps", _scheduler)
 _component("builder", "Builds what is pushed (a Celery worker)", _builder)
 
 
+@click.command(epilog="Example: vitrine health http://127.0.0.1:8000/readyz")
+@click.argument("url")
+@click.option("--timeout", "timeout_s", type=float, default=4.0, help="Seconds to wait (default: 4)")
+def health(url: str, timeout_s: float) -> None:
+    """Whether a component answers at URL with a 2xx: exit code 0 or 1. For health checks of containers."""
+    import urllib.error
+    import urllib.request
+
+    try:
+        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(url, timeout=timeout_s) as answer:
+            click.echo(answer.read(2000).decode("utf-8", "replace").strip())
+    except urllib.error.HTTPError as error:
+        with error:
+            _fail(f"{url} answered {error.code}: {error.read(500).decode('utf-8', 'replace').strip()}")
+    except (OSError, ValueError) as error:
+        _fail(f"{url} does not answer: {error}")
+
+
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="For machines")
 def doctor(as_json: bool) -> None:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from control_plane.runtimes.docker.build_network import openings_of
+from control_plane.runtimes.docker.engine import RegistryLogin
 from control_plane.runtimes.docker.logs import LogSink
 from control_plane.runtimes.docker.options import DockerOptions
 from control_plane.runtimes.docker.runtime import DockerRuntime
@@ -22,8 +23,10 @@ def docker_runtime(
     hub: tuple[str, int],
     egress_ports: str,
     egress_allow: str,
+    login: tuple[str, str] | None = None,
 ) -> DockerRuntime:
-    """`hub`: where the proxy listens. `egress_ports` and `egress_allow` ("host:port") are comma-separated."""
+    """`hub`: where the proxy listens. `egress_ports` and `egress_allow` ("host:port") are comma-separated. `login`: name and password
+    at the registry."""
     host, port = hub
     openings = replace(
         openings_of((), egress_allow.split(",")),
@@ -31,7 +34,12 @@ def docker_runtime(
         hub_port=port,
         hub_on_loopback=_is_loopback(host),
     )
-    return DockerRuntime(docker_host, log, data_dir, DockerOptions(flavors=flavors, gpus=gpus, openings=openings))
+    return DockerRuntime(
+        docker_host,
+        log,
+        data_dir,
+        DockerOptions(flavors=flavors, gpus=gpus, openings=openings, login=RegistryLogin(*login) if login else None),
+    )
 
 
 def _is_loopback(host: str) -> bool:
