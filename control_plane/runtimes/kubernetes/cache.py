@@ -13,6 +13,7 @@ from control_plane.domain.capacity import Capacity, Node, NodePool
 from control_plane.domain.ids import ReplicaId, SpaceId
 from control_plane.runtimes.kubernetes import facts, names
 from control_plane.runtimes.kubernetes.facts import Hint, Item, PodUse
+from control_plane.runtimes.kubernetes.heartbeats import Heartbeats
 
 _MAX_HINTS = 5000
 
@@ -34,6 +35,7 @@ class ClusterCache:
         self._nodes: dict[str, Item] = {}
         self._ours_on: dict[str, set[SpaceId]] = {}
         self._hints: dict[str, Hint] = {}
+        self.heartbeats = Heartbeats(self._node_turned)
         self.deployments = _Sink(self, self._replace_deployments, self.put_deployment, self._deleted_deployment)
         self.pods = _Sink(self, self._replace_pods, self._put_pod, self._drop_pod)
         self.nodes = _Sink(self, self._replace_nodes, self._put_node, self._drop_node)
@@ -70,7 +72,11 @@ class ClusterCache:
             return False
         with self._lock:
             node = self._nodes.get(name)
-        return node is None or not facts.is_node_ready(node)
+        return node is None or not facts.is_node_ready(node) or self.heartbeats.is_silent(name)
+
+    def _node_turned(self, name: str) -> None:
+        for space_id in self.spaces_on(name):
+            self._changed(space_id)
 
     def spaces_on(self, node: str) -> tuple[SpaceId, ...]:
         with self._lock:
@@ -86,7 +92,7 @@ class ClusterCache:
                 pool = facts.pool_of(item, pools)
                 if pool is not None:
                     uses = self._uses.get(name, {}).values()
-                    made.append(facts.node(item, pool, uses, lost=not facts.is_node_ready(item)))
+                    made.append(facts.node(item, pool, uses, lost=self.heartbeats.is_silent(name)))
         return Capacity(pools, tuple(made))
 
     # -- our own calls, ahead of the watch

@@ -76,6 +76,11 @@ class KubernetesRuntime:
         self._followers = LogFollowers(api, self._deliver)
         self.cache = ClusterCache(self._changed, self._followers.end)
         self._closing = threading.Event()
+        # Not waited for, and not needed: without the right to read these, a lost node is learned of when the cluster says so.
+        self._beats = Watcher(
+            api, "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases", self.cache.heartbeats, first_wait_s=first_wait_s,
+            longest_wait_s=300.0,
+        )  # fmt: skip
         scoped = "" if options.per_owner_namespaces else f"/namespaces/{options.namespace}"
         self._watchers = (
             Watcher(api, "/api/v1/nodes", self.cache.nodes, first_wait_s=first_wait_s),
@@ -99,7 +104,7 @@ class KubernetesRuntime:
         self._loop = asyncio.get_running_loop()
         if not self._options.per_owner_namespaces:
             await self._do(lambda: ensure_namespace(self._api, self._options.namespace))
-        for watcher in self._watchers:
+        for watcher in (*self._watchers, self._beats):
             watcher.start()
         deadline = time.monotonic() + self._sync_timeout_s
         for watcher in self._watchers:
@@ -113,7 +118,7 @@ class KubernetesRuntime:
         if self._closing.is_set():
             return
         self._closing.set()
-        for watcher in self._watchers:
+        for watcher in (*self._watchers, self._beats):
             watcher.stop()
         await self._reach.close()
         await asyncio.to_thread(self._join)
@@ -402,7 +407,7 @@ class KubernetesRuntime:
 
     def _join(self) -> None:
         self._followers.close()
-        for watcher in self._watchers:
+        for watcher in (*self._watchers, self._beats):
             watcher.join()
 
 
