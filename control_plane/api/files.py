@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import asyncio
 import mimetypes
 import re
-from collections.abc import AsyncIterator
 from urllib.parse import quote
 
 from fastapi import APIRouter, Request
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import Response
 
 from control_plane.api.deps import Hub
 from control_plane.domain.accounts import Action
 from control_plane.domain.errors import EntryNotFound
 from control_plane.domain.spaces import Repo, Visibility
+from control_plane.git.downloads import FileStream
 from control_plane.http.addresses import calls_from_app
 
 _RANGE = re.compile(r"bytes=(\d{0,15})-(\d{0,15})")
 _SHA = re.compile(r"[0-9a-f]{40}")
-_CHUNK = 1 << 20
 # Files of users on the platform's own host must never run there: no scripts, no sniffing, no frames.
 _HARMLESS = {
     "X-Content-Type-Options": "nosniff",
@@ -56,19 +54,6 @@ def byte_range(header: str | None, size: int) -> tuple[int, int] | None:
     if first >= size:
         raise ValueError
     return None if last < first else (first, last)
-
-
-async def stream_file(path: str, first: int, last: int) -> AsyncIterator[bytes]:
-    """Bytes `first`..`last` of a file, read in threads."""
-    file = await asyncio.to_thread(open, path, "rb")
-    try:
-        await asyncio.to_thread(file.seek, first)
-        left = last - first + 1
-        while left > 0 and (chunk := await asyncio.to_thread(file.read, min(_CHUNK, left))):
-            left -= len(chunk)
-            yield chunk
-    finally:
-        file.close()
 
 
 def router(hub: Hub) -> APIRouter:
@@ -122,7 +107,8 @@ def router(hub: Hub) -> APIRouter:
         if follow_lfs and first == 0 and repo.visibility is Visibility.PUBLIC and calls_from_app(request):
             services.app_downloads.note(repo, sha, entry)
         if file is not None:
-            return StreamingResponse(stream_file(file, first, last), status_code=status, headers=headers)
+            del headers["Content-Length"]
+            return FileStream(file, first, last - first + 1, status, headers)
         return Response(data[first : last + 1], status_code=status, headers=headers)
 
     def add(prefix: str, kind: str) -> None:

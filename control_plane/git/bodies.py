@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import re
 import zlib
 from collections.abc import AsyncIterator, Mapping
 from typing import Any, Protocol
 
 from starlette.requests import Request
-from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
 
 from control_plane.domain.errors import Rejected, TooLarge
+from control_plane.git.downloads import FileStream
 
-_READ = 1 << 20
 _RANGE = re.compile(r"bytes=(\d{0,19})-(\d{0,19})", re.ASCII)
 
 
@@ -77,8 +74,8 @@ async def read_json(request: Request, limit: int = 4 << 20) -> dict[str, Any]:
     return body
 
 
-class FileAnswer(Response):
-    """A file, whole or one byte range of it (206), in pieces of 1 MiB. Several ranges at once are answered with the whole file."""
+class FileAnswer(FileStream):
+    """A file, whole or one byte range of it (206). Several ranges at once are answered with the whole file."""
 
     def __init__(self, path: str, size: int, request: Request, headers: Mapping[str, str]) -> None:
         first, last, status = 0, size - 1, 200
@@ -87,26 +84,6 @@ class FileAnswer(Response):
         if found and (found[1] or found[2]) and (validator is None or validator == headers.get("ETag")):
             first, last = (int(found[1]), min(int(found[2] or size), size - 1)) if found[1] else (max(0, size - int(found[2])), size - 1)
             status = 206 if first <= last and (found[1] or found[2].strip("0")) else 416
-        super().__init__(status_code=status, headers={"Accept-Ranges": "bytes", **headers})
-        self._path, self._first, self._left = path, first, last - first + 1 if status != 416 else 0
-        self.headers["content-length"] = str(self._left)
-        if status != 200:
-            self.headers["content-range"] = f"bytes {first}-{last}/{size}" if status == 206 else f"bytes */{size}"
-        if request.method == "HEAD":
-            self._left = 0
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-        if self._left:
-            descriptor = await asyncio.to_thread(os.open, self._path, os.O_RDONLY | os.O_CLOEXEC)
-            try:
-                at, left = self._first, self._left
-                while left:
-                    chunk = await asyncio.to_thread(os.pread, descriptor, min(_READ, left), at)
-                    if not chunk:
-                        raise OSError("the file became shorter while it was sent")
-                    at, left = at + len(chunk), left - len(chunk)
-                    await send({"type": "http.response.body", "body": chunk, "more_body": True})
-            finally:
-                os.close(descriptor)
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
+        length = last - first + 1 if status != 416 else 0
+        ranged = {"Content-Range": f"bytes {first}-{last}/{size}" if status == 206 else f"bytes */{size}"} if status != 200 else {}
+        super().__init__(path, first, length, status, {"Accept-Ranges": "bytes", **headers, **ranged}, is_head=request.method == "HEAD")

@@ -24,6 +24,7 @@ from control_plane.domain.ids import RepoId
 from control_plane.domain.spaces import RepoType
 from control_plane.git import pktline
 from control_plane.git.bodies import read_body
+from control_plane.git.downloads import turns, until_gone
 from control_plane.git.gitbin import GitBinary, end
 from control_plane.git.policy import RefUpdate
 from control_plane.git.receive import HookCall, Push, ReceiveLimits, write_hooks
@@ -324,11 +325,12 @@ class _UploadPack(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def stream() -> None:
             await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+            mine = turns()
             async for chunk in self._server.pack(self._repo, self._asked, self._env):
-                await send({"type": "http.response.body", "body": chunk, "more_body": True})
+                await mine.send(send, {"type": "http.response.body", "body": chunk, "more_body": True})
             await send({"type": "http.response.body", "body": b"", "more_body": False})
 
-        await _until_gone(stream(), receive)
+        await until_gone(stream, receive)
 
 
 class _ReceivePack(Response):
@@ -348,28 +350,9 @@ class _ReceivePack(Response):
 
         await self._push.body_complete.wait()
         try:
-            await _until_gone(stream(), receive)
+            await until_gone(stream, receive)
         finally:
             self._push.detach()
-
-
-async def _until_gone(work: object, receive: Receive) -> None:
-    """Run `work`; stop it when the client disconnects. To be used only after the request body was read."""
-    task = asyncio.ensure_future(work)  # type: ignore[call-overload]
-
-    async def gone() -> None:
-        while (await receive())["type"] != "http.disconnect":
-            pass
-
-    watch = asyncio.create_task(gone())
-    try:
-        await asyncio.wait({task, watch}, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for one in (task, watch):
-            one.cancel()
-        results = await asyncio.gather(task, watch, return_exceptions=True)
-    if isinstance(results[0], Exception) and not isinstance(results[0], OSError):
-        raise results[0]
 
 
 async def _write(stdin: asyncio.StreamWriter, data: bytes) -> None:
