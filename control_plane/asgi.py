@@ -22,6 +22,7 @@ from starlette.responses import JSONResponse, PlainTextResponse
 from control_plane.accounts import maintenance, people, sign_in, tokens
 from control_plane.api.app_cache import AppCacheKeeper
 from control_plane.api.builds_door import BuildsDoor, builds_door
+from control_plane.api.garbage import collect_forever
 from control_plane.api.hub import hub_router
 from control_plane.api.maintenance import maintenance_gate
 from control_plane.api.push_door import PushDoor
@@ -66,6 +67,7 @@ def build_app(services: Services) -> FastAPI:
             _repair_artifacts(services),
             _look_after_storage(services),
             services.upkeep().forever(),
+            collect_forever(services),
             cache.run(),
         )
         tasks = [asyncio.create_task(one) for one in work]

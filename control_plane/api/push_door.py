@@ -19,6 +19,7 @@ from control_plane.api.deps import find_repo
 from control_plane.domain.accounts import Action
 from control_plane.domain.errors import NotSignedIn, Rejected, RepoNotFound
 from control_plane.domain.ids import Sha
+from control_plane.domain.reasons import Reason
 from control_plane.domain.spaces import Repo, RepoType, Sdk, Space, SpaceConfig, SpaceEvent
 from control_plane.git.gitbin import GitBinary, GitFailed
 from control_plane.git.policy import PushLimits, RefUpdate, check_refs, inspect
@@ -168,6 +169,9 @@ class PushDoor:
                     return
                 if event.kind == "build.cancelled":
                     yield "Not live: this build was cancelled or replaced by a newer push."
+                    return
+                if event.kind == "sleep" and facts.get("reason") == Reason.QUOTA.value:
+                    yield f"Not live: built, and asleep until its owner's quota has room. {facts.get('message')}"
                     return
                 if event.kind == "deploy.failed":
                     tail = facts.get("log_tail")

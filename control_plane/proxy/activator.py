@@ -76,6 +76,9 @@ class Activator:
         """The route of `host` changed: when it no longer waits, every held request looks again, oldest first."""
         if entry is not None:
             if entry.route.state.may_wake and not entry.is_ready:
+                for client in tuple(self._held.get(host, ())) if entry.kept_by_quota else ():
+                    client.entry = entry
+                    client.wake_refused()
                 return
             asked = self._asked.pop(entry.route.space_id, None)
             if asked is not None and entry.route.state is RouteState.READY:

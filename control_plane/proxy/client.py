@@ -41,6 +41,7 @@ _REFUSED_METHODS = frozenset((b"CONNECT", b"TRACE", b"TRACK", b"PRI"))
 _BY_UPSTREAM: Final = 1
 _BY_BUFFER: Final = 2
 _LINGER_S = 3.0
+_QUOTA_PATIENCE_S = 3.0  # how long a visit to a Space that a quota keeps asleep waits for the scheduler's word
 _LAST_CALL_S = 1.0  # when this process leaves: how long a kept connection may be silent
 _LINGER_BYTES = 16 * 1024 * 1024
 _CONNECT_RETRY_S = (0.05, 0.2, 0.5)  # an app may be between two processes; then it is refused
@@ -704,9 +705,30 @@ class ClientConnection(asyncio.Protocol):
             self.refuse(code, reveal=True)
             return
         self._wait_host = entry.route.host
-        self.deadline = self.core.now + self.core.config.wake_timeout_s
+        # A quota that refused before may have room now: the scheduler is asked, and answers soon when it has not.
+        patience = min(_QUOTA_PATIENCE_S, self.core.config.wake_timeout_s) if entry.kept_by_quota else self.core.config.wake_timeout_s
+        self.deadline = self.core.now + patience
         if head is not None and (head.length > 0 or head.length == CHUNKED):
             self._hold(_BY_BUFFER)
+
+    def wake_refused(self) -> None:
+        """The owner's quota does not let the Space up: said now instead of after a long wait."""
+        self.core.activator.drop(self, self._wait_host)
+        self._wait_host = ""
+        self.refuse(Code.WAKE_REFUSED, reveal=True)
+
+    def _waited_enough(self, now: float) -> None:
+        entry = self.core.table.get(self._wait_host)
+        if entry is not None and entry.kept_by_quota:
+            self.entry = entry
+            self.wake_refused()
+        elif self.entry is not None and self.entry.kept_by_quota:
+            self.entry = entry  # it has room now and starts: the usual patience begins
+            self.deadline = now + self.core.config.wake_timeout_s
+        else:
+            self.core.activator.drop(self, self._wait_host)
+            self._wait_host = ""
+            self.refuse(Code.WAKE_TIMEOUT, reveal=True)
 
     def look_again(self) -> None:
         """The route of the Space this request waits for has changed."""
@@ -790,9 +812,7 @@ class ClientConnection(asyncio.Protocol):
                 self.transport.close()
         elif phase == HOLD:
             if self._wait_host:
-                self.core.activator.drop(self, self._wait_host)
-                self._wait_host = ""
-                self.refuse(Code.WAKE_TIMEOUT, reveal=True)
+                self._waited_enough(now)
             else:
                 if self._task is not None:
                     self._task.cancel()

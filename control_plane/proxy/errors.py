@@ -110,6 +110,9 @@ class Code(Enum):
     WAKE_QUEUE_FULL = Answer(
         503, "Many are waiting", "More requests wait for this Space to wake than it may hold.", "Try again shortly.", 5
     )
+    WAKE_REFUSED = Answer(
+        503, "Kept asleep", "A quota of its owner keeps this Space asleep.", "Its page says which one; a later visit asks again.", 30
+    )
     PROXY_QUEUE_FULL = Answer(
         503, "Many are waiting", "More requests wait for sleeping Spaces than this server may hold.", "Try again shortly.", 5
     )

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from control_plane.domain.errors import Rejected
+from control_plane.domain.reasons import Reason
 from control_plane.domain.routes import IdleRule, Route, RouteAccess, RouteChange, RouteState, RouteTable
 from control_plane.proxy.activity import Activity, SpaceActivity
 from control_plane.proxy.limits import Bucket
@@ -36,6 +37,7 @@ class Entry:
         "is_plain",
         "is_private",
         "is_ready",
+        "kept_by_quota",
         "log_part",
         "messages_are_use",
         "pools",
@@ -55,6 +57,7 @@ class Entry:
         self.is_private = route.access is not RouteAccess.PUBLIC
         self.messages_are_use = route.idle_rule is not IdleRule.REQUESTS
         self.is_ready = route.state is RouteState.READY and bool(pools) and not route.redirect_to
+        self.kept_by_quota = route.state is RouteState.ASLEEP and route.reason == Reason.QUOTA.value
         lines = [("X-Vitrine-Revision", route.revision), *route.headers.items()]
         if not route.allow_embedding:
             lines.append(("Content-Security-Policy", f"frame-ancestors 'self' {embed_origin}"))

@@ -200,3 +200,21 @@ async def test_reports_say_what_was_used_and_heartbeats_do_not_count(world: Worl
             await asyncio.sleep(0.005)
     assert world.feed.reports[-1].last_used_at > 1e9
     assert "vitrine_proxy_requests_total" in world.proxy.core.metrics()
+
+
+async def test_a_quota_that_keeps_a_sleeper_down_is_said_at_once_and_asked_again(world: World) -> None:
+    await world.put(state=RouteState.ASLEEP, endpoints=())
+    waiting = asyncio.create_task(world.get())
+    async with asyncio.timeout(5):
+        while world.proxy.core.activator.count < 1:
+            await asyncio.sleep(0.001)
+    await world.put(state=RouteState.ASLEEP, endpoints=(), reason="QUOTA")
+    answer = await waiting
+    assert (answer.status, answer.headers["x-vitrine-error"]) == (503, "WAKE_REFUSED")
+    again = asyncio.create_task(world.get())
+    async with asyncio.timeout(5):
+        while world.proxy.core.activator.count < 1:
+            await asyncio.sleep(0.001)
+    await world.put(state=RouteState.STARTING, endpoints=())
+    await world.put()
+    assert (await again).status == 200

@@ -1,0 +1,315 @@
+"""A platform run day to day: the installed `vitrine admin` against a running `vitrine up`, on SQLite and on PostgreSQL."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.e2e.conftest import ROOT, Platform, Work, start_platform, stop_platform
+from tests.fakes.postgres import find_server, postgres_server
+
+APP = """import http.server
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(b"TEXT")
+
+http.server.ThreadingHTTPServer(("0.0.0.0", 7860), Handler).serve_forever()
+"""
+PLACES = {"sqlite": "", "postgresql": "vitrine"}
+
+
+class Operator:
+    """The console script with the platform's own ready.json."""
+
+    def __init__(self, platform: Platform) -> None:
+        self.platform = platform
+
+    def run(self, *args: str, code: int = 0, stdin: str = "", **env: str) -> str:
+        script = Path(sys.executable).parent / "vitrine"
+        command = [str(script)] if script.exists() else [sys.executable, "-m", "control_plane.cli.main"]
+        kept = {k: v for k, v in os.environ.items() if not k.startswith("VITRINE_")}
+        done = subprocess.run(
+            [*command, "admin", *args], input=stdin, capture_output=True, text=True, cwd=ROOT, timeout=120,
+            env={**kept, "TERM": "dumb", "VITRINE_DATA_DIR": str(self.platform.data_dir), **env},
+        )  # fmt: skip
+        assert done.returncode == code, (args, done.returncode, done.stdout, done.stderr)
+        assert "Traceback" not in done.stderr
+        if code == 1:
+            assert len(done.stderr.strip().splitlines()) == 1, done.stderr
+        if args[-1] in ("list", "usage", "audit") or args[:2] == ("quota", "show"):
+            assert all(len(line) <= 80 for line in done.stdout.splitlines()), done.stdout
+        return done.stdout if code == 0 else done.stderr
+
+    def json(self, *args: str) -> Any:
+        return json.loads(self.run(*args, "--json"))
+
+
+@pytest.fixture(scope="module", params=list(PLACES))
+def operator(request: pytest.FixtureRequest) -> Iterator[Operator]:
+    with tempfile.TemporaryDirectory(prefix="v", ignore_cleanup_errors=True) as name:
+        if request.param == "sqlite":
+            running = start_platform(Path(name) / "d")
+            yield Operator(running)
+            stop_platform(running)
+            return
+        programs = find_server()
+        if programs is None:
+            if os.environ.get("CI") == "true":
+                pytest.fail("PostgreSQL is not installed")
+            pytest.skip("PostgreSQL is not installed")
+        with postgres_server(programs) as server:
+            server.sql("CREATE DATABASE vitrine")
+            running = start_platform(Path(name) / "d", env={"VITRINE_DATABASE_URL": server.url("vitrine")})
+            yield Operator(running)
+            stop_platform(running)
+
+
+@pytest.fixture
+def clone(operator: Operator, tmp_path: Path) -> Callable[..., Work]:
+    def make(name: str) -> Work:
+        operator.platform.create(name)
+        return Work(operator.platform, name, tmp_path / name)
+
+    return make
+
+
+def wait_for(look: Callable[[], object], seconds: float, words: str) -> None:
+    end = time.monotonic() + seconds
+    while not look():
+        assert time.monotonic() < end, words
+        time.sleep(0.1)
+
+
+def test_everyday_commands(operator: Operator) -> None:
+    run, as_json = operator.run, operator.json
+    assert run("user", "add", "ann", "--email", "ann@example.org", "--quiet") == "ann\n"
+    run("user", "add", "boss", "--admin", "--password-stdin", stdin="long enough words\n")
+    assert {row["name"] for row in as_json("user", "list")} >= {"admin", "ann", "boss"}
+    run("org", "add", "research")
+    run("org", "member", "research", "ann", "--role", "write")
+    token = run("token", "add", "ann", "--role", "write", "--expires", "30d", "--quiet").strip()
+    me = operator.platform.api("GET", "/api/whoami-v2", token=token).json()
+    assert (me["name"], [org["name"] for org in me["orgs"]]) == ("ann", ["research"])
+    [row] = as_json("token", "list", "ann")
+    run("token", "revoke", row["id"])
+    assert operator.platform.api("GET", "/api/whoami-v2", token=token).status_code == 401
+    for words in (("quota", "show", "ann"), ("quota", "list"), ("quota", "defaults"), ("usage",), ("usage", "ann", "--since", "30d"),
+                  ("pool", "list"), ("space", "list"), ("build", "list"), ("audit",), ("audit", "--since", "1h", "--actor", "admin"),
+                  ("gc", "--dry-run"), ("user", "list"), ("org", "list"), ("key", "list"), ("maintenance", "show")):  # fmt: skip
+        run(*words)
+        as_json(*words)
+        run(*words, "--quiet")
+    assert run("audit", "--verify", "--quiet") == "ok\n"
+    assert "--yes" in run("user", "remove", "boss", code=2)
+    run("user", "remove", "boss", "--yes")
+    assert "no account 'nobody'" in run("quota", "set", "nobody", "spaces=1", code=1)
+    for bad in ("spaces=-1", "spaces=1e9", "spaces=1.5", "storage-gb=5GB", "running.t5=1", "spaces=99999999999999", "gpu_hours=1"):
+        run("quota", "set", "ann", bad, code=1)
+    assert "does not answer" in run("user", "list", "--endpoint", "http://127.0.0.1:1", "--token", "x", code=1)
+
+
+def test_a_quota_is_said_in_the_answer_in_the_push_and_on_the_page(operator: Operator, clone: Callable[..., Work]) -> None:
+    platform = operator.platform
+    work = clone("big")
+    used = {row["key"]: row["used"] for row in operator.json("quota", "show", "admin")}
+    operator.run("quota", "set", "admin", f"spaces={used['spaces']:g}")
+    refused = platform.api("POST", "/api/repos/create", json={"name": "more", "type": "space", "sdk": "static"})
+    assert (refused.status_code, refused.headers["x-error-code"]) == (403, "QuotaExceeded")
+    assert {"key": "spaces", "limit": used["spaces"], "used": used["spaces"]}.items() <= refused.json().items()
+    operator.run("quota", "unset", "admin", "spaces")
+
+    said = operator.run("quota", "set", "admin", "storage-gb=0.002", "--dry-run")
+    assert "Nothing was changed" in said
+    operator.run("quota", "set", "admin", "storage-gb=0.002")
+    (work.folder / "blob.bin").write_bytes(os.urandom(4_000_000))
+    output = work.push("too much", ok=False)
+    assert "Quota 'storage-gb' of admin is reached: limit 0.002" in output
+    lfs = platform.api(
+        "POST", "/spaces/admin/big.git/info/lfs/objects/batch",
+        json={"operation": "upload", "transfers": ["basic"], "objects": [{"oid": "a" * 64, "size": 5_000_000}]},
+    )  # fmt: skip
+    assert lfs.status_code in (403, 507), lfs.text
+    assert "storage-gb" in lfs.text
+    after = {row["key"]: row["used"] for row in operator.json("quota", "show", "admin")}
+    assert after["storage-gb"] < 0.002, "what was refused is not counted"
+    operator.run("quota", "unset", "admin", "storage-gb")
+
+    work.git("reset", "-q", "--hard", "HEAD~1")
+    operator.run("quota", "set", "admin", "running=0")
+    work.write(app__py=APP)
+    assert "Not live: built, and asleep until its owner's quota has room" in work.push("app")
+    found = platform.until("big", "SLEEPING", seconds=10)
+    assert found["stage"] == "SLEEPING"
+    assert found["reason"]["code"] == "QUOTA"  # type: ignore[index]
+    assert "limit 0" in found["reason"]["message"]  # type: ignore[index]
+    refused = platform.app("admin-big", headers={"Accept": "application/json"}, timeout=30)
+    assert (refused.status_code, refused.headers["x-vitrine-error"], refused.json()["reason"]) == (503, "WAKE_REFUSED", "QUOTA")
+    operator.run("quota", "unset", "admin", "running")
+    assert platform.app("admin-big").text == "TEXT"
+
+
+def test_maintenance_lets_read_and_run_and_refuses_the_rest_in_words(operator: Operator, clone: Callable[..., Work]) -> None:
+    platform = operator.platform
+    work = clone("calm")
+    work.write(app__py=APP)
+    assert "Live at" in work.push("one")
+    operator.run("maintenance", "on", "--message", "New disks until six.")
+    try:
+        work.write(app__py=APP.replace("TEXT", "other"))
+        assert "New disks until six." in work.push("two", ok=False)
+        refused = platform.api("POST", "/api/repos/create", json={"name": "later", "type": "model"})
+        assert (refused.status_code, refused.headers["x-error-code"]) == (503, "Maintenance")
+        assert refused.headers["retry-after"]
+        assert refused.json()["error"] == "New disks until six."
+        assert platform.app("admin-calm").text == "TEXT"
+        assert "New disks until six." in platform.api("GET", "/").text
+        assert work.git("fetch", "-q").returncode == 0
+        operator.run("user", "add", "made-meanwhile")
+    finally:
+        operator.run("maintenance", "off")
+    assert "Live at" in work.push("three")
+    assert platform.app("admin-calm").text == "other"
+
+
+def test_suspension_ends_tokens_git_and_private_apps_within_a_second(operator: Operator, tmp_path: Path) -> None:
+    platform = operator.platform
+    operator.run("user", "add", "sue")
+    token = operator.run("token", "add", "sue", "--role", "write", "--quiet").strip()
+    made = platform.api("POST", "/api/repos/create", token=token, json={"name": "app", "type": "space", "sdk": "gradio", "private": True})
+    assert made.status_code == 200, made.text
+    folder = tmp_path / "app"
+    remote = f"http://sue:{token}@localhost:{platform.port}/spaces/sue/app"
+    env = {**os.environ, "GIT_TERMINAL_PROMPT": "0", "GIT_AUTHOR_NAME": "S", "GIT_AUTHOR_EMAIL": "s@x", "GIT_COMMITTER_NAME": "S",
+           "GIT_COMMITTER_EMAIL": "s@x"}  # fmt: skip
+
+    def git(*args: str, at: Path = folder) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(["git", *args], cwd=at, env=env, capture_output=True, text=True, timeout=90)
+
+    assert git("clone", "-q", remote, str(folder), at=tmp_path).returncode == 0
+    (folder / "app.py").write_text(APP)
+    git("add", "-A")
+    git("commit", "-q", "-m", "one")
+    assert "Live at" in git("push", "-o", "wait", "origin", "HEAD:main").stderr
+
+    def visit() -> int:
+        return platform.app("sue-app", headers={"Authorization": f"Bearer {token}"}, timeout=10).status_code
+
+    assert visit() == 200
+    operator.run("user", "suspend", "sue")
+    began = time.monotonic()
+    wait_for(lambda: visit() != 200, 5, "the proxy still lets the suspended user in")
+    assert time.monotonic() - began < 1.5
+    assert platform.api("GET", "/api/whoami-v2", token=token).status_code == 401
+    assert git("fetch").returncode != 0
+    wait_for(lambda: operator.json("space", "show", "sue/app")["replicas"] == 0, 20, "the app still runs")
+    assert operator.json("space", "show", "sue/app")["reason"] == "OWNER_SUSPENDED"
+    operator.run("user", "suspend", "sue", "--undo")
+    assert platform.api("GET", "/api/whoami-v2", token=token).status_code == 200
+    wait_for(lambda: visit() == 200, 60, "the app did not come back")
+
+
+def test_a_backup_under_load_restores_into_an_empty_folder_and_runs(operator: Operator, clone: Callable[..., Work], tmp_path: Path) -> None:
+    platform = operator.platform
+    work = clone("kept")
+    work.write(app__py=APP)
+    assert "Live at" in work.push("one")
+    secret = platform.api("POST", "/api/spaces/admin/kept/secrets", json={"key": "WORD", "value": "not in the backup in clear"})
+    assert secret.status_code == 200
+    writers = [
+        subprocess.Popen(
+            [sys.executable, "-c", f"import httpx\nfor n in range(40):\n httpx.post('http://127.0.0.1:{platform.port}/api/repos/create',"
+             f"headers={{'Host':'localhost:{platform.port}','Authorization':'Bearer {platform.token}'}},"
+             f"json={{'name':f'load{number}-{{n}}','type':'model'}},timeout=60)"]
+        )
+        for number in range(2)
+    ]  # fmt: skip
+    folder = tmp_path / "backup"
+    found = operator.json("backup", str(folder))
+    for writer in writers:
+        assert writer.wait(120) == 0
+    assert found["files"] > 5
+    manifest = json.loads((folder / "manifest.json").read_text())
+    for name, digest in manifest["files"].items():
+        raw = (folder / name).read_bytes()
+        assert hashlib.sha256(raw).hexdigest() == digest
+        assert b"not in the backup in clear" not in raw
+    into = tmp_path / "again"
+    assert operator.run("restore", str(folder), "--quiet", VITRINE_DATA_DIR=str(into)) == f"{into}\n"
+    for name, digest in manifest["files"].items():
+        assert hashlib.sha256((into / name).read_bytes()).hexdigest() == digest
+    for repo in (into / "repos").glob("*.git"):
+        done = subprocess.run(["git", "-C", str(repo), "fsck", "--strict"], capture_output=True, text=True)
+        assert done.returncode == 0, (repo, done.stderr)
+    shutil.copy(platform.data_dir / "secret.key", into / "secret.key")
+    second = start_platform(into)
+    try:
+        second.until("kept", "RUNNING", seconds=90)
+        assert second.app("admin-kept").text == "TEXT"
+        assert Operator(second).run("audit", "--verify", "--quiet") == "ok\n"
+        keys = Operator(second).json("key", "list")
+        assert [(row["known"], row["secrets"] > 0) for row in keys] == [(True, True)]
+    finally:
+        stop_platform(second)
+
+
+def test_every_change_is_one_event_whichever_way_it_came(operator: Operator, clone: Callable[..., Work]) -> None:
+    platform = operator.platform
+
+    def newest() -> int:
+        return max((row["id"] for row in operator.json("audit", "--limit", "1")), default=0)
+
+    def noted(since: int, *, by: str = "admin") -> list[str]:
+        return [row["action"] for row in reversed(operator.json("audit")) if row["id"] > since and row["actor"] == by]
+
+    def change(method: str, path: str, **body: object) -> httpx.Response:
+        answer = platform.api(method, path, **({"json": body} if body else {}))
+        assert answer.status_code < 300, answer.text
+        return answer
+
+    work = clone("noted")
+    begin = newest()
+    work.write(app__py=APP)
+    assert "Live at" in work.push("one")
+    assert noted(begin) == ["repo.push"]
+    assert "spaces.live" in noted(begin, by="scheduler")
+    base = "/api/spaces/admin/noted"
+    for wanted, method, path, body in (
+        ("repo.add_variable", "POST", f"{base}/variables", {"key": "A", "value": "b"}),
+        ("repo.update_variable", "POST", f"{base}/variables", {"key": "A", "value": "c"}),
+        ("repo.add_secret", "POST", f"{base}/secrets", {"key": "S", "value": "hidden-value"}),
+        ("repo.delete_secret", "DELETE", f"{base}/secrets", {"key": "S"}),
+        ("spaces.update_sleep_time", "POST", f"{base}/sleeptime", {"seconds": 3600}),
+        ("spaces.pause", "POST", f"{base}/pause", {}),
+        ("spaces.restart", "POST", f"{base}/restart", {}),
+        ("repo.push", "POST", f"{base}/branch/side", {}),
+        ("repo.push", "DELETE", f"{base}/branch/side", {}),
+        ("repo.visibility", "PUT", f"{base}/settings", {"private": True}),
+        ("webhook.add", "POST", "/api/settings/webhooks", {"url": "https://example.org/x", "watched": [{"type": "user", "name": "admin"}]}),
+        ("repo.move", "POST", "/api/repos/move", {"fromRepo": "admin/noted", "toRepo": "admin/noted-2", "type": "space"}),
+        ("repo.delete", "DELETE", "/api/repos/delete", {"name": "noted-2", "type": "space"}),
+    ):
+        before = newest()
+        answer = platform.api(method, path, **({"json": body} if body else {}))
+        assert answer.status_code < 300, (path, answer.text)
+        assert noted(before) == [wanted], path
+    rows = operator.json("audit")
+    assert "hidden-value" not in json.dumps(rows)
+    sleep = next(row for row in rows if row["action"] == "spaces.update_sleep_time")
+    assert {"before", "after"} <= set(sleep["facts"])
+    assert all(row["address"] for row in rows if row["actor"] == "admin" and row["action"].startswith("repo."))
+    assert operator.run("audit", "--verify", "--quiet") == "ok\n"
