@@ -21,6 +21,7 @@ SOURCES: tuple[tuple[tuple[str, ...], str, str], ...] = (
     (("place.rate",), "tests.bench.place", "rows"),
     (("kube.start", "kube.idle"), "tests.bench.cluster", "rows"),
     (("api.list",), "tests.bench.api", "rows"),
+    (("web.gallery", "web.weight", "web.lcp", "web.search", "web.streams"), "tests.bench.web", "rows"),
     (("git.clone", "git.push"), "tests.bench.git", "rows"),
 )
 

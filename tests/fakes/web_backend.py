@@ -306,7 +306,15 @@ class MemoryWebBackend:
             raise NotSignedIn("Sign in first.") if actor.user is None else Forbidden(f"alice is not allowed to change {owner}'s Space.")
 
     async def create_space(
-        self, actor: Actor, owner: str, name: str, sdk: str, visibility: str, hardware: str, template: bool
+        self,
+        actor: Actor,
+        owner: str,
+        name: str,
+        sdk: str,
+        visibility: str,
+        hardware: str,
+        template: bool,
+        files: Mapping[str, bytes],
     ) -> SpacePage:
         if any((c.owner, c.name) == (owner, name) for c in self.cards):
             raise NameTaken(f"{owner}/{name} exists already; choose another name.")
@@ -335,7 +343,7 @@ class MemoryWebBackend:
 
     async def duplicate(self, actor: Actor, owner: str, name: str, to_owner: str, to_name: str, visibility: str) -> SpacePage:
         card = self._card(owner, name)
-        return await self.create_space(actor, to_owner, to_name, card.sdk, visibility, card.hardware, False)
+        return await self.create_space(actor, to_owner, to_name, card.sdk, visibility, card.hardware, False, {})
 
     async def _note(self, actor: Actor, owner: str, name: str, *what: object) -> None:
         self._card(owner, name)
@@ -398,6 +406,9 @@ class MemoryWebBackend:
                 subject=owner, key="running.a100-large", limit=0, used=0, asked=1, frees_at=None, how="Ask an operator for more."
             )
         await self._note(actor, owner, name, "hardware", flavor)
+
+    async def set_replicas(self, actor: Actor, owner: str, name: str, count: int) -> None:
+        await self._note(actor, owner, name, "replicas", count)
 
     async def set_sleep(self, actor: Actor, owner: str, name: str, seconds: int | None) -> None:
         await self._note(actor, owner, name, "sleep", seconds)

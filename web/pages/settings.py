@@ -42,6 +42,13 @@ def settings_router(pages: Pages) -> APIRouter:
         await backend.set_sleep(visit.actor, owner, name, None if seconds < 0 else seconds)
         return "settings?done=sleep#sleep"
 
+    async def replicas(visit: Visit, owner: str, name: str) -> str:
+        text = visit.text("replicas")
+        if not (text.isascii() and text.isdigit() and len(text) < 4):
+            raise Rejected("the number of replicas is a whole number")
+        await backend.set_replicas(visit.actor, owner, name, int(text))
+        return "settings?done=replicas#replicas"
+
     async def put(visit: Visit, owner: str, name: str, *, secret: bool) -> str:
         value = visit.form.get("value")
         kind = "secret" if secret else "variable"
@@ -91,7 +98,8 @@ def settings_router(pages: Pages) -> APIRouter:
         return "?done=cancelled"
 
     changes: dict[str, Change] = {
-        "hardware": hardware, "sleep": sleep, "variable": variable, "secret": secret, "variable-remove": variable_remove,
+        "hardware": hardware, "sleep": sleep, "replicas": replicas,
+        "variable": variable, "secret": secret, "variable-remove": variable_remove,
         "secret-remove": secret_remove, "pause": pause, "restart": restart, "rebuild": rebuild, "deploy": deploy,
         "cancel-build": cancel_build,
     }  # fmt: skip

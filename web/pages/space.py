@@ -7,12 +7,13 @@ from collections.abc import AsyncIterator
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import HTMLResponse, StreamingResponse
 
-from control_plane.domain.errors import Forbidden, Rejected, VitrineError
+from control_plane.domain.errors import Forbidden, Rejected, TooLarge, VitrineError
 from control_plane.domain.spaces import RepoType
 from control_plane.http.error_map import status_of
 from web import ansi
 from web.page import Pages, Visit, error_view, page_route
 from web.pages.account import signed_in
+from web.pages.files import MAX_UPLOAD, clean_path
 from web.pages.streams import ALIVE, event_bytes, primed, resume_point
 from web.views import GalleryQuery, LogPage, SpacePage
 
@@ -25,6 +26,19 @@ def which_log(text: str) -> str:
     if text not in WHICH:
         raise Rejected(f"there is no log '{text[:40]}'; allowed: {', '.join(WHICH)}")
     return text
+
+
+async def uploaded(visit: Visit) -> dict[str, bytes]:
+    """Files of the New Space form, folders kept. TooLarge and Rejected in words."""
+    files: dict[str, bytes] = {}
+    for upload in visit.uploads("files"):
+        if not upload.filename:
+            continue  # an empty field is sent as a nameless file
+        body = await upload.read(MAX_UPLOAD + 1)
+        if len(body) > MAX_UPLOAD:
+            raise TooLarge(f"{upload.filename[:80]} is over 8 MB; push it with git and LFS")
+        files[clean_path(upload.filename)] = body
+    return files
 
 
 def space_router(pages: Pages) -> APIRouter:
@@ -155,9 +169,10 @@ def space_router(pages: Pages) -> APIRouter:
         form: dict[str, object] = {key: visit.text(key)[:96] for key in ("owner", "name", "sdk", "visibility", "hardware")}
         form["template"] = visit.text("template") == "1"
         try:
+            files = await uploaded(visit)
             made = await backend.create_space(
                 visit.actor, str(form["owner"]), str(form["name"]), str(form["sdk"]), str(form["visibility"]), str(form["hardware"]),
-                bool(form["template"]),
+                bool(form["template"]), files,
             )  # fmt: skip
         except (Rejected, Forbidden) as error:
             return await new_page(visit, form, error)

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 from control_plane.accounts import quotas
-from control_plane.domain.accounts import Account, Action, Actor
+from control_plane.domain.accounts import Action, Actor
 from control_plane.domain.errors import RepoNotFound
+from control_plane.domain.ids import SpaceId
 from control_plane.domain.quotas import QuotaKey
+from control_plane.domain.replicas import ReplicaState
 from control_plane.domain.sensitive import Sensitive
-from control_plane.domain.spaces import DesiredState, Setting
+from control_plane.domain.spaces import DesiredState, Replica, Setting
 from control_plane.ports.space_actions import SettingInput
 from web.services.deps import Base
 from web.views import HardwareOption, QuotaRow, SettingRow, SettingsView
@@ -22,9 +28,12 @@ class SettingsFamily(Base):
             if account is None:
                 raise RepoNotFound()
             uses = await quotas.show(uow, account, self.d.catalog(), self.d.clock.now())
+            waiting = [r for r in await uow.deployments.open_replicas() if r.state is ReplicaState.PENDING]
+            starts = [d.live_at - d.created_at for d in await uow.deployments.of_space(space.id, 10) if d.live_at]
+        waits = _Waits(statistics.median(s.total_seconds() for s in starts) if starts else None, waiting, SpaceId(space.id))
         limits = {q.key: q.limit for q in uses}
         view = await self.d.actions.runtime_view(space)
-        options = await self._options(account, limits, space.hardware, view.current_hardware or "")
+        options = await self._options(limits, space.hardware, view.current_hardware or "", waits)
         return SettingsView(
             options=options,
             quotas=tuple(QuotaRow(q.key, q.limit, q.used, q.source, q.frees_at) for q in uses),
@@ -34,15 +43,17 @@ class SettingsFamily(Base):
             visibility=repo.visibility.value,
             desired="paused" if space.desired is DesiredState.PAUSED else "running",
             storage_bytes=repo.storage_bytes,
+            replicas=view.requested_replicas,
+            replicas_now=view.current_replicas,
         )
 
-    async def _options(self, account: Account, limits: dict[str, float | None], requested: str, current: str) -> tuple[HardwareOption, ...]:
+    async def _options(self, limits: dict[str, float | None], requested: str, current: str, waits: _Waits) -> tuple[HardwareOption, ...]:
         rows = [r for r in await self.d.pool_facts() if r["total"] is not None]
         options = []
         for flavor in self.d.catalog().flavors:
             own = [r for r in rows if r["flavor"] == flavor.name]
             total, free = sum(r["total"] for r in own), sum(r["free"] or 0 for r in own)
-            queued = max((r["queued"] for r in own), default=0)
+            has_room = bool(total and free)
             refusal = ""
             if limits.get(f"{QuotaKey.RUNNING}.{flavor.name}", 1.0) == 0.0:
                 refusal = "not in your quota; ask an operator"
@@ -55,7 +66,8 @@ class SettingsFamily(Base):
                     gpu_memory_gb=flavor.accelerator.memory_gb * flavor.accelerator.count if flavor.accelerator else 0,
                     price_per_hour=flavor.price_per_hour,
                     units_total=total if rows else None, units_free=free if rows else None,
-                    queue_position=queued + 1 if rows and total and not free else None, refusal=refusal,
+                    queue_position=waits.place(flavor.name) if rows and total and not free else None,
+                    wait_s=waits.start_s if has_room else waits.wait_s(flavor.name) if total else None, refusal=refusal,
                     is_requested=flavor.name == requested,
                     is_current=flavor.name == current,
                 )
@@ -65,6 +77,10 @@ class SettingsFamily(Base):
     async def set_hardware(self, actor: Actor, owner: str, name: str, flavor: str) -> None:
         _, space = await self.space_for(actor, owner, name, Action.WRITE)
         await self.d.actions.request_hardware(actor, space, flavor)
+
+    async def set_replicas(self, actor: Actor, owner: str, name: str, count: int) -> None:
+        _, space = await self.space_for(actor, owner, name, Action.WRITE)
+        await self.d.actions.set_replicas(actor, space, count)
 
     async def set_sleep(self, actor: Actor, owner: str, name: str, seconds: int | None) -> None:
         _, space = await self.space_for(actor, owner, name, Action.WRITE)
@@ -78,6 +94,27 @@ class SettingsFamily(Base):
     async def remove_setting(self, actor: Actor, owner: str, name: str, key: str, *, secret: bool) -> None:
         _, space = await self.space_for(actor, owner, name, Action.WRITE)
         await (self.d.actions.delete_secret if secret else self.d.actions.delete_variable)(actor, space, key)
+
+
+@dataclass(frozen=True, slots=True)
+class _Waits:
+    """`start_s`: how long this Space usually takes from an order to its answer; None without history."""
+
+    start_s: float | None
+    waiting: Sequence[Replica]
+    space_id: SpaceId
+
+    def place(self, flavor: str) -> int:
+        """The place in line: the one that this Space holds, else behind everybody who waits."""
+        line = [r for r in self.waiting if r.hardware == flavor]
+        own = next((r.queue_position for r in line if r.space_id == self.space_id and r.queue_position), None)
+        return own or len(line) + 1
+
+    def wait_s(self, flavor: str) -> float | None:
+        """The scheduler's estimate for this Space, else for the last in line; None when nobody can tell."""
+        line = [r for r in self.waiting if r.hardware == flavor and r.eta_s is not None]
+        own = next((r.eta_s for r in line if r.space_id == self.space_id), None)
+        return own if own is not None else max((r.eta_s for r in line if r.eta_s is not None), default=None)
 
 
 def _row(setting: Setting) -> SettingRow:

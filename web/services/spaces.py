@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 
 from control_plane.accounts import people, policy
 from control_plane.builds import record
@@ -178,7 +178,15 @@ class SpaceFamily(Base):
     # -- the owner's actions
 
     async def create_space(
-        self, actor: Actor, owner: str, name: str, sdk: str, visibility: str, hardware: str, template: bool
+        self,
+        actor: Actor,
+        owner: str,
+        name: str,
+        sdk: str,
+        visibility: str,
+        hardware: str,
+        template: bool,
+        files: Mapping[str, bytes],
     ) -> SpacePage:
         if sdk not in set(Sdk):
             raise Rejected(f"choose an SDK: {', '.join(Sdk)}")
@@ -186,7 +194,7 @@ class SpaceFamily(Base):
             account = policy.require_create(actor, await uow.accounts.by_name(owner), owner)
         order = NewRepo(
             RepoType.SPACE, account, name, _visibility(visibility), Sdk(sdk), hardware=hardware or None,
-            files=starter_app(Sdk(sdk)) if template else None,
+            files=dict(files) or (starter_app(Sdk(sdk)) if template else None),
         )  # fmt: skip
         repo = await self.d.actions.create_repo(actor, order)
         return await self.space(actor, repo.owner_name, repo.name)

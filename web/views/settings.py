@@ -55,3 +55,5 @@ class SettingsView:
     visibility: str
     desired: str  # running or paused
     storage_bytes: int = 0
+    replicas: int = 1  # asked for
+    replicas_now: int = 0

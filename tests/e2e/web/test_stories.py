@@ -1,0 +1,155 @@
+"""The four stories of the pages, end to end: a real platform, real apps, Debian's Chromium, nothing patched."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
+
+from tests.e2e.conftest import Platform, Work
+from tests.e2e.test_push_to_live import PLAIN
+from tests.e2e.web.screenshots import ARGS, CHROMIUM
+
+pytestmark = [pytest.mark.browser, pytest.mark.skipif(not os.path.exists(CHROMIUM), reason="Chromium is not installed")]
+SLOW_MS = 90_000
+
+HOUSE = """import gradio as gr
+
+def rhyme(word: str) -> str:
+    return f"{word}, said the marmalade cat"
+
+gr.Interface(rhyme, gr.Textbox(label="Word"), gr.Textbox(label="Rhyme"), title="Rhymes").launch()
+"""
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        launched = playwright.chromium.launch(executable_path=CHROMIUM, args=list(ARGS))
+        yield launched
+        launched.close()
+
+
+@pytest.fixture(scope="module")
+def owner(platform: Platform, browser: Browser) -> Iterator[BrowserContext]:
+    """The administrator, signed in by the link that the start printed."""
+    link = re.search(r"http\S+/sign-in/once\S+", "".join(platform.output))
+    assert link is not None
+    context = browser.new_context(locale="en-GB", reduced_motion="reduce")
+    page = context.new_page()
+    page.goto(link[0])
+    page.locator("main button").click()
+    expect(page.locator("summary[aria-label*=admin]")).to_be_visible()
+    page.close()
+    yield context
+    context.close()
+
+
+@pytest.fixture
+def page(owner: BrowserContext) -> Iterator[Page]:
+    """No story may log an error or break a policy of the page."""
+    made = owner.new_page()
+    wrong: list[str] = []
+    made.on("pageerror", lambda error: wrong.append(str(error)))
+    made.on("console", lambda m: wrong.append(m.text) if m.type == "error" and "Content Security Policy" in m.text else None)
+    yield made
+    made.close()
+    assert wrong == []
+
+
+def test_push_and_watch_it_go_live(platform: Platform, page: Page, tmp_path: Path) -> None:
+    page.goto(f"{platform.url}/new-space")
+    page.fill("[name=name]", "rhymes")
+    page.get_by_role("button", name="Create Space").click()
+    expect(page.get_by_text("Ready for your first push")).to_be_visible()
+    work = Work(platform, "rhymes", tmp_path / "rhymes")
+    readme = "---\ntitle: Rhymes\nemoji: 🍊\nsdk: gradio\nshort_description: A word and its rhyme\n---\n# Rhymes\n"
+    work.write(**{"app.py": HOUSE, "README.md": readme})
+    work.push("First rhyme", wait=False)
+    # The page was opened before the push and is never loaded again.
+    expect(page.get_by_text("First rhyme")).to_be_visible(timeout=SLOW_MS)
+    expect(page.locator("[data-stage=RUNNING]").first).to_be_visible(timeout=SLOW_MS)
+    expect(page.frame_locator("iframe[data-app]").get_by_label("Word")).to_be_visible(timeout=SLOW_MS)
+    expect(page.locator(".tag.mono", has_text=work.commit_id()[:7]).first).to_be_visible()
+
+
+def test_find_and_use_a_demo(platform: Platform, browser: Browser) -> None:
+    """A stranger, on a phone, knows one word of the source."""
+    context = browser.new_context(viewport={"width": 390, "height": 800}, locale="en-GB", color_scheme="dark", reduced_motion="reduce")
+    page = context.new_page()
+    page.goto(platform.url)
+    page.locator("#find").fill("marmalade")
+    expect(page.locator(".case")).to_have_count(1)
+    assert "q=marmalade" in page.url
+    page.locator(".case").click()
+    frame = page.frame_locator("iframe[data-app]")
+    frame.get_by_label("Word").fill("orange", timeout=SLOW_MS)
+    frame.get_by_role("button", name="Submit").click()
+    expect(frame.get_by_label("Rhyme")).to_have_value("orange, said the marmalade cat", timeout=SLOW_MS)
+    page.goto(f"{platform.url}/spaces/admin/rhymes/share")
+    assert f"<iframe src=&quot;http://admin-rhymes.localhost:{platform.port}" in page.content() or "admin-rhymes" in page.content()
+    context.close()
+
+
+def test_change_hardware_and_see_it_happen(platform: Platform, page: Page) -> None:
+    page.goto(f"{platform.url}/spaces/admin/rhymes/settings")
+    page.locator("label.tier", has_text="cpu-upgrade").click()
+    page.locator("[data-hardware]").click()
+    expect(page.get_by_text("Hardware requested.")).to_be_visible()
+    status = page.locator("[data-fragment=status]")
+    expect(status.locator(".tag.mono", has_text=re.compile(r"^\s*cpu-upgrade\s*$"))).to_be_visible(timeout=SLOW_MS)
+    expect(status.locator("[data-stage=RUNNING]")).to_be_visible(timeout=SLOW_MS)
+    assert platform.runtime("rhymes")["hardware"] == {"current": "cpu-upgrade", "requested": "cpu-upgrade"}
+
+
+def test_hit_a_quota_and_understand_it(platform: Platform, page: Page) -> None:
+    page.goto(f"{platform.url}/admin/quotas?subject=admin")
+    row = page.locator("tr", has=page.get_by_role("textbox", name="spaces", exact=True))
+    row.get_by_role("textbox").fill("1")
+    row.get_by_role("button").click()
+    expect(page.get_by_text("Saved.")).to_be_visible()
+    try:
+        page.goto(f"{platform.url}/new-space")
+        page.fill("[name=name]", "one-too-many")
+        page.get_by_role("button", name="Create Space").click()
+        alert = page.locator("[role=alert]")
+        expect(alert).to_contain_text("spaces")
+        expect(alert.locator(".facts")).to_contain_text("1")
+        assert page.locator("[name=name]").input_value() == "one-too-many"
+    finally:
+        platform.api("DELETE", "/api/admin/quotas/admin/spaces")
+        page.goto(f"{platform.url}/admin/quotas?subject=admin")
+        row = page.locator("tr", has=page.get_by_role("textbox", name="spaces", exact=True))
+        row.get_by_role("textbox").fill("unlimited")
+        row.get_by_role("button").click()
+        expect(page.get_by_text("Saved.")).to_be_visible()
+
+
+def test_a_pull_request_runs_before_it_is_merged(platform: Platform, page: Page) -> None:
+    platform.create("paint")
+    work_page = f"{platform.url}/spaces/admin/paint"
+    page.goto(f"{work_page}/new/main")
+    page.fill("[name=path]", "app.py")
+    page.fill("[name=content]", PLAIN.format(text="wet paint"))
+    page.get_by_role("button", name="Commit to main").click()
+    platform.until("paint", "RUNNING", seconds=90)
+    page.goto(f"{work_page}/edit/main/app.py")
+    page.fill("[name=content]", PLAIN.format(text="dry paint"))
+    page.fill("[name=message]", "Let it dry")
+    page.get_by_role("button", name="Propose as a pull request").click()
+    page.get_by_role("button", name="Start a preview app").click()
+    platform.until("paint-pr-1", "RUNNING", seconds=90)
+    assert platform.app("admin-paint-pr-1").text == "dry paint"
+    assert platform.app("admin-paint").text == "wet paint"
+    page.reload()
+    page.get_by_role("button", name="Merge").click()
+    expect(page.locator(".stage", has_text="merged").first).to_be_visible()
+    page.goto(f"{work_page}/commits/main")
+    expect(page.locator(".stage", has_text="Live").first).to_be_visible()
+    expect(page.locator("li", has_text="Let it dry (#1)").locator(".stage", has_text="Live")).to_be_visible(timeout=SLOW_MS)
+    assert platform.app("admin-paint").text == "dry paint"
+    assert platform.api("GET", "/api/spaces/admin/paint-pr-1").status_code == 404
