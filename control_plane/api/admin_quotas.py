@@ -180,8 +180,9 @@ async def _named(work: UnitOfWork, lines: Sequence[UsageLine]) -> list[dict[str,
 def units(pool: NodePool, flavor: Flavor, node: Node, *, free: bool) -> int:
     """How many replicas of `flavor` this node holds in all, or still. Overcommit multiplies what a node has, not what is used."""
     used_vcpu, used_memory, used_gpus = (node.used_vcpu, node.used_memory_bytes, node.used_gpus) if free else (0.0, 0, 0)
-    # A flavor larger than the machine gets the whole machine, so that is what one replica of it takes.
-    vcpu, memory = min(flavor.vcpu, node.vcpu), min(flavor.memory_gb * 1e9, node.memory_bytes)
+    vcpu, memory = flavor.vcpu, flavor.memory_gb * (1 << 30)
+    if pool.shrinks:  # a flavor larger than the machine gets the whole machine, so that is what one replica of it takes
+        vcpu, memory = min(vcpu, node.vcpu), min(memory, node.memory_bytes)
     fits = [(node.vcpu * pool.overcommit - used_vcpu) / vcpu, (node.memory_bytes * pool.overcommit - used_memory) / memory]
     if flavor.gpu_count:
         fits.append((node.gpus - used_gpus) / flavor.gpu_count)
@@ -194,13 +195,17 @@ def pool_rows(
     """One row per pool and flavor it serves. Amounts that only the runtime knows are None while it does not answer."""
     sizes = {f.name: f for f in flavors}
     nodes = [n for n in capacity.nodes if n.is_schedulable] if capacity else None
+    pool_of = {n.name: n.pool for n in capacity.nodes} if capacity else {}
+    counted: set[str] = set()  # flavors whose replicas on nodes we do not know were counted in the first pool of theirs
     for pool in capacity.pools if capacity and capacity.pools else pools:
         its = [n for n in nodes if n.pool == pool.name] if nodes is not None else None
         for name in pool.flavors:
             flavor = sizes.get(name)
             if flavor is None:
                 continue
-            used = sum(1 for r in replicas if r.hardware == name and r.state.holds_capacity)
+            default = pool.name if name not in counted else ""
+            counted.add(name)
+            used = sum(1 for r in replicas if r.hardware == name and r.state.holds_capacity and pool_of.get(r.node, default) == pool.name)
             free = total = None
             if its is not None:
                 total = sum(units(pool, flavor, n, free=False) for n in its)

@@ -14,6 +14,7 @@ import ipaddress
 import logging
 import os
 import socket
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -30,6 +31,7 @@ from control_plane.runtimes.kubernetes.facts import Item
 logger = logging.getLogger(__name__)
 
 _CHUNK = 1 << 16
+_CLOSING_S = 1.0
 
 
 class Forwards:
@@ -107,6 +109,9 @@ def connect(api: KubeApi, namespace: str, pod: str, port: int) -> tuple[socket.s
     near.setblocking(False)
 
     def close() -> None:
+        over = time.monotonic() + _CLOSING_S
+        while forward.connected and time.monotonic() < over:  # the client's own thread ends it once it saw our end close
+            time.sleep(0.02)
         with contextlib.suppress(Exception):  # whichever side ended first, its thread may have closed it already
             forward.websocket.shutdown()
         own.close()
