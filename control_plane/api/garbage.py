@@ -6,6 +6,7 @@ Young things are left alone: between a folder and the row that names it there is
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import shutil
 import time
@@ -15,10 +16,14 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from control_plane.accounts.storage import StorageRoom
+from control_plane.api.registry_garbage import RegistryImages
+from control_plane.domain.errors import VitrineError
 from control_plane.domain.ids import BuildId, RepoId, SpaceId
 from control_plane.ports.clock import Clock
 from control_plane.ports.git import LfsStore
 from control_plane.ports.stores import UnitOfWork, UnitOfWorkFactory
+
+log = logging.getLogger("vitrine.garbage")
 
 GRACE_S = 3600
 KEPT_DEPLOYMENTS = 20  # a roll-back reaches this far
@@ -29,7 +34,7 @@ _ENVIRONMENT_MARK = ".vitrine-env.json"  # in every whole environment; its mtime
 
 class Services(Protocol):
     @property
-    def settings(self) -> Any: ...  # settings.Settings: data_dir, audit_keep_days
+    def settings(self) -> Any: ...  # settings.Settings: data_dir, audit_keep_days, registry…
     @property
     def uow(self) -> UnitOfWorkFactory: ...
     @property
@@ -66,7 +71,25 @@ async def collect_garbage(services: Services, *, dry_run: bool) -> list[dict[str
             await asyncio.to_thread(_delete, path)
     if unused and not dry_run:
         await services.remove_environments(environments)
+    if registry := services.settings.registry:
+        login = (services.settings.registry_user, services.settings.registry_password) if services.settings.registry_user else None
+        found += await RegistryImages(registry, login).garbage(services.uow, services.clock, known, kept, dry_run=dry_run)
     return [*found, *unused, *await _unnamed_large_files(services, data_dir / "lfs", dry_run), *await _old_audit(services, dry_run)]
+
+
+async def collect_forever(services: Services, *, every_s: float = 6 * 3600.0) -> None:
+    """The same by itself, so that no disk fills up with what nothing refers to. Several APIs do no harm to each other."""
+    while True:
+        await asyncio.sleep(every_s)
+        try:
+            found = await collect_garbage(services, dry_run=False)
+        except VitrineError as error:
+            log.warning("garbage.failed", extra={"error": error.message})
+        except Exception:
+            log.exception("garbage.failed")
+        else:
+            if found:
+                log.info("garbage.collected", extra={"things": len(found), "bytes": sum(entry["bytes"] for entry in found)})
 
 
 async def _named(work: UnitOfWork, known: set[SpaceId]) -> tuple[set[str], set[str]]:
