@@ -102,7 +102,7 @@ class Forwards:
 def connect(api: KubeApi, namespace: str, pod: str, port: int) -> tuple[socket.socket, Callable[[], None]]:
     """Blocking: one port-forward, its near end as a socket, and what closes both."""
     # The client's stream helper swaps the request function of the ApiClient it is given, so each connection has its own.
-    own = api.sibling()
+    own: Any = api.sibling()
     core = client.CoreV1Api(own)
     forward: Any = portforward(core.connect_get_namespaced_pod_portforward, pod, namespace, ports=str(port))
     near = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, fileno=forward.socket(port).detach())
@@ -182,10 +182,10 @@ class Reach:
         uid = metadata["uid"]
         if uid not in self._routed:
             self._routed[uid] = self._mode == "auto" and await is_reachable(found.address)
-        if self._routed[uid] or found.replica_id is None:
+        if self._routed[uid] or not found.replica_id:
             return found
         port = int(found.address.rpartition(":")[2])
-        path = await self._forwards.socket_of(uid, found.replica_id, metadata["namespace"], metadata["name"], port)
+        path = await self._forwards.socket_of(uid, ReplicaId(found.replica_id), metadata["namespace"], metadata["name"], port)
         return replace(found, kind=EndpointKind.UNIX, address=path)
 
     async def drop(self, replica_id: ReplicaId, pods: Iterable[Item]) -> None:
