@@ -56,6 +56,7 @@ def router(hub: Hub) -> APIRouter:
         limit, offset = page_bounds(request)
         filters = [f for value in values(request, "filter") for f in value.split(",") if f]
         filters += [f"{key}:{v}" for key in ("datasets", "models") if kind == "spaces" for v in values(request, key)]
+        filters += [v for v in values(request, "pipeline_tag") if kind == "models"]
         sdks = [f.removeprefix("sdk:") for f in (*filters, *values(request, "sdk")) if f.removeprefix("sdk:") in set(Sdk)]
         tags = [f for f in filters if f.removeprefix("sdk:") not in set(Sdk)]
         expand = values(request, "expand")

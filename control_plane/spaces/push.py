@@ -15,6 +15,7 @@ from control_plane.domain.spaces import DesiredState, Repo, RepoType, Sdk, Space
 from control_plane.ports.stores import UnitOfWork
 from control_plane.spaces.configure import queue_build
 from control_plane.spaces.deps import SpaceDeps
+from control_plane.spaces.facets import tags_of
 from control_plane.spaces.search_text import TEXT_CHARACTERS, decoded, searchable_text
 
 SERVED_REF = "refs/heads/main"
@@ -69,7 +70,7 @@ async def accept_push(
         seen = current.head == new
         current = replace(
             current, head=new, updated_at=current.updated_at if seen else now, card=head.card, storage_bytes=size,
-            tags=head.config.tags if head.config else _tags(head.card),
+            tags=tags_of(repo.type, head.card, head.config.tags if head.config else ()),
         )  # fmt: skip
         await uow.repos.save(current)
         await uow.repos.set_text(repo.id, head.text)
@@ -120,11 +121,6 @@ async def _note(uow: UnitOfWork, deps: SpaceDeps, repo: Repo, actor: Actor | Non
     facts = {"ref": ref[:200], "before": before, "after": after}
     subject = f"{repo.type.value}:{repo.full_name}"
     await uow.audit.append(at=deps.clock.now(), actor=name, action="repo.push", subject=subject, address=address, facts=facts)
-
-
-def _tags(card: dict[str, object]) -> tuple[str, ...]:
-    tags = card.get("tags")
-    return tuple(str(t) for t in tags if isinstance(t, str | int)) if isinstance(tags, list) else ()
 
 
 def _wanted(config: SpaceConfig) -> str:

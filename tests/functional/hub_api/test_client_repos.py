@@ -197,3 +197,16 @@ def test_likes(api: HfApi, platform: Platform, alice: str) -> None:
     assert "alice/liked" in api.list_liked_repos("alice").models
     api.unlike("alice/liked")
     assert list(api.list_repo_likers("alice/liked")) == []
+
+
+def test_lists_filter_by_the_facts_of_cards(api: HfApi) -> None:
+    card = "---\nlicense: mit\nlanguage: [fr]\npipeline_tag: text-generation\ntags: [odd]\n---\n"
+    for name, text in (("found", card), ("other", "---\nlicense: apache-2.0\n---\n")):
+        api.create_repo(f"alice/{name}")
+        api.upload_file(path_or_fileobj=text.encode(), path_in_repo="README.md", repo_id=f"alice/{name}")
+    for question in ({"filter": "license:mit"}, {"filter": ["fr", "odd"]}, {"pipeline_tag": "text-generation"}):
+        assert [m.id for m in api.list_models(**question)] == ["alice/found"], question
+    api.create_repo("alice/linked", repo_type="space", space_sdk="static")
+    readme = b"---\nsdk: static\nmodels: [alice/found]\n---\n"
+    api.upload_file(path_or_fileobj=readme, path_in_repo="README.md", repo_id="alice/linked", repo_type="space")
+    assert [s.id for s in api.list_spaces(models="alice/found")] == ["alice/linked"]
