@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -20,6 +21,21 @@ LINT: tuple[tuple[str, tuple[str, ...]], ...] = (
 )
 
 
+# The suites that meet the database through the platform's doors, once more on PostgreSQL and Redis. The fuzzer asks the same routes.
+ON_POSTGRESQL = ("tests/functional/hub_api", "tests/functional/admin", "--ignore=tests/functional/hub_api/test_fuzz.py")
+
+CONTAINER_TOOLS = ("dockerd", "runc", "nft", "ip", "docker-registry", "mmdebstrap")
+CONTAINER_PACKAGES = "docker.io nftables iproute2 docker-registry mmdebstrap"
+
+
+def missing_for_containers() -> str:
+    """Why tests with a Docker engine of their own cannot run here, "" when they can; with CI=true they must."""
+    if os.environ.get("CI"):
+        return ""
+    missing = [tool for tool in CONTAINER_TOOLS if shutil.which(tool) is None]
+    return ", ".join(["root"] * (os.geteuid() != 0) + missing)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--lint-only", action="store_true")
@@ -28,6 +44,12 @@ def main() -> int:
     steps = list(LINT)
     if not options.lint_only:
         steps.append(("pytest", (sys.executable, "-m", "pytest", "-q", "-m", "not cluster and not docker", *options.rest)))
+        if not options.rest:
+            steps.append(("PostgreSQL and Redis", (sys.executable, "-m", "pytest", "-q", "--database", "postgresql", *ON_POSTGRESQL)))
+        if missing := missing_for_containers():
+            print(f"── containers: skipped, for want of {missing} (apt-get install {CONTAINER_PACKAGES})", flush=True)
+        elif not options.rest:
+            steps.append(("containers", (sys.executable, "-m", "pytest", "-q", "-m", "docker")))
     if Path("/etc/ssl/certs/ca-certificates.crt").exists():
         # What tests install with uv trusts whom this machine trusts, as `make up` does.
         os.environ.setdefault("UV_SYSTEM_CERTS", "1")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import os
 import tempfile
 from contextlib import ExitStack
 from pathlib import Path
@@ -52,8 +53,9 @@ class State:
 
     def _start(self) -> tuple[PostgresServer, RedisServer]:
         programs = find_server()
-        if programs is None:
-            pytest.fail("--database postgresql: PostgreSQL is not installed")
+        if programs is None and os.environ.get("CI") != "true":
+            pytest.skip("PostgreSQL is not installed")
+        assert programs is not None, "PostgreSQL is not installed"
         postgres = self._open.enter_context(postgres_server(programs))
         redis = self._open.enter_context(redis_server(Path(self._open.enter_context(tempfile.TemporaryDirectory(prefix="vr")))))
         postgres.sql(f"create database {_TEMPLATE}")
