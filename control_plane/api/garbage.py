@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 from control_plane.accounts.storage import StorageRoom
 from control_plane.api.registry_garbage import RegistryImages
-from control_plane.domain.errors import VitrineError
+from control_plane.domain.errors import Unavailable, VitrineError
 from control_plane.domain.ids import BuildId, RepoId, SpaceId
 from control_plane.ports.clock import Clock
 from control_plane.ports.git import LfsStore
@@ -73,7 +73,10 @@ async def collect_garbage(services: Services, *, dry_run: bool) -> list[dict[str
         await services.remove_environments(environments)
     if registry := services.settings.registry:
         login = (services.settings.registry_user, services.settings.registry_password) if services.settings.registry_user else None
-        found += await RegistryImages(registry, login).garbage(services.uow, services.clock, known, kept, dry_run=dry_run)
+        try:
+            found += await RegistryImages(registry, login).garbage(services.uow, services.clock, known, kept, dry_run=dry_run)
+        except Unavailable as error:  # its images wait for the next time
+            log.warning("garbage.registry", extra={"error": error.message})
     return [*found, *unused, *await _unnamed_large_files(services, data_dir / "lfs", dry_run), *await _old_audit(services, dry_run)]
 
 
