@@ -18,6 +18,8 @@ from web.views import (
     AuditRow,
     BlobView,
     BuildRow,
+    CollectionPage,
+    CollectionRow,
     CommitsView,
     CommitView,
     DiscussionPage,
@@ -70,6 +72,16 @@ class GalleryDoor(Protocol):
     async def repo_list(self, actor: Actor, kind: RepoType, q: str, sort: str, page: int) -> tuple[tuple[RepoRow, ...], bool]: ...
     async def profile(self, actor: Actor, name: str) -> Profile: ...
     async def like(self, actor: Actor, kind: RepoType, owner: str, name: str, liked: bool) -> None: ...
+
+
+class CollectionsDoor(Protocol):
+    async def collections_of(self, actor: Actor, owner: str) -> tuple[CollectionRow, ...]: ...
+    async def collection(self, actor: Actor, owner: str, slug: str) -> CollectionPage: ...
+    async def collect(self, actor: Actor, kind: RepoType, owner: str, name: str, into: str, title: str) -> str:
+        """`into`: "OWNER/SLUG", or "" and a title for a new one. Gives "OWNER/SLUG"."""
+
+    async def uncollect(self, actor: Actor, owner: str, slug: str, item_id: str) -> None: ...
+    async def remove_collection(self, actor: Actor, owner: str, slug: str) -> None: ...
 
 
 class SpaceDoor(Protocol):
@@ -183,5 +195,7 @@ class AdminDoor(Protocol):
     async def admin_add_user(self, actor: Actor, name: str, email: str, password: str, *, admin: bool) -> None: ...
 
 
-class WebBackend(SignInDoor, GalleryDoor, SpaceDoor, SettingsDoor, FilesDoor, AccountDoor, CommunityDoor, AdminDoor, Protocol):
+class WebBackend(
+    SignInDoor, GalleryDoor, CollectionsDoor, SpaceDoor, SettingsDoor, FilesDoor, AccountDoor, CommunityDoor, AdminDoor, Protocol
+):
     """All that the pages need."""

@@ -60,6 +60,7 @@ DONE: dict[str, str] = {
     "password": "Password changed.",
     "user": "User added.",
     "comment": "Posted.",
+    "collected": "Added to this collection.",
     "preview": "The preview is on its way; it follows every commit of this pull request.",
     "preview-end": "The preview is gone.",
     "proposed": "Your change stands here as a pull request.",

@@ -15,6 +15,7 @@ from web.backend import WebBackend
 from web.page import Pages, page_route
 from web.pages.account import account_router
 from web.pages.admin import admin_router
+from web.pages.collections import collections_router
 from web.pages.community import community_router
 from web.pages.consent import WebConsent
 from web.pages.files import files_router, repo_router
@@ -34,7 +35,7 @@ def web_pages(backend: WebBackend, clock: Clock, *, secure: bool) -> Pages:
 def web_router(pages: Pages) -> APIRouter:
     """Every page. `secure` of `pages` says whether people reach us by https."""
     router = APIRouter(route_class=page_route(pages), include_in_schema=False)
-    for part in (gallery_router, sign_in_router, account_router, admin_router, space_router, settings_router):
+    for part in (gallery_router, sign_in_router, account_router, admin_router, space_router, settings_router, collections_router):
         router.include_router(part(pages))
     for kind in (RepoType.SPACE, RepoType.DATASET, RepoType.MODEL):
         router.include_router(files_router(pages, kind))

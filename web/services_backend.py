@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from web.services.admin import AdminFamily
 from web.services.analytics import AnalyticsFamily
+from web.services.collections import CollectionsFamily
 from web.services.community import CommunityFamily
 from web.services.deps import WebDeps
 from web.services.files import FilesFamily
@@ -14,7 +15,7 @@ from web.services.settings import SettingsFamily
 from web.services.spaces import SpaceFamily
 
 
-class ServicesBackend(AdminFamily, SpaceFamily, AnalyticsFamily, SettingsFamily, FilesFamily, CommunityFamily):
+class ServicesBackend(AdminFamily, CollectionsFamily, SpaceFamily, AnalyticsFamily, SettingsFamily, FilesFamily, CommunityFamily):
     """Implements `web.backend.WebBackend` over use cases and stores. `close` ends its one background listener."""
 
     def __init__(self, deps: WebDeps) -> None:

@@ -18,6 +18,8 @@ from web.views import (
     AuditRow,
     BlobView,
     BuildRow,
+    CollectionPage,
+    CollectionRow,
     CommitRow,
     CommitsView,
     CommitView,
@@ -586,6 +588,29 @@ class MemoryWebBackend:
         self.calls.append(("status", number, status))
 
     # admin
+    def _list(self) -> CollectionRow:
+        return CollectionRow("alice", "reading-room", "Reading room", "Demos that read", False, "orange", 2, self.now)
+
+    async def collections_of(self, actor: Actor, owner: str) -> tuple[CollectionRow, ...]:
+        return (self._list(),) if owner == "alice" else ()
+
+    async def collection(self, actor: Actor, owner: str, slug: str) -> CollectionPage:
+        if (owner, slug) != ("alice", "reading-room"):
+            raise NotFound("There is no such collection.")
+        cards = tuple(self.cards[:2])
+        own = actor.user is not None and actor.user.name == owner
+        return CollectionPage(self._list(), cards, (), own, {f"{c.owner}/{c.name}".lower(): c.name for c in cards})
+
+    async def collect(self, actor: Actor, kind: RepoType, owner: str, name: str, into: str, title: str) -> str:
+        self.calls.append(("collect", owner, name, into or title))
+        return "alice/reading-room"
+
+    async def uncollect(self, actor: Actor, owner: str, slug: str, item_id: str) -> None:
+        self.calls.append(("uncollect", item_id))
+
+    async def remove_collection(self, actor: Actor, owner: str, slug: str) -> None:
+        self.calls.append(("remove-collection", slug))
+
     async def start_preview(self, actor: Actor, owner: str, name: str, number: int) -> None:
         await self._note(actor, owner, name, "preview", number)
 

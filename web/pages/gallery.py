@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from fastapi import APIRouter, Request, Response
 from starlette.datastructures import QueryParams
 
@@ -94,6 +96,8 @@ def profile_router(pages: Pages) -> APIRouter:
     @router.get("/{owner:seg}")
     async def profile(request: Request, owner: str) -> Response:
         visit = await pages.visit(request)
-        return pages.page(visit, "profile.html", profile=await pages.backend.profile(visit.actor, owner))
+        found = await pages.backend.profile(visit.actor, owner)
+        found = replace(found, collections=await pages.backend.collections_of(visit.actor, found.name))
+        return pages.page(visit, "profile.html", profile=found)
 
     return router

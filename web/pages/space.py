@@ -124,7 +124,9 @@ def space_router(pages: Pages) -> APIRouter:
     @router.get(f"{base}/share")
     async def share(request: Request, owner: str, name: str) -> Response:
         visit = await pages.visit(request)
-        return pages.page(visit, "share.html", space=await backend.space(visit.actor, owner, name))
+        space = await backend.space(visit.actor, owner, name)
+        lists = await backend.collections_of(visit.actor, visit.viewer.name) if visit.viewer.name else ()
+        return pages.page(visit, "share.html", space=space, lists=lists)
 
     @router.get(f"{base}/duplicate")
     async def duplicate_form(request: Request, owner: str, name: str) -> Response:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from web.views.community import DiscussionEntry, DiscussionPage, DiscussionRow
 from web.views.operations import AdminBuildRow, AdminOverview, AnalyticsView, AuditRow, HourBar, Measure, PoolRow, UsageRow, UserRow
-from web.views.people import Profile, SessionRow, SignedIn, TokenRow
+from web.views.people import CollectionPage, CollectionRow, Profile, SessionRow, SignedIn, TokenRow
 from web.views.repositories import BlobView, CommitRow, CommitsView, CommitView, FileRow, RepoPage, RepoRow, TreeView
 from web.views.settings import HardwareOption, QuotaRow, SettingRow, SettingsView
 from web.views.site import PlatformFacts, Viewer
@@ -33,6 +33,8 @@ __all__ = [
     "AuditRow",
     "BlobView",
     "BuildRow",
+    "CollectionPage",
+    "CollectionRow",
     "CommitRow",
     "CommitView",
     "CommitsView",

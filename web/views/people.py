@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -19,6 +20,7 @@ class Profile:
     repos: tuple[RepoRow, ...]
     groups: tuple[tuple[str, str], ...] = ()  # of a user: (org, role); of an org: (user, role)
     likes: tuple[SpaceCard, ...] = ()
+    collections: tuple[CollectionRow, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,3 +51,26 @@ class SignedIn:
     cookie: str
     expires_at: datetime
     name: str
+
+
+@dataclass(frozen=True, slots=True)
+class CollectionRow:
+    owner: str
+    slug: str
+    title: str
+    description: str
+    is_private: bool
+    theme: str
+    size: int
+    updated_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class CollectionPage:
+    """`items`: lower-case "owner/name" of what is shown → id of its place in the collection."""
+
+    row: CollectionRow
+    cards: tuple[SpaceCard, ...]
+    rows: tuple[RepoRow, ...]
+    can_edit: bool
+    items: Mapping[str, str]

@@ -37,6 +37,7 @@ PAGES: dict[str, str] = {
     "community": f"{SPACE}/discussions", "discussion": f"{SPACE}/discussions/1", "logs": f"{SPACE}/logs?which=build",
     "analytics": f"{SPACE}/analytics",
     "settings": f"{SPACE}/settings", "share": f"{SPACE}/share", "new-space": "/new-space", "profile": "/alice",
+    "collection": "/collections/alice/reading-room",
     "tokens": "/settings/tokens",
     "account": "/settings/account", "admin": "/admin", "admin-users": "/admin/users", "admin-quotas": "/admin/quotas?subject=alice",
     "admin-audit": "/admin/audit", "datasets": "/datasets", "dataset": "/datasets/alice/books", "missing": "/spaces/alice/nowhere",
