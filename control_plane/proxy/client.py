@@ -48,55 +48,57 @@ _CONNECT_RETRY_S = (0.05, 0.2, 0.5)  # an app may be between two processes; then
 
 
 class ClientConnection(asyncio.Protocol):
-    # Defaults live on the class: a short connection sets only what it uses.
-    core: Core
+    __slots__ = (
+        "_body_left", "_buffer", "_chunks", "_close_after", "_code", "_connect_s", "_forward", "_live", "_log_part", "_minor",
+        "_read_holds", "_retried", "_started", "_status", "_task", "_tunnel", "_up", "_wait_host", "_write_paused", "accepts_upgrade",
+        "address", "answered", "app_host", "client", "core", "deadline", "entry", "extra_head", "head", "is_stream", "keep_upstream",
+        "method", "phase", "plain_body", "pool", "proto", "request_id", "request_sent", "sent", "sign", "target", "transport",
+    )  # fmt: skip
     transport: asyncio.Transport
     _tunnel: asyncio.Transport
-    client: Client | None = None
-    address = ""
-    proto = b"http"
-    phase = HEAD
-    deadline = 0.0
-    head: RequestHead | None = None
-    entry: Entry | None = None
-    pool: Pool | None = None
-    method = b""
-    target = b""
-    request_id = b""
-    app_host: bytes | None = None
-    extra_head = b""
-    sign = b""
-    accepts_upgrade = False
-    answered = False
-    request_sent = False
-    keep_upstream = False
-    is_stream = False
-    plain_body = False  # chunked answers are passed on without their chunks: HTTP/2 has its own frames
-    sent = 0
-    _minor = b"1"
-    _forward = b""
-    _buffer = b""
-    _body_left = 0
-    _chunks: ChunkReader | None = None
-    _up: Upstream | None = None
-    _task: asyncio.Task[None] | None = None
-    _wait_host = ""
-    _started = 0.0
-    _connect_s = 0.0
-    _status = 0
-    _code = ""
-    _log_part = ""
-    _close_after = False
-    _retried = False
-    _live = False
-    _write_paused = False
-    _read_holds = 0
 
     def __init__(self, core: Core, address: str = "", proto: bytes = b"") -> None:
         """`address` and `proto` say who asks and how where the socket cannot: behind TLS, HTTP/2 or a PROXY header."""
         self.core = core
         self.address = address
         self.proto = proto or core.scheme
+        self.client: Client | None = None
+        self.phase = HEAD
+        self.deadline = 0.0
+        self.head: RequestHead | None = None
+        self.entry: Entry | None = None
+        self.pool: Pool | None = None
+        self.method = b""
+        self.target = b""
+        self.request_id = b""
+        self.app_host: bytes | None = None
+        self.extra_head = b""
+        self.sign = b""
+        self.accepts_upgrade = False
+        self.answered = False
+        self.request_sent = False
+        self.keep_upstream = False
+        self.is_stream = False
+        self.plain_body = False  # chunked answers are passed on without their chunks: HTTP/2 has its own frames
+        self.sent = 0
+        self._minor = b"1"
+        self._forward = b""
+        self._buffer = b""
+        self._body_left = 0
+        self._chunks: ChunkReader | None = None
+        self._up: Upstream | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._wait_host = ""
+        self._started = 0.0
+        self._connect_s = 0.0
+        self._status = 0
+        self._code = ""
+        self._log_part = ""
+        self._close_after = False
+        self._retried = False
+        self._live = False
+        self._write_paused = False
+        self._read_holds = 0
 
     # -- transport ---------------------------------------------------------------------------------------------------
 
