@@ -89,6 +89,8 @@ class Starter:
                 self._d.prober.forget(old.id)
                 await self._d.runtime.stop(old.id)
                 await self._ledger.finish(old, ReplicaState.STOPPED, Reason.REPLACED, "It left so that its newer version has room.")
+        if outdated:
+            await self._admission.refresh()  # what left is counted until the runtime reports it gone
         return bool(outdated)
 
     def _look_again(self, space_id: SpaceId, position: int | None) -> None:
