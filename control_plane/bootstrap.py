@@ -133,7 +133,7 @@ class Services:
         """Pools and nodes as the scheduler's runtime sees them now; None when it does not answer."""
         from control_plane.bus.usage import ask_capacity
 
-        return await ask_capacity(self.settings.run_dir / USAGE_SOCKET)
+        return await ask_capacity(usage_door(self.settings))
 
     async def queued_messages(self) -> int | None:
         """Messages in the broker that no builder has taken; None when the broker does not answer."""
@@ -157,7 +157,7 @@ class Services:
     async def scheduler_metrics(self) -> str | None:
         from control_plane.bus.usage import ask_metrics
 
-        return await ask_metrics(self.settings.run_dir / USAGE_SOCKET)
+        return await ask_metrics(usage_door(self.settings))
 
     async def admit(self, uow: UnitOfWork, space: Space) -> None:
         """Raises QuotaExceeded when the owner's quotas do not let this Space run now. Call it inside the write that starts it."""
@@ -258,6 +258,11 @@ def bus_of(settings: Settings) -> BusClient | RedisRouteFeed:
     return BusClient(settings.run_dir / BUS_SOCKET)
 
 
+def usage_door(settings: Settings) -> Path | str:
+    """Where the scheduler answers what runs and what is free: over Redis where one is named, else at its socket."""
+    return settings.redis_url or settings.run_dir / USAGE_SOCKET
+
+
 def load_pools(settings: Settings) -> Callable[[], Hardware]:
     """The hardware in force; a changed file is taken up within two seconds, a broken one is logged and the last good one stays."""
     import time
@@ -327,7 +332,7 @@ def build_services(settings: Settings) -> Services:
     async def usage_of(space_id: SpaceId) -> tuple[ReplicaUsage, ...]:
         from control_plane.bus.usage import ask_usage
 
-        return await ask_usage(settings.run_dir / USAGE_SOCKET, space_id)
+        return await ask_usage(usage_door(settings), space_id)
 
     metrics = ApiMetrics()
     database.observe = metrics.database
@@ -354,7 +359,7 @@ async def run_scheduler(settings: Settings, ready: Callable[[dict[str, Any]], No
     from control_plane.accounts.oauth import space_credentials
     from control_plane.bus.local import BusServer
     from control_plane.bus.redis_bus import RedisRouteStore
-    from control_plane.bus.usage import serve_usage
+    from control_plane.bus.usage import UsageDoor
     from control_plane.net.probe import probe
     from control_plane.queue.celery_queue import CeleryBuildQueue
     from control_plane.scheduler.deps import SchedulerConfig, SchedulerDeps
@@ -444,7 +449,11 @@ async def run_scheduler(settings: Settings, ready: Callable[[dict[str, Any]], No
         ),
         config,
     )  # fmt: skip
-    usage = await serve_usage(settings.run_dir / USAGE_SOCKET, services.uow, runtime, metrics.text)
+    usage = UsageDoor(services.uow, runtime, metrics.text)
+    if settings.redis_url:
+        usage.open_redis(settings.redis_url)
+    else:
+        await usage.open_socket(settings.run_dir / USAGE_SOCKET)
     history = asyncio.ensure_future(HistoryFollower(services.uow, metrics, traces).run())
     lost = asyncio.ensure_future(leadership.lost())
     told = {"warnings": [warning] if warning else [], **(health.told if health else {})}

@@ -7,6 +7,7 @@ while the component is busy, and tells when it is stuck.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
 import threading
@@ -39,7 +40,8 @@ class Health:
                 self.send_header("Content-Type", "application/json")
                 self.send_header("Content-Length", str(len(data)))
                 self.end_headers()
-                self.wfile.write(data)
+                with contextlib.suppress(OSError):  # who asked has left
+                    self.wfile.write(data)
 
             def log_message(self, *_: object) -> None:
                 return
