@@ -61,7 +61,7 @@ def test_a_gradio_demo_goes_live_and_answers_the_official_client(platform: Platf
     demo = work("shout")
     demo.write(**{"app.py": GRADIO})
     said = demo.push("First")
-    for words in ("README.md: gradio, app file app.py", "Build queued", "http://admin-shout.localhost", "Building", "Live at"):
+    for words in ("README.md: gradio ", "Build queued", "http://admin-shout.localhost", "Building", "Live at"):
         assert words in said, said
     page = platform.app("admin-shout")
     assert page.status_code == 200
