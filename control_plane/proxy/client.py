@@ -42,7 +42,6 @@ _BY_UPSTREAM: Final = 1
 _BY_BUFFER: Final = 2
 _LINGER_S = 3.0
 _QUOTA_PATIENCE_S = 3.0  # how long a visit to a Space that a quota keeps asleep waits for the scheduler's word
-_LAST_CALL_S = 1.0  # when this process leaves: how long a kept connection may be silent
 _LINGER_BYTES = 16 * 1024 * 1024
 _CONNECT_RETRY_S = (0.05, 0.2, 0.5)  # an app may be between two processes; then it is refused
 
@@ -803,7 +802,7 @@ class ClientConnection(asyncio.Protocol):
     def check(self, now: float) -> None:
         """The tick: end what waited too long. `now` is the loop's clock."""
         phase = self.phase
-        if self.core.draining and phase == HEAD and not self._buffer and now > self._idle_since() + _LAST_CALL_S:
+        if self.core.draining and phase == HEAD and not self._buffer and now > self._idle_since() + self.core.config.last_call_s:
             self.transport.close()  # before that its next request may be on its way; it is answered with `Connection: close`
         elif now < self.deadline:
             return

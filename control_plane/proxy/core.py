@@ -66,6 +66,7 @@ class ProxyConfig:
     stream_idle_s: float = 7200.0
     wake_timeout_s: float = 300.0
     drain_s: float = 60.0
+    last_call_s: float = 1.0  # when this process leaves: how long a kept connection may stay silent
     wake_per_space: int = 1_000
     wake_total: int = 10_000
     max_connections: int = 50_000
