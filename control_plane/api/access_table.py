@@ -147,6 +147,8 @@ _BY_RIGHT: dict[Right, tuple[str, ...]] = {
         "DELETE /api/{kind:kind}/{ns:seg}/{name:seg}/tag/{tag:seg}",
         "POST /api/{kind:kind}/{ns:seg}/{name:seg}/super-squash/{branch:seg}",
         "GET /api/{kind:kind}/{ns:seg}/{name:seg}/lfs-files",
+        "GET /api/{kind:kind}/{ns:seg}/{name:seg}/user-access-request/{status:seg}",
+        "POST /api/{kind:kind}/{ns:seg}/{name:seg}/user-access-request/{verb:seg}",
         "POST /api/{kind:kind}/{ns:seg}/{name:seg}/discussions/{num:int}/merge",
         "POST /api/spaces/{ns:seg}/{name:seg}/hardware",
         "POST /api/spaces/{ns:seg}/{name:seg}/sleeptime",

@@ -12,6 +12,7 @@ from starlette.responses import JSONResponse
 
 from control_plane.accounts import people, policy
 from control_plane.api.deps import Hub, find_repo, ok
+from control_plane.api.side_calls import NOT_GATED
 from control_plane.domain.accounts import Account, Action, Actor
 from control_plane.domain.errors import NameTaken, Rejected, RepoNotFound
 from control_plane.domain.sensitive import Sensitive
@@ -163,7 +164,7 @@ def router(hub: Hub) -> APIRouter:
     async def settings(request: Request, kind: str, ns: str, name: str, body: SettingsBody) -> JSONResponse:
         actor, repo = await hub.repo(request, kind, ns, name, Action.ADMIN)
         if body.gated not in (None, False):
-            raise Rejected("gated repositories are not offered here; use visibility private and organisation members instead")
+            raise Rejected(NOT_GATED, code="NotSupported")
         visibility = _visibility(body.visibility, body.private, repo.type)
         if visibility is not None and visibility is not repo.visibility:
             repo = await services.actions.set_visibility(actor, repo, visibility)

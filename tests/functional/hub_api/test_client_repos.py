@@ -210,3 +210,12 @@ def test_lists_filter_by_the_facts_of_cards(api: HfApi) -> None:
     readme = b"---\nsdk: static\nmodels: [alice/found]\n---\n"
     api.upload_file(path_or_fileobj=readme, path_in_repo="README.md", repo_id="alice/linked", repo_type="space")
     assert [s.id for s in api.list_spaces(models="alice/found")] == ["alice/linked"]
+
+
+def test_what_is_not_offered_is_refused_in_words(api: HfApi) -> None:
+    api.create_repo("alice/open")
+    for refused in (lambda: api.update_repo_settings("alice/open", gated="auto"), lambda: api.grant_access("alice/open", "bob")):
+        with pytest.raises(HfHubHTTPError, match="gated repositories are not offered here") as error:
+            refused()
+        assert (error.value.response.status_code, error.value.response.headers["x-error-code"]) == (400, "NotSupported")
+    assert list(api.list_pending_access_requests("alice/open")) == []

@@ -8,8 +8,12 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 from fastapi.routing import iter_route_contexts
+from huggingface_hub import CommitInfo, HfApi
+from huggingface_hub.errors import HfHubHTTPError
+from huggingface_hub.hf_api import RepoFile
 
 from control_plane.api.access_rooms import right_of_room
 from control_plane.api.access_table import DOCUMENTATION, right_of
@@ -94,3 +98,28 @@ def test_every_route_of_the_process_is_declared(whole: WholePlatform) -> None:
         if route.path not in DOCUMENTATION and right_of(method, str(route.path)) is None and right_of_room(method, str(route.path)) is None
     ]
     assert missing == []
+
+
+@pytest.mark.filterwarnings("ignore:Use 'content=")  # the client's own
+def test_a_reader_proposes_a_large_file(whole: WholePlatform) -> None:
+    """Whoever may read may open a pull request, also one whose bytes go the way of large files; and still not write to main."""
+    owner = HfApi(endpoint=whole.url, token=whole.admin_token)
+    headers = {"Authorization": f"Bearer {whole.admin_token}"}
+    httpx.post(f"{whole.url}/api/admin/users", json={"name": "reader"}, headers=headers).raise_for_status()
+    token = httpx.post(f"{whole.url}/api/admin/tokens", json={"user": "reader", "role": "write", "name": "t"}, headers=headers).json()[
+        "token"
+    ]
+    reader = HfApi(endpoint=whole.url, token=token)
+    owner.create_repo("admin/proposals", exist_ok=True)
+    weights = os.urandom(200_000)
+    with pytest.raises(HfHubHTTPError) as refused:
+        reader.upload_file(path_or_fileobj=weights, path_in_repo="w.bin", repo_id="admin/proposals")
+    assert refused.value.response.status_code == 403
+    pull = reader.upload_file(path_or_fileobj=weights, path_in_repo="w.bin", repo_id="admin/proposals", create_pr=True)
+    assert isinstance(pull, CommitInfo)
+    assert pull.pr_num == 1
+    owner.merge_pull_request("admin/proposals", 1)
+    entry = owner.get_paths_info("admin/proposals", ["w.bin"])[0]
+    assert isinstance(entry, RepoFile)
+    assert entry.lfs is not None
+    assert entry.lfs.size == len(weights)
