@@ -22,7 +22,7 @@ pools:
 
 
 @contextmanager
-def platform_on(cluster: Cluster, namespace: str, *, large: float = 0.5, **env: str) -> Iterator[Platform]:
+def platform_on(cluster: Cluster, namespace: str, *, large: float, **env: str) -> Iterator[Platform]:
     """Everything it makes is in `namespace`, which goes with it."""
     selector = ", ".join(f"{key}: {value}" for key, value in cluster.pool.node_selector.items())
     with tempfile.TemporaryDirectory(prefix="v", ignore_cleanup_errors=True) as folder:

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -30,6 +31,7 @@ class Say(http.server.BaseHTTPRequestHandler):
 http.server.ThreadingHTTPServer(("0.0.0.0", int(os.environ["PORT"])), Say).serve_forever()
 """
 LIVE_S = 240
+OVERCOMMIT = 4.0  # of the pool in `platform`
 
 
 def plain(word: str) -> str:
@@ -39,7 +41,7 @@ def plain(word: str) -> str:
 @pytest.fixture(scope="module")
 def platform(cluster: Cluster) -> Iterator[Platform]:
     namespace = f"vitrine-test-{secrets.token_hex(4)}"
-    with platform_on(cluster, namespace) as running:
+    with platform_on(cluster, namespace, large=pool_cores(cluster) * OVERCOMMIT * 0.4) as running:
         running.namespace = namespace  # type: ignore[attr-defined]
         yield running
 
@@ -151,34 +153,34 @@ def test_a_gradio_demo_in_a_browser(platform: Platform, tmp_path: Path) -> None:
             browser.close()
 
 
-def test_what_does_not_fit_waits_in_line_and_an_idle_space_makes_room(cluster: Cluster, tmp_path: Path) -> None:
-    """One node's worth of hardware: a second Space puts the idle first one to sleep; a visit to that one does the reverse."""
-    nodes = [n for n in cluster.api.get("/api/v1/nodes")["items"] if cluster.pool.node_selector.items() <= n["metadata"]["labels"].items()]
-    if len(nodes) != 1:
+def test_what_does_not_fit_waits_in_line_and_an_idle_space_makes_room(platform: Platform, cluster: Cluster, tmp_path: Path) -> None:
+    """Two of the large flavor fill one node: a third puts the one unused for longest to sleep; a visit to that one does the reverse."""
+    if len(pool_nodes(cluster)) != 1:
         pytest.skip("needs a pool of exactly one node")
-    cores = _cores(nodes[0]["status"]["allocatable"]["cpu"])
-    with platform_on(cluster, f"vitrine-test-{secrets.token_hex(4)}", large=cores * 4 * 0.4) as running:
-        for name in ("a", "b", "c"):
-            running.create(name)
-            running.api("POST", f"/api/spaces/admin/{name}/hardware", json={"flavor": "cpu-upgrade"})
-        works = {}
-        for name in ("a", "b"):
-            works[name] = Work(running, name, tmp_path / name)
-            works[name].write(**{"app.py": plain(name)})
-            works[name].push("first", wait=False)
-            running.until(name, "RUNNING", seconds=LIVE_S)
-        (row,) = [
-            row for row in running.api("GET", "/api/admin/pools").json()["items"] if row["flavor"] == "cpu-upgrade" and row["pool"] == "cpu"
-        ]
-        assert (row["nodes"], row["used"], row["free"]) == (1, 2, 0), row
-        time.sleep(2)  # both are idle after a second
-        works["c"] = Work(running, "c", tmp_path / "c")
-        works["c"].write(**{"app.py": plain("c")})
-        works["c"].push("first", wait=False)
-        running.until("c", "RUNNING", seconds=LIVE_S)
-        asleep = [name for name in ("a", "b") if running.runtime(name)["stage"] == "SLEEPING"]
-        assert asleep == ["a"], "the one unused for longest made room"
-        assert running.app("admin-a", timeout=180).text == "a", "a visit wakes it, and another makes room"
+    for name in ("a", "b", "c"):
+        platform.create(name)
+        platform.api("POST", f"/api/spaces/admin/{name}/hardware", json={"flavor": "cpu-upgrade"})
+        work = Work(platform, name, tmp_path / name)
+        work.write(**{"app.py": plain(name)})
+        work.push("first", wait=False)
+        platform.until(name, "RUNNING", seconds=LIVE_S)
+        if name == "b":
+            rows = platform.api("GET", "/api/admin/pools").json()["items"]
+            (row,) = [row for row in rows if row["flavor"] == "cpu-upgrade"]
+            assert (row["nodes"], row["used"], row["free"]) == (1, 2, 0), row
+    asleep = [name for name in ("a", "b") if platform.runtime(name)["stage"] == "SLEEPING"]
+    assert asleep == ["a"], "the one unused for longest made room"
+    assert platform.runtime("a")["reason"]["code"] == "PREEMPTED"  # type: ignore[index]
+    assert platform.app("admin-a", timeout=180).text == "a", "a visit wakes it, and another makes room"
+
+
+def pool_nodes(cluster: Cluster) -> list[dict[str, Any]]:
+    wanted = cluster.pool.node_selector.items()
+    return [n for n in cluster.api.get("/api/v1/nodes")["items"] if wanted <= n["metadata"].get("labels", {}).items()]
+
+
+def pool_cores(cluster: Cluster) -> float:
+    return max(_cores(node["status"]["allocatable"]["cpu"]) for node in pool_nodes(cluster))
 
 
 def _cores(text: str) -> float:
