@@ -214,8 +214,11 @@ def test_lists_filter_by_the_facts_of_cards(api: HfApi) -> None:
 
 def test_what_is_not_offered_is_refused_in_words(api: HfApi) -> None:
     api.create_repo("alice/open")
-    for refused in (lambda: api.update_repo_settings("alice/open", gated="auto"), lambda: api.grant_access("alice/open", "bob")):
-        with pytest.raises(HfHubHTTPError, match="gated repositories are not offered here") as error:
-            refused()
+    words = "gated repositories are not offered here"
+    with pytest.raises(HfHubHTTPError, match=words) as gate:
+        api.update_repo_settings("alice/open", gated="auto")
+    with pytest.raises(HfHubHTTPError, match=words) as grant:
+        api.grant_access("alice/open", "bob")
+    for error in (gate, grant):
         assert (error.value.response.status_code, error.value.response.headers["x-error-code"]) == (400, "NotSupported")
     assert list(api.list_pending_access_requests("alice/open")) == []
