@@ -20,7 +20,7 @@ def needs(path: Path) -> tuple[str, tuple[str, ...]]:
     try:
         with path.open("rb") as file:
             return _read(file.read())
-    except (OSError, struct.error, ValueError, IndexError):
+    except (OSError, struct.error, ValueError, IndexError, OverflowError):
         return "", ()
 
 
