@@ -128,12 +128,13 @@ def connect(host, port):
     with socket.socket() as s:
         s.settimeout(0.5); s.connect((host, port))
 status = dict(line.split(":", 1) for line in open("/proc/self/status"))
-gateway = os.environ["GATEWAY_OF"].rsplit(".", 1)[0]
+route = next(line.split() for line in open("/proc/net/route") if line.split()[1] == "00000000")
+gateway = socket.inet_ntoa(int(route[2], 16).to_bytes(4, "little"))
 print(json.dumps({
   "uid": os.getuid(), "caps": status["CapBnd"].strip(), "no_new_privs": status["NoNewPrivs"].strip(), "seccomp": status["Seccomp"].strip(),
   "etc": can(lambda: open("/etc/x", "w")), "app": can(lambda: open("/home/user/app/x", "w")), "tmp": can(lambda: open("/tmp/x", "w")),
   "mine": len([p for p in os.listdir("/proc") if p.isdigit()]),
-  "metadata": can(lambda: connect("169.254.169.254", 80)), "host": can(lambda: connect(os.environ["HOST"], int(os.environ["HOST_PORT"]))),
+  "metadata": can(lambda: connect("169.254.169.254", 80)), "host": can(lambda: connect(gateway, int(os.environ["HOST_PORT"]))),
   "raw": can(lambda: socket.socket(socket.AF_INET, socket.SOCK_RAW, 1).close()), "socket": os.path.exists("/var/run/docker.sock"),
   "nofile": __import__("resource").getrlimit(7)[1], "gpu": os.environ["NVIDIA_VISIBLE_DEVICES"], "secret": os.environ["TOKEN"],
 }), flush=True)
@@ -146,10 +147,8 @@ async def test_the_floor_seen_from_inside(harness: DockerHarness) -> None:
 
     with socket.create_server(("0.0.0.0", 0)) as listening:
         spec = harness.spec(app=PROBE, extra=("USER root",))
-        # Its network is not known before it is made, so a first free subnet is guessed from the pool and told to it.
         env: dict[str, str | Sensitive] = {
-            "GATEWAY_OF": "10.213.0.2", "HOST": "10.213.0.1", "HOST_PORT": str(listening.getsockname()[1]), "TOKEN": Sensitive("s3cret"),
-            "NVIDIA_VISIBLE_DEVICES": "all",
+            "HOST_PORT": str(listening.getsockname()[1]), "TOKEN": Sensitive("s3cret"), "NVIDIA_VISIBLE_DEVICES": "all",
         }  # fmt: skip
         await harness.docker.apply(replace(spec, env=env))
         seen = await until_end(harness.docker, spec)
