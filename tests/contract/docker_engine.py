@@ -126,7 +126,7 @@ class TestEngine:
         listed = subprocess.run(["nft", "list", "tables"], capture_output=True, text=True, check=False).stdout.splitlines()
         for line in listed:
             _, family, table = line.split()
-            if table == self.bridge or any(table.startswith(f"vitrine_{tag}") for tag in self.tags):
+            if table in (self.bridge, f"vitrine_kit_{self.bridge}") or any(table.startswith(f"vitrine_{tag}") for tag in self.tags):
                 subprocess.run(["nft", "delete", "table", family, table], check=False)
         subprocess.run(["ip", "link", "delete", self.bridge], capture_output=True, check=False)
         shutil.rmtree(self.folder, ignore_errors=True)

@@ -77,7 +77,7 @@ def ensure_build_network(
         if missing:
             return BuildNetwork(name, gateway, no_buildkit=missing)
         try:
-            found = BuildNetwork(name, gateway, buildkit_gateway=_default_bridge(engine, names, openings, load_firewall))
+            found = BuildNetwork(name, gateway, buildkit_gateway=_default_bridge(engine, openings, load_firewall))
             if memory_bytes:
                 limit_buildkit(info, memory_bytes)
             return found
@@ -102,8 +102,11 @@ def _own_bridge(engine: Engine, names: Names, pool: str) -> str:
     return _gateway(found)
 
 
-def _default_bridge(engine: Engine, names: Names, openings: Openings, load_firewall: Callable[[str], str]) -> str:
-    """Puts rules on it; gives its gateway. Raises Rejected with the reason why it is not for builds."""
+def _default_bridge(engine: Engine, openings: Openings, load_firewall: Callable[[str], str]) -> str:
+    """Puts rules on it; gives its gateway. Raises Rejected with the reason why it is not for builds.
+
+    One table per bridge, not per platform: those of two would both have to let a packet through, and one that is gone leaves its own.
+    """
     bridge = _named(engine, "bridge")
     if bridge is None or bridge.get("Driver") != "bridge":
         raise Rejected("the engine has no default bridge network, and BuildKit knows no other")
@@ -111,7 +114,7 @@ def _default_bridge(engine: Engine, names: Names, openings: Openings, load_firew
         raise Rejected("other containers are on the engine's default bridge network, which BuildKit's steps would share with them")
     device = str((bridge.get("Options") or {}).get("com.docker.network.bridge.name") or "docker0")
     subnet = next((subnet for subnet, _ in _addresses_of(bridge) if ":" not in subnet), "")
-    missing = load_firewall(firewall_rules(f"{names.table}_kit", device, openings, shared_subnet=subnet)) if subnet else "no addresses"
+    missing = load_firewall(firewall_rules(f"vitrine_kit_{device}", device, openings, shared_subnet=subnet)) if subnet else "no addresses"
     if missing:
         raise Rejected(f"the engine's default bridge network cannot be bounded: {missing}")
     if openings.uses_loopback:
