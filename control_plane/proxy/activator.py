@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from control_plane.proxy.table import Entry
 
 _ASK_AGAIN_S = 5.0  # a lost hint costs this much
+_QUOTA_ASK_AGAIN_S = 1.0  # room may come at any moment, and nobody tells
 
 
 class Activator:
@@ -36,7 +37,7 @@ class Activator:
         space_id = entry.route.space_id
         now = time.monotonic()
         first, last = self._asked.get(space_id, (now, 0.0))
-        if last and now - last < _ASK_AGAIN_S:
+        if last and now - last < (_QUOTA_ASK_AGAIN_S if entry.kept_by_quota else _ASK_AGAIN_S):
             return
         if not last:
             entry.activity.wakes += 1
