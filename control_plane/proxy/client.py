@@ -11,95 +11,39 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import Final, cast
+from typing import cast
 
-from control_plane.net.dial import DialError
-from control_plane.proxy import answers, routing, stages
-from control_plane.proxy.activity import SpaceActivity, counts_as_use
-from control_plane.proxy.chunks import BadChunk, ChunkReader
-from control_plane.proxy.core import Core
+from control_plane.proxy import routing
+from control_plane.proxy.activity import counts_as_use
+from control_plane.proxy.app_side import AppSide
+from control_plane.proxy.chunks import BadChunk
+from control_plane.proxy.connection import (
+    BY_BUFFER,
+    BY_UPSTREAM,
+    CHUNKS,
+    CLOSED,
+    DISCARD,
+    FOLLOW,
+    HEAD,
+    HOLD,
+    LENGTH,
+    REPEATABLE,
+    TUNNEL,
+    WAIT,
+)
 from control_plane.proxy.errors import Code
-from control_plane.proxy.heads import CHUNKED, HeadError, RequestHead, ResponseHead, origin_form, request_line
-from control_plane.proxy.limits import Client
-from control_plane.proxy.pool import Pool
+from control_plane.proxy.heads import CHUNKED, HeadError, RequestHead, origin_form, request_line
 from control_plane.proxy.table import Entry
-from control_plane.proxy.upstream import WRITE_HIGH, Upstream
-
-HEAD: Final = 0
-LENGTH: Final = 1
-CHUNKS: Final = 2
-WAIT: Final = 3
-HOLD: Final = 4
-TUNNEL: Final = 5
-DISCARD: Final = 6
-CLOSED: Final = 7
-FOLLOW: Final = 8  # a progress page is told what happens to its Space
+from control_plane.proxy.upstream import WRITE_HIGH
 
 _MAX_WAITING_INPUT = 65_536
-_REPEATABLE = frozenset((b"GET", b"HEAD", b"OPTIONS"))
 _REFUSED_METHODS = frozenset((b"CONNECT", b"TRACE", b"TRACK", b"PRI"))
-_BY_UPSTREAM: Final = 1
-_BY_BUFFER: Final = 2
-_LINGER_S = 3.0
-_QUOTA_PATIENCE_S = 3.0  # how long a visit to a Space that a quota keeps asleep waits for the scheduler's word
 _LINGER_BYTES = 16 * 1024 * 1024
-_CONNECT_RETRY_S = (0.05, 0.2, 0.5)  # an app may be between two processes; then it is refused
+_QUOTA_PATIENCE_S = 3.0  # how long a visit to a Space that a quota keeps asleep waits for the scheduler's word
 
 
-class ClientConnection(asyncio.Protocol):
-    __slots__ = (
-        "_body_left", "_buffer", "_chunks", "_close_after", "_code", "_connect_s", "_forward", "_live", "_log_part", "_minor",
-        "_read_holds", "_retried", "_started", "_status", "_task", "_tunnel", "_up", "_wait_host", "_write_paused", "accepts_upgrade",
-        "address", "answered", "app_host", "client", "core", "deadline", "entry", "extra_head", "head", "is_stream", "keep_upstream",
-        "method", "phase", "plain_body", "pool", "proto", "request_id", "request_sent", "sent", "sign", "target", "transport",
-    )  # fmt: skip
-    transport: asyncio.Transport
-    _tunnel: asyncio.Transport
-
-    def __init__(self, core: Core, address: str = "", proto: bytes = b"") -> None:
-        """`address` and `proto` say who asks and how where the socket cannot: behind TLS, HTTP/2 or a PROXY header."""
-        self.core = core
-        self.address = address
-        self.proto = proto or core.scheme
-        self.client: Client | None = None
-        self.phase = HEAD
-        self.deadline = 0.0
-        self.head: RequestHead | None = None
-        self.entry: Entry | None = None
-        self.pool: Pool | None = None
-        self.method = b""
-        self.target = b""
-        self.request_id = b""
-        self.app_host: bytes | None = None
-        self.extra_head = b""
-        self.sign = b""
-        self.accepts_upgrade = False
-        self.answered = False
-        self.request_sent = False
-        self.keep_upstream = False
-        self.is_stream = False
-        self.plain_body = False  # chunked answers are passed on without their chunks: HTTP/2 has its own frames
-        self.sent = 0
-        self._minor = b"1"
-        self._forward = b""
-        self._buffer = b""
-        self._body_left = 0
-        self._chunks: ChunkReader | None = None
-        self._up: Upstream | None = None
-        self._task: asyncio.Task[None] | None = None
-        self._wait_host = ""
-        self._started = 0.0
-        self._connect_s = 0.0
-        self._status = 0
-        self._code = ""
-        self._log_part = ""
-        self._close_after = False
-        self._retried = False
-        self._live = False
-        self._write_paused = False
-        self._read_holds = 0
-
-    # -- transport ---------------------------------------------------------------------------------------------------
+class ClientConnection(AppSide):
+    __slots__ = ()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
@@ -137,7 +81,7 @@ class ClientConnection(asyncio.Protocol):
         elif phase in (WAIT, HOLD):
             self._buffer += data
             if len(self._buffer) > _MAX_WAITING_INPUT:
-                self._hold(_BY_BUFFER)
+                self._hold(BY_BUFFER)
         elif phase in (DISCARD, FOLLOW):
             self._body_left += len(data)
             if self._body_left > _LINGER_BYTES:
@@ -183,25 +127,6 @@ class ClientConnection(asyncio.Protocol):
         self._write_paused = False
         if self._up is not None:
             self._up.resume()
-
-    def hold_reading(self) -> None:
-        self._hold(_BY_UPSTREAM)
-
-    def continue_reading(self) -> None:
-        self._unhold(_BY_UPSTREAM)
-
-    def _hold(self, why: int) -> None:
-        if not self._read_holds and self.phase != CLOSED and not self.transport.is_closing():
-            self.transport.pause_reading()
-        self._read_holds |= why
-
-    def _unhold(self, why: int) -> None:
-        if self._read_holds:
-            self._read_holds &= ~why
-            if not self._read_holds and self.phase != CLOSED and not self.transport.is_closing():
-                self.transport.resume_reading()
-
-    # -- request -----------------------------------------------------------------------------------------------------
 
     def _read_head(self, data: bytes) -> None:
         core = self.core
@@ -295,7 +220,7 @@ class ClientConnection(asyncio.Protocol):
         """
         pool = entry.pools[0]
         idle = pool.idle
-        if not idle or idle[-1].closed or b"__sign=" in self.target or self.method not in _REPEATABLE:
+        if not idle or idle[-1].closed or b"__sign=" in self.target or self.method not in REPEATABLE:
             return False
         now = self.core.now
         if self.client is None or not self.client.bucket.take(now) or not entry.bucket.take(now):
@@ -340,7 +265,7 @@ class ClientConnection(asyncio.Protocol):
         self.deadline = core.now + core.config.body_stall_s
         if up is None:
             self._buffer += data
-            self._hold(_BY_BUFFER)
+            self._hold(BY_BUFFER)
             return
         if self.entry is not None:
             self.entry.activity.bytes_in += len(data)
@@ -375,330 +300,6 @@ class ClientConnection(asyncio.Protocol):
         self.deadline = core.now + core.config.app_timeout_s
         self._buffer = rest
 
-    # -- to the app --------------------------------------------------------------------------------------------------
-
-    def forward(self, pool: Pool) -> None:
-        """Send the request to `pool`: over an idle connection at once, else as soon as a fresh one stands."""
-        self.pool = pool
-        head = self.head
-        assert head is not None
-        up = pool.take(self.core.now, repeatable=self.method in _REPEATABLE and head.length <= 0 and head.length != CHUNKED)
-        if up is not None and not head.upgrade and self._minor == b"1":
-            self._send_request(up)
-            return
-        if up is not None:
-            pool.give(up, self.core.now)
-        self._connect(pool)
-
-    def _connect(self, pool: Pool) -> None:
-        self.phase = HOLD
-        head = self.head
-        assert head is not None
-        if head.length > 0 or head.length == CHUNKED:
-            self._hold(_BY_BUFFER)
-        self._task = asyncio.get_running_loop().create_task(self._connected(pool))
-
-    async def _connected(self, pool: Pool) -> None:
-        began = time.perf_counter()
-        retries = iter(_CONNECT_RETRY_S)
-        while True:
-            try:
-                up = await pool.connect()
-                break
-            except DialError as error:
-                if self.app_host is None:
-                    code = Code.PLATFORM_UNAVAILABLE
-                else:
-                    code = Code.APP_CONNECT_TIMEOUT if error.timed_out else Code.APP_REFUSED
-                pause = None if error.timed_out else next(retries, None)
-                if pause is None:
-                    self._task = None
-                    self.refuse(code, reveal=True)
-                    return
-                await asyncio.sleep(pause)
-        self._task = None
-        self._connect_s = time.perf_counter() - began
-        if self.phase != HOLD:
-            up.close()
-            return
-        self._send_request(up)
-
-    def _send_request(self, up: Upstream) -> None:
-        head = self.head
-        assert head is not None
-        assert self.pool is not None
-        self._up = up
-        self.keep_upstream = True
-        if head.upgrade:
-            tail = b"\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
-        elif self._minor == b"0":
-            tail = b"\r\nConnection: close\r\n\r\n"
-        else:
-            tail = b"\r\n\r\n"
-        up.begin(
-            self,
-            b"%b %b HTTP/1.%b%b\r\nX-Vitrine-Request-Id: %b%b%b"
-            % (self.method, self.target, self._minor, self._forward, self.request_id, self.pool.header, tail),
-        )
-        if self._write_paused:
-            up.pause()
-        length = head.length
-        if length == CHUNKED:
-            self.phase = CHUNKS
-            self._chunks = ChunkReader()
-        elif length > 0:
-            self.phase = LENGTH
-            self._body_left = length
-        else:
-            self.phase = WAIT
-            self.request_sent = True
-            return
-        data, self._buffer = self._buffer, b""
-        self.deadline = self.core.now + self.core.config.body_stall_s
-        if data:
-            self._read_body(data)
-        self._unhold(_BY_BUFFER)
-
-    # -- from the app ------------------------------------------------------------------------------------------------
-
-    def answer_head(self, head: ResponseHead, body: bytes, *, ends: bool) -> None:
-        """`ends` is false for an answer that lasts until the app closes: then this connection ends with it."""
-        self.answered = True
-        self._status = head.status
-        core = self.core
-        if not ends or not self.request_sent or core.draining or self.accepts_upgrade:
-            self._close_after = True
-        if head.is_stream:
-            self._open_stream()
-        entry = self.entry
-        data = b"%b%b%b\r\nX-Vitrine-Request-Id: %b%b%b\r\n\r\n%b" % (
-            head.line,
-            head.block,
-            entry.response_suffix if entry is not None else b"",
-            self.request_id,
-            self.extra_head,
-            b"\r\nConnection: close" if self._close_after else b"",
-            body,
-        )
-        self.sent = len(data)
-        self.deadline = core.stream_deadline
-        self.transport.write(data)
-
-    def interim(self, head: ResponseHead) -> None:
-        """100 only when the client waits for it; other 1xx to clients that can read them."""
-        if self._minor == b"1" and (head.status != 100 or (self.head is not None and self.head.expect)):
-            self.transport.write(head.line + head.block + b"\r\n\r\n")
-
-    def send(self, data: bytes) -> None:
-        self.sent += len(data)
-        self.deadline = self.core.stream_deadline
-        self.transport.write(data)
-
-    def send_frames(self, data: bytes) -> None:
-        core = self.core
-        entry = self.entry
-        if entry is not None and entry.messages_are_use and data[0] & 15 < 8:
-            entry.activity.last_used = core.wall
-        self.sent += len(data)
-        self.deadline = core.stream_deadline
-        self.transport.write(data)
-
-    def switch(self, head: ResponseHead, rest: bytes) -> None:
-        """The app answered 101: both sides are spliced from here on."""
-        assert self._up is not None
-        self.phase = TUNNEL
-        self._tunnel = self._up.transport
-        self.answered = True
-        self._status = 101
-        entry = self.entry
-        if entry is not None:
-            entry.activity.sockets += 1
-            entry.activity.tabs += 1
-            if self._live:  # an open socket alone is not use: messages are, or tabs when the owner says so
-                self._live = False
-                entry.activity.live -= 1
-        suffix = entry.response_suffix if entry is not None else b""
-        self.send(
-            b"%b%b%b\r\nX-Vitrine-Request-Id: %b\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n%b"
-            % (head.line, head.block, suffix, self.request_id, rest)
-        )
-        self._named()
-        self.head, self._forward = None, b""  # thousands of idle sockets must not keep their heads
-        data, self._buffer = self._buffer, b""
-        if data:
-            self.data_received(data)
-        self._unhold(_BY_BUFFER)
-
-    def response_done(self, pool: Pool, up: Upstream | None) -> None:
-        """The answer left completely; `up` is the upstream when it may be used again."""
-        self._up = None
-        self._read_holds &= ~_BY_UPSTREAM
-        if up is not None:
-            pool.give(up, self.core.now)
-        self._account()
-        self._next()
-
-    def upstream_failed(self, code: Code, *, before_answer: bool) -> None:
-        up, self._up = self._up, None
-        if self.phase == CLOSED:
-            return
-        head = self.head
-        if (
-            code is Code.APP_RESET and up is not None and up.reused and not self._retried and self.phase == WAIT
-            and self.method in _REPEATABLE and head is not None and head.length <= 0 and self.pool is not None
-        ):  # fmt: skip
-            self._retried = True  # the app closed an idle connection while we took it: nothing was lost yet
-            self._connect(self.pool)
-            return
-        if self.app_host is None and code is Code.APP_RESET:
-            code = Code.PLATFORM_UNAVAILABLE
-        self._fail(code)
-
-    def tunnel_closed(self) -> None:
-        self._up = None
-        self.transport.close()
-
-    def close_tunnel(self, status: int) -> None:
-        """End a WebSocket from our side with a close frame to both ends (RFC 6455 5.5.1)."""
-        payload = status.to_bytes(2, "big")
-        self.transport.write(b"\x88\x02" + payload)
-        if self._up is not None:
-            self._up.transport.write(b"\x88\x82\0\0\0\0" + payload)
-        self.transport.close()
-
-    # -- own answers -------------------------------------------------------------------------------------------------
-
-    def refuse(self, code: Code, *, close: bool = False, reveal: bool = False, extra: str = "", words: str = "") -> None:
-        """Answer with `code`. `reveal`: the asker passed the guard, so the Space may be named."""
-        head = self.head
-        counts = self.core.activity.refused
-        counts[code.name] = counts.get(code.name, 0) + 1
-        self._code = code.name
-        if not self.request_id:
-            self.request_id = self.core.next_id()
-        keep = self._own_answer_keeps(close)
-        data = answers.refusal(
-            code,
-            route=self.entry.route if reveal and self.entry is not None else None,
-            page=head is not None and self.method == b"GET" and head.wants_page,
-            request_id=self.request_id.decode(),
-            keep=keep,
-            head_only=self.method == b"HEAD",
-            hub=self.core.hub,
-            extra=extra,
-            words=words,
-        )
-        self.own_answer(code.value.status, data, keep=keep)
-
-    def reply(self, status: int, content_type: str, body: bytes, headers: str = "") -> None:
-        """A plain answer of ours that is not an error."""
-        keep = self._own_answer_keeps(False)
-        headers += f"X-Vitrine-Request-Id: {self.request_id.decode()}\r\n"
-        data = answers.raw(status, content_type, body, headers=headers, keep=keep, head_only=self.method == b"HEAD")
-        self.own_answer(status, data, keep=keep)
-
-    def _own_answer_keeps(self, close: bool) -> bool:
-        return not (close or self._close_after or self.core.draining or self._has_unread_input())
-
-    def _has_unread_input(self) -> bool:
-        head = self.head
-        return head is None or head.upgrade or (not self.request_sent and (head.length > 0 or head.length == CHUNKED))
-
-    def own_answer(self, status: int, data: bytes, *, keep: bool) -> None:
-        self._status = status
-        self._close_after = not keep
-        self.answered = True
-        self.sent = len(data)
-        self.transport.write(data)
-        if not self._started:
-            self._started = time.perf_counter()
-        self._account()
-        self._next()
-
-    def _fail(self, code: Code) -> None:
-        """The exchange broke: an answer when none has begun, else the connection ends so that nobody takes it for complete."""
-        if not self.answered:
-            self.refuse(code, close=code in (Code.BAD_CHUNK, Code.BODY_TOO_LARGE), reveal=True)
-            return
-        self._code = code.name
-        counts = self.core.activity.refused
-        counts[code.name] = counts.get(code.name, 0) + 1
-        self._account()
-        self.phase = CLOSED
-        self.transport.abort()
-
-    def _drop_upstream(self) -> None:
-        up, self._up = self._up, None
-        if up is not None:
-            up.abort()
-
-    def _next(self) -> None:
-        """After an answer: the next request on this connection, or its end."""
-        self.pool = None
-        if self._close_after:
-            if self._buffer or self._has_unread_input():
-                self._linger()
-            else:
-                self.phase = DISCARD
-                self._body_left = 0
-                self.deadline = self.core.now + _LINGER_S
-                self.transport.close()
-            return
-        self.phase = HEAD
-        self.deadline = self.core.now + self.core.config.keep_alive_s
-        if self._buffer:
-            self.deadline = self.core.now + self.core.config.header_timeout_s
-            asyncio.get_running_loop().call_soon(self._read_buffered)
-        if self._read_holds:
-            self._unhold(_BY_BUFFER | _BY_UPSTREAM)
-
-    def _read_buffered(self) -> None:
-        if self.phase == HEAD and self._buffer and not self.transport.is_closing():
-            data, self._buffer = self._buffer, b""
-            self._read_head(data)
-
-    def _linger(self) -> None:
-        """Unread input: closing at once would reset the connection and could destroy the answer on its way."""
-        self.phase = DISCARD
-        self._buffer = b""
-        self._body_left = 0
-        self.deadline = self.core.now + _LINGER_S
-        if self.transport.can_write_eof() and not self.transport.is_closing():
-            self.transport.write_eof()
-        self._unhold(_BY_BUFFER | _BY_UPSTREAM)
-
-    def follow(self, entry: Entry) -> None:
-        """Answer with the stages of a Space as they come, until it serves or does not start."""
-        code = self.core.followers.add(self, entry)
-        if code is not None:
-            self.refuse(code, reveal=True)
-            return
-        self._wait_host = entry.route.host
-        self.phase = FOLLOW
-        self._status = 200
-        self._close_after = self.answered = True
-        self.deadline = self.core.now + stages.LIFE_S
-        self.transport.write(
-            b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nCache-Control: no-store\r\nX-Content-Type-Options: nosniff\r\n"
-            b"X-Accel-Buffering: no\r\nConnection: close\r\nX-Vitrine-Request-Id: %b\r\n\r\n" % self.request_id
-        )
-        self.follow_event(self.core.followers.opening(entry.route), last=not entry.route.state.may_wake)
-
-    def follow_event(self, data: bytes, *, last: bool) -> None:
-        self.sent += len(data)
-        self.transport.write(data)
-        if last:
-            self.end_follow()
-
-    def end_follow(self) -> None:
-        self.core.followers.drop(self, self._wait_host)
-        self._wait_host = ""
-        self._started = time.perf_counter()  # how long a Space takes to wake is not how fast it answers
-        self._account()
-        self._next()
-
-    # -- waiting and accounting --------------------------------------------------------------------------------------
-
     def wait_for_wake(self, entry: Entry) -> None:
         head = self.head
         code = self.core.activator.hold(self, entry)
@@ -710,7 +311,7 @@ class ClientConnection(asyncio.Protocol):
         patience = min(_QUOTA_PATIENCE_S, self.core.config.wake_timeout_s) if entry.kept_by_quota else self.core.config.wake_timeout_s
         self.deadline = self.core.now + patience
         if head is not None and (head.length > 0 or head.length == CHUNKED):
-            self._hold(_BY_BUFFER)
+            self._hold(BY_BUFFER)
 
     def wake_refused(self) -> None:
         """The owner's quota does not let the Space up: said now instead of after a long wait."""
@@ -748,52 +349,10 @@ class ClientConnection(asyncio.Protocol):
         self._task = task
         head = self.head
         if head is not None and (head.length > 0 or head.length == CHUNKED):
-            self._hold(_BY_BUFFER)
+            self._hold(BY_BUFFER)
 
     def task_done(self) -> None:
         self._task = None
-
-    def begin_use(self, activity: SpaceActivity, *, live: bool) -> None:
-        if live and not self._live:
-            self._live = True
-            activity.live += 1
-
-    def _open_stream(self) -> None:
-        if self.entry is not None and not self.is_stream:
-            self.is_stream = True
-            self.entry.activity.tabs += 1
-
-    def _account(self) -> None:
-        core = self.core
-        entry = self.entry
-        seconds = time.perf_counter() - self._started
-        activity = entry.activity if entry is not None else core.activity.platform
-        activity.record(self._status if self._status < 600 else 500, 0.0 if self._status == 101 else seconds)
-        activity.bytes_out += self.sent
-        if self._status == 101:
-            activity.sockets -= 1
-            activity.tabs -= 1
-        if self.is_stream:
-            self.is_stream = False
-            activity.tabs -= 1
-        now = time.time()
-        if self._live:
-            self._live = False
-            activity.live -= 1
-            activity.last_used = now
-        log = core.log
-        if log.enabled:
-            log.add(
-                now, self.request_id, self._log_part or self._named(), self.method, self.target, self._status, self._code,
-                self._connect_s, seconds, self.sent,
-            )  # fmt: skip
-
-    def _named(self) -> str:
-        """The part of an access log line that says who asked whom; the same for all requests with the same head."""
-        space = self.entry.log_part if self.entry is not None else ""
-        host = self.head.host.decode("latin-1") if self.head is not None else ""
-        self._log_part = f'","client":"{self.address}","host":"{host}",{space}"method":"'
-        return self._log_part
 
     def _idle_since(self) -> float:
         config = self.core.config
@@ -822,7 +381,7 @@ class ClientConnection(asyncio.Protocol):
         elif phase == FOLLOW:
             self.end_follow()
         elif phase in (LENGTH, CHUNKS):
-            if self._read_holds & _BY_UPSTREAM:  # the app does not read: its fault, and it has the longer limit
+            if self._read_holds & BY_UPSTREAM:  # the app does not read: its fault, and it has the longer limit
                 if now < self.deadline + self.core.config.app_timeout_s:
                     return
                 self._drop_upstream()

@@ -30,7 +30,8 @@ from h2.exceptions import ProtocolError
 from h2.settings import SettingCodes, Settings
 from hyperframe.frame import GoAwayFrame
 
-from control_plane.proxy.client import CLOSED, HEAD, ClientConnection
+from control_plane.proxy.client import ClientConnection
+from control_plane.proxy.connection import CLOSED, HEAD
 from control_plane.proxy.core import Core
 from control_plane.proxy.upstream import WRITE_HIGH
 

@@ -20,7 +20,8 @@ from control_plane.ports.signals import RouteFeed
 from control_plane.proxy.access_log import AccessLog
 from control_plane.proxy.activator import Activator
 from control_plane.proxy.activity import Activity
-from control_plane.proxy.client import TUNNEL, ClientConnection
+from control_plane.proxy.client import ClientConnection
+from control_plane.proxy.connection import TUNNEL
 from control_plane.proxy.core import Core, ProxyConfig
 from control_plane.proxy.door import Door
 from control_plane.proxy.guard import Authorize, Guard

@@ -12,7 +12,7 @@ from control_plane.domain.routes import Route, RouteState
 from control_plane.proxy.errors import Code
 
 if TYPE_CHECKING:
-    from control_plane.proxy.client import ClientConnection
+    from control_plane.proxy.own_answers import OwnAnswers
     from control_plane.proxy.table import Entry
 
 LIFE_S = 30.0
@@ -42,9 +42,9 @@ class Followers:
 
     def __init__(self, per_space: int) -> None:
         self._per_space = per_space
-        self._following: dict[str, dict[ClientConnection, None]] = {}
+        self._following: dict[str, dict[OwnAnswers, None]] = {}
 
-    def add(self, client: ClientConnection, entry: Entry) -> Code | None:
+    def add(self, client: OwnAnswers, entry: Entry) -> Code | None:
         """None when the stream may begin; a code when too many are open."""
         following = self._following.setdefault(entry.route.host, {})
         if len(following) >= self._per_space:
@@ -52,7 +52,7 @@ class Followers:
         following[client] = None
         return None
 
-    def drop(self, client: ClientConnection, host: str) -> None:
+    def drop(self, client: OwnAnswers, host: str) -> None:
         following = self._following.get(host)
         if following is not None:
             following.pop(client, None)

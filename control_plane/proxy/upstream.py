@@ -17,7 +17,7 @@ from control_plane.proxy.errors import Code
 from control_plane.proxy.heads import CHUNKED, NO_BODY, ResponseHead
 
 if TYPE_CHECKING:
-    from control_plane.proxy.client import ClientConnection
+    from control_plane.proxy.app_side import AppSide
     from control_plane.proxy.pool import Pool
 
 HEAD: Final = 0
@@ -37,7 +37,7 @@ class Upstream(asyncio.Protocol):
 
     def __init__(self, pool: Pool) -> None:
         self.pool = pool
-        self.client: ClientConnection | None = None
+        self.client: AppSide | None = None
         self.transport: asyncio.Transport = cast(asyncio.Transport, None)
         self.mode = HEAD
         self.closed = False
@@ -134,13 +134,13 @@ class Upstream(asyncio.Protocol):
 
     # -- answers -----------------------------------------------------------------------------------------------------
 
-    def begin(self, client: ClientConnection, request: bytes) -> None:
+    def begin(self, client: AppSide, request: bytes) -> None:
         self.client = client
         self.mode = HEAD
         self._interim = 0
         self.transport.write(request)
 
-    def _head(self, client: ClientConnection, data: bytes) -> None:
+    def _head(self, client: AppSide, data: bytes) -> None:
         if self._buffer:
             data = self._buffer + data
             self._buffer = b""
@@ -199,7 +199,7 @@ class Upstream(asyncio.Protocol):
             self.mode = EOF
             client.answer_head(head, data[rest_at:], ends=False)
 
-    def _interim_head(self, client: ClientConnection, head: ResponseHead, rest: bytes) -> None:
+    def _interim_head(self, client: AppSide, head: ResponseHead, rest: bytes) -> None:
         if head.status == 101:
             if not client.accepts_upgrade or not head.upgrade:
                 self._refuse(client, Code.APP_BAD_ANSWER)
@@ -215,7 +215,7 @@ class Upstream(asyncio.Protocol):
         if rest:
             self._head(client, rest)
 
-    def _chunked(self, client: ClientConnection, data: bytes) -> None:
+    def _chunked(self, client: AppSide, data: bytes) -> None:
         reader = self._chunks
         assert reader is not None
         try:
@@ -230,7 +230,7 @@ class Upstream(asyncio.Protocol):
             self._chunks = None
             self._finish(client, clean=not rest)
 
-    def _finish(self, client: ClientConnection, *, clean: bool) -> None:
+    def _finish(self, client: AppSide, *, clean: bool) -> None:
         """The answer is complete. `clean`: nothing follows it and the app keeps the connection."""
         self.client = None
         again = clean and client.request_sent and (client.keep_upstream or self.mode == HEAD) and not self.closed and not self.write_paused
@@ -243,6 +243,6 @@ class Upstream(asyncio.Protocol):
             self.close()
         client.response_done(self.pool, self if again else None)
 
-    def _refuse(self, client: ClientConnection, code: Code) -> None:
+    def _refuse(self, client: AppSide, code: Code) -> None:
         self.abort()
         client.upstream_failed(code, before_answer=True)

@@ -1,0 +1,208 @@
+"""The exchange with the app: a connection for the request, and the answer on its way to the client."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+from control_plane.net.dial import DialError
+from control_plane.proxy.chunks import ChunkReader
+from control_plane.proxy.connection import BY_BUFFER, BY_UPSTREAM, CHUNKS, CLOSED, HOLD, LENGTH, REPEATABLE, TUNNEL, WAIT
+from control_plane.proxy.errors import Code
+from control_plane.proxy.heads import CHUNKED, ResponseHead
+from control_plane.proxy.own_answers import OwnAnswers
+from control_plane.proxy.pool import Pool
+from control_plane.proxy.upstream import Upstream
+
+_CONNECT_RETRY_S = (0.05, 0.2, 0.5)  # an app may be between two processes; then it is refused
+
+
+class AppSide(OwnAnswers):
+    __slots__ = ()
+
+    def forward(self, pool: Pool) -> None:
+        """Send the request to `pool`: over an idle connection at once, else as soon as a fresh one stands."""
+        self.pool = pool
+        head = self.head
+        assert head is not None
+        up = pool.take(self.core.now, repeatable=self.method in REPEATABLE and head.length <= 0 and head.length != CHUNKED)
+        if up is not None and not head.upgrade and self._minor == b"1":
+            self._send_request(up)
+            return
+        if up is not None:
+            pool.give(up, self.core.now)
+        self._connect(pool)
+
+    def _connect(self, pool: Pool) -> None:
+        self.phase = HOLD
+        head = self.head
+        assert head is not None
+        if head.length > 0 or head.length == CHUNKED:
+            self._hold(BY_BUFFER)
+        self._task = asyncio.get_running_loop().create_task(self._connected(pool))
+
+    async def _connected(self, pool: Pool) -> None:
+        began = time.perf_counter()
+        retries = iter(_CONNECT_RETRY_S)
+        while True:
+            try:
+                up = await pool.connect()
+                break
+            except DialError as error:
+                if self.app_host is None:
+                    code = Code.PLATFORM_UNAVAILABLE
+                else:
+                    code = Code.APP_CONNECT_TIMEOUT if error.timed_out else Code.APP_REFUSED
+                pause = None if error.timed_out else next(retries, None)
+                if pause is None:
+                    self._task = None
+                    self.refuse(code, reveal=True)
+                    return
+                await asyncio.sleep(pause)
+        self._task = None
+        self._connect_s = time.perf_counter() - began
+        if self.phase != HOLD:
+            up.close()
+            return
+        self._send_request(up)
+
+    def _send_request(self, up: Upstream) -> None:
+        head = self.head
+        assert head is not None
+        assert self.pool is not None
+        self._up = up
+        self.keep_upstream = True
+        if head.upgrade:
+            tail = b"\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
+        elif self._minor == b"0":
+            tail = b"\r\nConnection: close\r\n\r\n"
+        else:
+            tail = b"\r\n\r\n"
+        up.begin(
+            self,
+            b"%b %b HTTP/1.%b%b\r\nX-Vitrine-Request-Id: %b%b%b"
+            % (self.method, self.target, self._minor, self._forward, self.request_id, self.pool.header, tail),
+        )
+        if self._write_paused:
+            up.pause()
+        length = head.length
+        if length == CHUNKED:
+            self.phase = CHUNKS
+            self._chunks = ChunkReader()
+        elif length > 0:
+            self.phase = LENGTH
+            self._body_left = length
+        else:
+            self.phase = WAIT
+            self.request_sent = True
+            return
+        data, self._buffer = self._buffer, b""
+        self.deadline = self.core.now + self.core.config.body_stall_s
+        if data:
+            self._read_body(data)
+        self._unhold(BY_BUFFER)
+
+    def answer_head(self, head: ResponseHead, body: bytes, *, ends: bool) -> None:
+        """`ends` is false for an answer that lasts until the app closes: then this connection ends with it."""
+        self.answered = True
+        self._status = head.status
+        core = self.core
+        if not ends or not self.request_sent or core.draining or self.accepts_upgrade:
+            self._close_after = True
+        if head.is_stream:
+            self._open_stream()
+        entry = self.entry
+        data = b"%b%b%b\r\nX-Vitrine-Request-Id: %b%b%b\r\n\r\n%b" % (
+            head.line,
+            head.block,
+            entry.response_suffix if entry is not None else b"",
+            self.request_id,
+            self.extra_head,
+            b"\r\nConnection: close" if self._close_after else b"",
+            body,
+        )
+        self.sent = len(data)
+        self.deadline = core.stream_deadline
+        self.transport.write(data)
+
+    def interim(self, head: ResponseHead) -> None:
+        """100 only when the client waits for it; other 1xx to clients that can read them."""
+        if self._minor == b"1" and (head.status != 100 or (self.head is not None and self.head.expect)):
+            self.transport.write(head.line + head.block + b"\r\n\r\n")
+
+    def send(self, data: bytes) -> None:
+        self.sent += len(data)
+        self.deadline = self.core.stream_deadline
+        self.transport.write(data)
+
+    def send_frames(self, data: bytes) -> None:
+        core = self.core
+        entry = self.entry
+        if entry is not None and entry.messages_are_use and data[0] & 15 < 8:
+            entry.activity.last_used = core.wall
+        self.sent += len(data)
+        self.deadline = core.stream_deadline
+        self.transport.write(data)
+
+    def switch(self, head: ResponseHead, rest: bytes) -> None:
+        """The app answered 101: both sides are spliced from here on."""
+        assert self._up is not None
+        self.phase = TUNNEL
+        self._tunnel = self._up.transport
+        self.answered = True
+        self._status = 101
+        entry = self.entry
+        if entry is not None:
+            entry.activity.sockets += 1
+            entry.activity.tabs += 1
+            if self._live:  # an open socket alone is not use: messages are, or tabs when the owner says so
+                self._live = False
+                entry.activity.live -= 1
+        suffix = entry.response_suffix if entry is not None else b""
+        self.send(
+            b"%b%b%b\r\nX-Vitrine-Request-Id: %b\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n%b"
+            % (head.line, head.block, suffix, self.request_id, rest)
+        )
+        self._named()
+        self.head, self._forward = None, b""  # thousands of idle sockets must not keep their heads
+        data, self._buffer = self._buffer, b""
+        if data:
+            self.data_received(data)
+        self._unhold(BY_BUFFER)
+
+    def response_done(self, pool: Pool, up: Upstream | None) -> None:
+        """The answer left completely; `up` is the upstream when it may be used again."""
+        self._up = None
+        self._read_holds &= ~BY_UPSTREAM
+        if up is not None:
+            pool.give(up, self.core.now)
+        self._account()
+        self._next()
+
+    def upstream_failed(self, code: Code, *, before_answer: bool) -> None:
+        up, self._up = self._up, None
+        if self.phase == CLOSED:
+            return
+        head = self.head
+        if (
+            code is Code.APP_RESET and up is not None and up.reused and not self._retried and self.phase == WAIT
+            and self.method in REPEATABLE and head is not None and head.length <= 0 and self.pool is not None
+        ):  # fmt: skip
+            self._retried = True  # the app closed an idle connection while we took it: nothing was lost yet
+            self._connect(self.pool)
+            return
+        if self.app_host is None and code is Code.APP_RESET:
+            code = Code.PLATFORM_UNAVAILABLE
+        self._fail(code)
+
+    def tunnel_closed(self) -> None:
+        self._up = None
+        self.transport.close()
+
+    def close_tunnel(self, status: int) -> None:
+        """End a WebSocket from our side with a close frame to both ends (RFC 6455 5.5.1)."""
+        payload = status.to_bytes(2, "big")
+        self.transport.write(b"\x88\x02" + payload)
+        if self._up is not None:
+            self._up.transport.write(b"\x88\x82\0\0\0\0" + payload)
+        self.transport.close()

@@ -1,0 +1,154 @@
+"""What one client connection is made of: its phase, the request at hand, who may read, and what it adds to the counters."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Final
+
+from control_plane.proxy.activity import SpaceActivity
+from control_plane.proxy.chunks import ChunkReader
+from control_plane.proxy.core import Core
+from control_plane.proxy.heads import CHUNKED, RequestHead
+from control_plane.proxy.limits import Client
+from control_plane.proxy.pool import Pool
+from control_plane.proxy.table import Entry
+from control_plane.proxy.upstream import Upstream
+
+HEAD: Final = 0
+LENGTH: Final = 1
+CHUNKS: Final = 2
+WAIT: Final = 3
+HOLD: Final = 4
+TUNNEL: Final = 5
+DISCARD: Final = 6
+CLOSED: Final = 7
+FOLLOW: Final = 8  # a progress page is told what happens to its Space
+BY_UPSTREAM: Final = 1
+BY_BUFFER: Final = 2
+REPEATABLE = frozenset((b"GET", b"HEAD", b"OPTIONS"))
+
+
+class Connection(asyncio.Protocol):
+    __slots__ = (
+        "_body_left", "_buffer", "_chunks", "_close_after", "_code", "_connect_s", "_forward", "_live", "_log_part", "_minor",
+        "_read_holds", "_retried", "_started", "_status", "_task", "_tunnel", "_up", "_wait_host", "_write_paused", "accepts_upgrade",
+        "address", "answered", "app_host", "client", "core", "deadline", "entry", "extra_head", "head", "is_stream", "keep_upstream",
+        "method", "phase", "plain_body", "pool", "proto", "request_id", "request_sent", "sent", "sign", "target", "transport",
+    )  # fmt: skip
+    transport: asyncio.Transport
+    _tunnel: asyncio.Transport
+
+    def __init__(self, core: Core, address: str = "", proto: bytes = b"") -> None:
+        """`address` and `proto` say who asks and how where the socket cannot: behind TLS, HTTP/2 or a PROXY header."""
+        self.core = core
+        self.address = address
+        self.proto = proto or core.scheme
+        self.client: Client | None = None
+        self.phase = HEAD
+        self.deadline = 0.0
+        self.head: RequestHead | None = None
+        self.entry: Entry | None = None
+        self.pool: Pool | None = None
+        self.method = b""
+        self.target = b""
+        self.request_id = b""
+        self.app_host: bytes | None = None
+        self.extra_head = b""
+        self.sign = b""
+        self.accepts_upgrade = False
+        self.answered = False
+        self.request_sent = False
+        self.keep_upstream = False
+        self.is_stream = False
+        self.plain_body = False  # chunked answers are passed on without their chunks: HTTP/2 has its own frames
+        self.sent = 0
+        self._minor = b"1"
+        self._forward = b""
+        self._buffer = b""
+        self._body_left = 0
+        self._chunks: ChunkReader | None = None
+        self._up: Upstream | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._wait_host = ""
+        self._started = 0.0
+        self._connect_s = 0.0
+        self._status = 0
+        self._code = ""
+        self._log_part = ""
+        self._close_after = False
+        self._retried = False
+        self._live = False
+        self._write_paused = False
+        self._read_holds = 0
+
+    def hold_reading(self) -> None:
+        self._hold(BY_UPSTREAM)
+
+    def continue_reading(self) -> None:
+        self._unhold(BY_UPSTREAM)
+
+    def _hold(self, why: int) -> None:
+        if not self._read_holds and self.phase != CLOSED and not self.transport.is_closing():
+            self.transport.pause_reading()
+        self._read_holds |= why
+
+    def _unhold(self, why: int) -> None:
+        if self._read_holds:
+            self._read_holds &= ~why
+            if not self._read_holds and self.phase != CLOSED and not self.transport.is_closing():
+                self.transport.resume_reading()
+
+    def _has_unread_input(self) -> bool:
+        head = self.head
+        return head is None or head.upgrade or (not self.request_sent and (head.length > 0 or head.length == CHUNKED))
+
+    def begin_use(self, activity: SpaceActivity, *, live: bool) -> None:
+        if live and not self._live:
+            self._live = True
+            activity.live += 1
+
+    def _open_stream(self) -> None:
+        if self.entry is not None and not self.is_stream:
+            self.is_stream = True
+            self.entry.activity.tabs += 1
+
+    def _account(self) -> None:
+        core = self.core
+        entry = self.entry
+        seconds = time.perf_counter() - self._started
+        activity = entry.activity if entry is not None else core.activity.platform
+        activity.record(self._status if self._status < 600 else 500, 0.0 if self._status == 101 else seconds)
+        activity.bytes_out += self.sent
+        if self._status == 101:
+            activity.sockets -= 1
+            activity.tabs -= 1
+        if self.is_stream:
+            self.is_stream = False
+            activity.tabs -= 1
+        now = time.time()
+        if self._live:
+            self._live = False
+            activity.live -= 1
+            activity.last_used = now
+        log = core.log
+        if log.enabled:
+            log.add(
+                now, self.request_id, self._log_part or self._named(), self.method, self.target, self._status, self._code,
+                self._connect_s, seconds, self.sent,
+            )  # fmt: skip
+
+    def _named(self) -> str:
+        """The part of an access log line that says who asked whom; the same for all requests with the same head."""
+        space = self.entry.log_part if self.entry is not None else ""
+        host = self.head.host.decode("latin-1") if self.head is not None else ""
+        self._log_part = f'","client":"{self.address}","host":"{host}",{space}"method":"'
+        return self._log_part
+
+    # -- of the layers above -----------------------------------------------------------------------------------------
+
+    def _read_head(self, data: bytes) -> None:
+        raise NotImplementedError
+
+    def _read_body(self, data: bytes) -> None:
+        raise NotImplementedError
