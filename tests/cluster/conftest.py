@@ -57,12 +57,14 @@ class Cluster:
     gpu_pool: NodePool | None
     lines: dict[str, list[str]] = field(default_factory=dict)
 
-    def runtime(self) -> KubernetesRuntime:
+    def runtime(self, *only: NodePool) -> KubernetesRuntime:
+        """Over all pools, or these: a node counts for the first pool that it matches."""
+
         async def take(space_id: str, replica_id: str, lines: object) -> None:
             assert isinstance(lines, list)
             self.lines.setdefault(space_id, []).extend(line.text for line in lines if isinstance(line, LogLine))
 
-        pools = (self.pool, self.gpu_pool) if self.gpu_pool else (self.pool,)
+        pools = only or ((self.pool, self.gpu_pool) if self.gpu_pool else (self.pool,))
         options = ClusterOptions(namespace=self.namespace, platform_namespace=self.namespace)
         return KubernetesRuntime(connect(), lambda: pools, options, log=take)
 

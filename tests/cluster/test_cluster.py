@@ -176,20 +176,25 @@ async def _reaches_in_spite_of_default_deny(cluster: Cluster, host: str, port: i
         cluster.api.delete(f"{pods}/control", grace_s=0)
 
 
-async def test_gpu_replicas(cluster: Cluster, runtime: KubernetesRuntime) -> None:
+async def test_gpu_replicas(cluster: Cluster) -> None:
     if cluster.gpu_pool is None:
         pytest.skip("no node has the extended resource nvidia.com/gpu")
-    flavor = replace(TINY, name="tiny-gpu", accelerator=Accelerator("t4", 1, 16))
-    spec = cluster.spec(flavor=flavor, pool="gpu")
-    await runtime.apply(spec)
+    runtime = cluster.runtime(cluster.gpu_pool)
+    await runtime.start()
+    spec = cluster.spec(flavor=replace(TINY, name="tiny-gpu", accelerator=Accelerator("t4", 1, 16)), pool="gpu")
+    try:
+        await runtime.apply(spec)
 
-    async def bound() -> bool:
-        return any(n.used_gpus >= 1 and spec.replica_id in n.replicas for n in (await runtime.capacity()).nodes if n.pool == "gpu")
+        async def bound() -> bool:
+            return any(n.used_gpus >= 1 and spec.replica_id in n.replicas for n in (await runtime.capacity()).nodes)
 
-    await until(bound, "a node with a GPU has it, and it is counted there")
-    (pod,) = runtime.cache.pods_of(spec.replica_id)
-    if _has_kubelet(cluster, pod["spec"]["nodeName"]):  # on a node of which only the status exists nothing can run
-        await until_state(runtime, spec, ReplicaState.READY)
+        await until(bound, "a node with a GPU has it, and it is counted there")
+        (pod,) = runtime.cache.pods_of(spec.replica_id)
+        if _has_kubelet(cluster, pod["spec"]["nodeName"]):  # on a node of which only the status exists nothing can run
+            await until_state(runtime, spec, ReplicaState.READY)
+        await runtime.stop(spec.replica_id, grace_s=1)
+    finally:
+        await runtime.close()
 
 
 def _has_kubelet(cluster: Cluster, node: str) -> bool:
