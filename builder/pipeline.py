@@ -178,6 +178,8 @@ def _publish(
     bundle.mkdir(mode=0o755)
     root.rename(bundle / "tree")
     bundle.rename(final)
+    if plan.kind is ArtifactKind.SITE:
+        deps.door.send_site(request.build_id, final / "tree")
     artifact = Artifact(kind=plan.kind, ref=f"{request.space_id}/{request.build_id}", env_key=env_key, size_bytes=size)
     return BuildResult(artifact=artifact, launch=plan.launch, warnings=tuple(warnings))
 

@@ -3,6 +3,7 @@
     POST /internal/builds/{id}/events   a BuildEvent payload          → {"verdict": "go-on" | "stop"}
     POST /internal/builds/{id}/log      {"attempt": n, "lines": [[iso8601, text], …]}
     GET  /internal/builds/{id}/source   → a tar of the tree at the build's commit
+    GET, PUT /internal/builds/{id}/site → whether the API has a static Space's tree; the tree as a tar
     GET  /internal/builds/{id}/secrets  → {name: value}; asked for only by builds that mount secrets
 
 A lost connection is tried again for `RETRY_S`; after that the build stops and the control plane, which has heard no
@@ -12,12 +13,15 @@ heartbeat, gives it to another worker.
 from __future__ import annotations
 
 import logging
+import tarfile
+import tempfile
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, Protocol
 
 import httpx
@@ -93,6 +97,7 @@ class BuildDoor:
     def __init__(self, config: DoorConfig, *, retry_s: float = RETRY_S, transport: httpx.BaseTransport | None = None) -> None:
         if transport is None and config.socket_path:
             transport = httpx.HTTPTransport(uds=config.socket_path)
+        self._is_here = bool(config.socket_path)
         self._retry_s = retry_s
         self._hurry = threading.Event()
         self._client = httpx.Client(
@@ -133,6 +138,30 @@ class BuildDoor:
                 raise BuildStopped
             _open(response)
             yield response.iter_bytes(1 << 16)
+
+    def send_site(self, build_id: BuildId, tree: Path) -> None:
+        """Brings a static Space's tree to the API's disk, where that is not this one. Raises DoorClosed."""
+        if self._is_here:
+            return
+        found = self._retrying(lambda: self._client.get(f"/internal/builds/{build_id}/site"), None)
+        _open(found)
+        if found.json().get("has"):
+            return  # a shared disk
+        with tempfile.TemporaryFile() as file:
+            with tarfile.open(fileobj=file, mode="w") as archive:
+
+                def never_linked(member: tarfile.TarInfo) -> tarfile.TarInfo:
+                    archive.inodes.clear()  # type: ignore[attr-defined]  # a second name of a file comes as a file of its own
+                    return member
+
+                for one in sorted(tree.iterdir()):
+                    archive.add(one, arcname=one.name, filter=never_linked)
+
+            def send() -> httpx.Response:
+                file.seek(0)
+                return self._client.put(f"/internal/builds/{build_id}/site", content=iter(lambda: file.read(1 << 20), b""), timeout=600)
+
+            _open(self._retrying(send, None))
 
     def secrets(self, build_id: BuildId) -> dict[str, str]:
         """Values of the build's secrets by name. Raises DoorClosed."""

@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import logging
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -26,11 +26,12 @@ from control_plane.api.garbage import collect_forever
 from control_plane.api.hub import hub_router
 from control_plane.api.maintenance import maintenance_gate
 from control_plane.api.push_door import PushDoor
+from control_plane.api.site_uploads import SiteUploads
 from control_plane.api.webhook_delivery import Deliveries
 from control_plane.bootstrap import PROXY_SOCKET, Services, floor_warning
 from control_plane.domain.accounts import Account, TokenRole
 from control_plane.domain.builds import Artifact, ArtifactKind
-from control_plane.domain.errors import VitrineError
+from control_plane.domain.errors import Rejected, VitrineError
 from control_plane.domain.spaces import RepoType
 from control_plane.git.gitbin import GitBinary
 from control_plane.git.policy import PushLimits
@@ -93,7 +94,7 @@ def build_app(services: Services) -> FastAPI:
                 uow=services.uow, clock=services.clock, signals=services.signals, git=services.git, logs=services.logs,
                 open_secret=lambda setting: open_secret(services.spaces, setting), worker_secret=services.internal_secret,
                 meter=services.spaces.meter_build,
-                admit=services.admit,
+                admit=services.admit, sites=_site_uploads(services),
             )
         )
     )  # fmt: skip
@@ -294,6 +295,21 @@ async def _repair_artifacts(services: Services) -> None:
             log.warning("artifacts.rebuilt", extra={"spaces": len(queued)})
     except Exception:
         log.exception("artifacts.repair_failed")
+
+
+def _site_uploads(services: Services) -> SiteUploads:
+    from builder.errors import BuildFailed
+    from builder.source import unpack
+
+    limit = services.settings.build_disk_bytes
+
+    def checked(chunks: Iterator[bytes], into: Path) -> None:
+        try:
+            unpack(chunks, into, max_bytes=limit)
+        except BuildFailed as error:
+            raise Rejected(error.message) from error
+
+    return SiteUploads(services.settings.data_dir / "sites", checked, max_bytes=limit)
 
 
 async def _look_after_storage(services: Services) -> None:

@@ -14,6 +14,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, StreamingResponse
 
 from control_plane.api.deps import json_object
+from control_plane.api.site_uploads import SiteUploads
 from control_plane.builds.record import Admit, BuildMeter, record_event
 from control_plane.domain.builds import BuildEvent, BuildStatus
 from control_plane.domain.errors import Forbidden, NotFound, Rejected
@@ -43,6 +44,7 @@ class BuildsDoor:
     worker_secret: str
     meter: BuildMeter
     admit: Admit | None = None
+    sites: SiteUploads | None = None  # where builders on other hosts bring static Spaces' trees
 
 
 def builds_door(deps: BuildsDoor) -> APIRouter:
@@ -97,6 +99,20 @@ def builds_door(deps: BuildsDoor) -> APIRouter:
             settings = await uow.spaces.settings(build.space_id)
         values = {s.key: deps.open_secret(s).reveal() for s in settings if s.is_secret}
         return JSONResponse(values, headers={"Cache-Control": "no-store"})
+
+    @router.get("/{build_id}/site")
+    async def has_site(build_id: str, request: Request) -> JSONResponse:
+        guard(request)
+        build = await running(build_id)
+        return JSONResponse({"has": deps.sites is None or deps.sites.has(build.space_id, build.id)})
+
+    @router.put("/{build_id}/site")
+    async def take_site(build_id: str, request: Request) -> JSONResponse:
+        guard(request)
+        build = await running(build_id)
+        if deps.sites is not None:
+            await deps.sites.take(build.space_id, build.id, request.stream())
+        return JSONResponse({"ok": True})
 
     return router
 

@@ -18,7 +18,7 @@ from control_plane.accounts.sign_in import Throttle
 from control_plane.accounts.storage import StorageRoom
 from control_plane.api.hub import hub_router
 from control_plane.asgi import build_app, first_start
-from control_plane.bootstrap import build_services
+from control_plane.bootstrap import Services, build_services
 from control_plane.db.engine import Database, SystemClock, create_database
 from control_plane.domain.accounts import Account, OrgRole, TokenRole
 from control_plane.domain.builds import BuildLimits, SourceKind
@@ -205,10 +205,11 @@ class WholePlatform(Platform):
     """The same with everything the API process serves: git, LFS, Xet and pages too. Nothing builds or runs."""
 
     admin_token: str
+    built: Services
 
     async def _main(self) -> None:
         settings = Settings(data_dir=self._root, port=self.port, **STATE.settings())
-        services = build_services(settings)
+        services = self.built = build_services(settings)
         await services.database.migrate()
         self.admin_token = (await first_start(services))["admin_token"]
         self.app = build_app(services)
