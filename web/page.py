@@ -250,6 +250,8 @@ def page_route(pages: Pages) -> type[APIRoute]:
                     response = await pages.error(request, error)
                 except RequestValidationError:
                     response = await pages.error(request, NotFound("There is no page at this address."))
+                finally:
+                    await request.close()  # uploaded files
                 facts = await pages.backend.platform()
                 for name, value in security.page_headers(facts.frame_source, https=pages.secure).items():
                     response.headers.setdefault(name, value)

@@ -104,7 +104,9 @@ def test_change_hardware_and_see_it_happen(platform: Platform, page: Page) -> No
     status = page.locator("[data-fragment=status]")
     expect(status.locator(".tag.mono", has_text=re.compile(r"^\s*cpu-upgrade\s*$"))).to_be_visible(timeout=SLOW_MS)
     expect(status.locator("[data-stage=RUNNING]")).to_be_visible(timeout=SLOW_MS)
-    assert platform.runtime("rhymes")["hardware"] == {"current": "cpu-upgrade", "requested": "cpu-upgrade"}
+    hardware = platform.runtime("rhymes")["hardware"]
+    assert isinstance(hardware, dict)
+    assert (hardware["current"], hardware["requested"]) == ("cpu-upgrade", "cpu-upgrade")
 
 
 def test_hit_a_quota_and_understand_it(platform: Platform, page: Page) -> None:

@@ -1,0 +1,108 @@
+"""Pictures on cards: which Spaces get one, who sees it, and what a browser that was taken over may leave behind."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from control_plane.bootstrap import Services
+from control_plane.domain.spaces import RepoType, Visibility
+from control_plane.runtimes.process.camera import SandboxedBrowser, _picture, find_browser
+from tests.functional.web.conftest import Browser
+from tests.functional.web.test_platform_pages import _new_space
+from web.services import thumbnails
+from web.services.thumbnails import Thumbnails
+
+PICTURE = b"RIFF\x00\x00\x00\x00WEBPVP8 "
+
+
+class Camera:
+    def __init__(self) -> None:
+        self.asked: list[tuple[str, str]] = []
+
+    async def shoot(self, host: str, path: str) -> bytes | None:
+        self.asked.append((host, path))
+        return PICTURE
+
+
+async def test_a_public_app_is_pictured_once_and_never_after_it_went_private(
+    alice: Browser, stranger: Browser, services: Services, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(thumbnails, "SETTLE_S", 0.0)
+    await _new_space(alice, template="1")
+    backend = alice.http._transport.app.state.web_backend  # type: ignore[attr-defined]
+    camera = Camera()
+    made = Thumbnails(
+        tmp_path / "t", camera, services.uow, services.clock, services.signals, services.actions, services.settings.app_url
+    )  # fmt: skip
+    made._load()
+    backend.d = replace(backend.d, thumbnails=made)
+    async with services.uow.read() as uow:
+        repo = await uow.repos.by_name(RepoType.SPACE, "alice", "demo")
+        assert repo is not None
+        space = await uow.spaces.get(repo.id)  # type: ignore[arg-type]
+    assert space is not None
+
+    async def wanted(space_id: str) -> object:
+        async with services.uow.read() as uow:
+            now = await uow.repos.get(repo.id)
+        return (space, "f" * 40) if now is not None and now.visibility is Visibility.PUBLIC else None
+
+    monkeypatch.setattr(made, "_wanted", wanted)
+    assert await made._take(space.id)
+    assert not await made._take(space.id)  # the same revision is not pictured again
+    assert camera.asked == [("alice-demo.localhost:7860", "/")]
+    address = made.address(space.id)
+    assert f'src="{address}"' in (await stranger.get("/")).text
+    picture = await stranger.get(address)
+    assert picture.content == PICTURE
+    assert picture.headers["content-type"] == "image/webp"
+    assert "sandbox" in picture.headers["content-security-policy"]
+    hidden = await alice.post("/spaces/alice/demo/settings/visibility", {"visibility": "private"}, page="/spaces/alice/demo/settings")
+    assert hidden.status_code == 303
+    assert (await stranger.get(address)).status_code == 404
+    assert (await alice.get(address)).status_code == 404
+    monkeypatch.undo()
+    assert not await made._take(space.id)
+    assert made.address(space.id) == ""
+    assert list((tmp_path / "t").glob("*")) == []
+
+
+def test_what_is_no_picture_is_not_kept(tmp_path: Path) -> None:
+    (tmp_path / "html").write_bytes(b"<script>alert(1)</script>")
+    (tmp_path / "large").write_bytes(PICTURE + b"\x00" * 500_000)
+    os.symlink("/etc/passwd", tmp_path / "link")
+    assert [_picture(tmp_path / name) for name in ("html", "large", "link", "none")] == [None] * 4
+
+
+@pytest.mark.skipif(find_browser() is None, reason="no Chromium under /usr")
+@pytest.mark.skipif(os.geteuid() != 0, reason="the sandbox is proven as root here; doctor tells for others")
+async def test_a_page_is_pictured_inside_the_sandbox(tmp_path: Path) -> None:
+    """A real browser: the app's host is reached, the loopback service beside it is not."""
+    app, other = [], []
+
+    def answer(seen: list[bytes], body: bytes) -> object:
+        async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            seen.append(await reader.readline())
+            head = f"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+            writer.write(head.encode() + body)
+            await writer.drain()
+            writer.close()
+
+        return handle
+
+    async with await asyncio.start_server(answer(other, b"secret"), "127.0.0.1", 0) as beside:  # type: ignore[arg-type]
+        port = beside.sockets[0].getsockname()[1]
+        page = f"<body style='background:#123456'><img src='http://127.0.0.1:{port}/'><iframe src='http://localhost:{port}/'></iframe>".encode()
+        async with await asyncio.start_server(answer(app, page), "127.0.0.1", 0) as server:  # type: ignore[arg-type]
+            mine = server.sockets[0].getsockname()[1]
+            camera = SandboxedBrowser(str(find_browser()), f"127.0.0.1:{mine}")
+            picture = await camera.shoot(f"demo.localhost:{mine}", "/")
+    assert picture is not None
+    assert picture[8:12] == b"WEBP"
+    assert any(line.startswith(b"GET / ") for line in app)
+    assert other == []
