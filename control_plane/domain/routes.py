@@ -134,3 +134,5 @@ class ActivityReport:
     latency_buckets: Mapping[str, int] = field(default_factory=dict)  # upper bound in seconds as text → count
     bytes_in: int = 0
     bytes_out: int = 0
+    wakes: int = 0
+    wake_s: float = 0.0  # from the visit that asked to the route that serves, summed over `wakes` that ended

@@ -43,7 +43,7 @@ class SpaceActivity:
         self.tabs = 0
         self.wakes = 0
         self.wake_seconds = 0.0
-        self.reported: tuple[object, ...] = ((0,) * 6, (0,) * len(_BUCKET_NAMES), 0, 0, 0.0, 0, 0)
+        self.reported: tuple[object, ...] = ((0,) * 6, (0,) * len(_BUCKET_NAMES), 0, 0, 0.0, 0, 0, 0, 0.0)
 
     def record(self, status: int, seconds: float) -> None:
         self.classes[status // 100] += 1
@@ -54,10 +54,14 @@ class SpaceActivity:
         """What is new since the last report, or None when nothing is. `now` is Unix seconds."""
         if self.live:
             self.last_used = now
-        state = (tuple(self.classes), tuple(self.buckets), self.bytes_in, self.bytes_out, self.last_used, self.sockets, self.tabs)
+        state = (
+            tuple(self.classes), tuple(self.buckets), self.bytes_in, self.bytes_out, self.last_used, self.sockets, self.tabs,
+            self.wakes, self.wake_seconds,
+        )  # fmt: skip
         if state == self.reported and not self.tabs and not self.sockets:
             return None
         classes, buckets, bytes_in, bytes_out = self.reported[:4]
+        old_wakes, old_wake_s = self.reported[7:]
         self.reported, before = state, (classes, buckets, bytes_in, bytes_out)
         old_classes: tuple[int, ...] = before[0]  # type: ignore[assignment]
         old_buckets: tuple[int, ...] = before[1]  # type: ignore[assignment]
@@ -70,6 +74,8 @@ class SpaceActivity:
             latency_buckets={name: n - o for name, n, o in zip(_BUCKET_NAMES, self.buckets, old_buckets, strict=True) if n > o},
             bytes_in=self.bytes_in - before[2],  # type: ignore[operator]
             bytes_out=self.bytes_out - before[3],  # type: ignore[operator]
+            wakes=self.wakes - old_wakes,  # type: ignore[operator]
+            wake_s=self.wake_seconds - old_wake_s,  # type: ignore[operator]
         )
 
 

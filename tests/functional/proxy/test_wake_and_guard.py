@@ -218,3 +218,18 @@ async def test_a_quota_that_keeps_a_sleeper_down_is_said_at_once_and_asked_again
     await world.put(state=RouteState.STARTING, endpoints=())
     await world.put()
     assert (await again).status == 200
+
+
+async def test_a_wake_is_reported_once_with_how_long_it_took(world: World) -> None:
+    await world.put(state=RouteState.ASLEEP, endpoints=())
+    held = asyncio.create_task(world.get("/api"))
+    async with asyncio.timeout(5):
+        while not world.proxy.core.activator.count:
+            await asyncio.sleep(0.001)
+    await world.put()
+    assert (await held).status == 200
+    async with asyncio.timeout(5):
+        while not sum(report.wake_s for report in world.feed.reports):
+            await asyncio.sleep(0.01)
+    assert sum(report.wakes for report in world.feed.reports) == 1
+    assert 0 < sum(report.wake_s for report in world.feed.reports) < 5
