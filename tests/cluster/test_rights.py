@@ -88,7 +88,7 @@ def installed(cluster: Cluster) -> Iterator[Installed]:
         f"/api/v1/namespaces/{names['vitrine-system']}/serviceaccounts/vitrine-scheduler/token",
         {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {"expirationSeconds": 3600}},
     )
-    theirs = cluster.api.sibling()
+    theirs: Any = cluster.api.sibling()
     settings = client.Configuration()
     settings.host, settings.ssl_ca_cert, settings.verify_ssl = (
         theirs.configuration.host,

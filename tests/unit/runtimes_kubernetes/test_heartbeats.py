@@ -17,7 +17,7 @@ class World:
     def beat(self, *nodes: str, seconds: float = 10.0) -> None:
         self.time += seconds
         for node in nodes:
-            self.beats.upsert(self._lease(node))  # type: ignore[arg-type]
+            self.beats.upsert(self._lease(node))
 
 
 def test_a_node_that_stops_renewing_is_silent_within_three_beats_and_heard_again_at_once() -> None:
