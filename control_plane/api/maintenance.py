@@ -17,6 +17,7 @@ from control_plane.ports.stores import UnitOfWorkFactory
 _READING = ("GET", "HEAD", "OPTIONS")
 _PASSES = re.compile(
     r"/(?:api/admin|internal|sign-in|sign-out|oauth|-|api/telemetry)(?:/.*)?"
+    r"|/.+/(?:git-upload-pack|git-receive-pack|info/lfs/objects/batch)|/v1/telemetry"
     r"|/api/(?:validate-yaml|tokens/revoke-leaked)"
     r"|/api/[^/]+/[^/]+/[^/]+/(?:paths-info|preupload)/.*"
 )

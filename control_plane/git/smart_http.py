@@ -147,7 +147,9 @@ def error_response(error: VitrineError, *, anonymous: bool) -> Response:
 
 
 async def access_to(authorize: Authorize, request: Request, path: RepoPath, service: Service) -> RepoAccess:
-    address = request.client.host if request.client else ""
+    # Behind the proxy the peer is a Unix socket; the proxy replaces whatever a visitor put into this header.
+    forwarded = request.headers.get("x-forwarded-for", "").rpartition(",")[2].strip()
+    address = (forwarded or (request.client.host if request.client else ""))[:64]
     access = await authorize(path, service, request.headers, address)
     may = access.can_write or (access.can_propose and service is Service.LFS_PROPOSE)
     if (service.writes or service is Service.LFS_PROPOSE) and not may:

@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 from click.testing import CliRunner
 
@@ -287,11 +286,6 @@ def test_every_change_is_one_event_whichever_way_it_came(operator: Operator, clo
         return [
             row["action"] for row in reversed(json.loads(operator.quick("audit", "--json"))) if row["id"] > since and row["actor"] == by
         ]
-
-    def change(method: str, path: str, **body: object) -> httpx.Response:
-        answer = platform.api(method, path, **({"json": body} if body else {}))
-        assert answer.status_code < 300, answer.text
-        return answer
 
     work = clone("noted")
     begin = newest()
