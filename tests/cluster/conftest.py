@@ -140,6 +140,17 @@ async def runtime(cluster: Cluster) -> AsyncIterator[KubernetesRuntime]:
     made = cluster.runtime()
     await made.start()
     yield made
-    for seen in await made.observe_all():
-        await made.stop(seen.replica_id, grace_s=1)
+    await clear(made)
     await made.close()
+
+
+async def clear(runtime: KubernetesRuntime) -> None:
+    """Stop everything and wait until the pods are gone: the next test must not hear of them."""
+    ids = [seen.replica_id for seen in await runtime.observe_all()]
+    for replica_id in ids:
+        await runtime.stop(replica_id, grace_s=1)
+
+    async def gone() -> bool:
+        return not any(runtime.cache.pods_of(replica_id) for replica_id in ids)
+
+    await until(gone, "the pods of this test are gone")

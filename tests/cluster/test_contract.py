@@ -9,7 +9,7 @@ import pytest
 
 from control_plane.domain.replicas import ReplicaSpec, ReplicaState
 from control_plane.runtimes.kubernetes.runtime import KubernetesRuntime
-from tests.cluster.conftest import Cluster, until, until_state
+from tests.cluster.conftest import Cluster, clear, until, until_state
 from tests.contract import test_runtime as suite
 
 pytestmark = pytest.mark.cluster
@@ -53,8 +53,7 @@ async def harness(cluster: Cluster) -> AsyncIterator[ClusterHarness]:
     await plain.start()
     yield made
     if not plain._closing.is_set():
-        for seen in await plain.observe_all():
-            await plain.stop(seen.replica_id, grace_s=1)
+        await clear(plain)
     await made.close()
 
 
