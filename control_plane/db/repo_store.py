@@ -28,6 +28,7 @@ from sqlalchemy import (
     select,
     true,
     union,
+    union_all,
     update,
 )
 
@@ -218,14 +219,14 @@ class SqlRepoStore:
                     of_row = or_(of_row, has_source(self._rows, word, term))
                     inside = select(sources_with(self._rows, word, term).columns(repos.c.seq).subquery().c.seq)
                     parts = (rows, inside)
-                    rows = select(union(select(rows.subquery().c.seq), inside).subquery().c.seq)
+                    rows = select(union_all(select(rows.subquery().c.seq), inside).subquery().c.seq)
                 known.append(rows)
             found.append(_Narrow(of_row, rows, len(word) < TRIGRAM, parts))
         if len(known) > 1:
             # Words that are common alone are often rare together.
             first, *rest = (one.subquery() for one in known)
             together = select(first.c.seq).where(*(first.c.seq.in_(select(one.c.seq)) for one in rest))
-            found.insert(0, _Narrow(true(), together))
+            found.append(_Narrow(true(), together))
         return found
 
     async def set_text(self, repo_id: RepoId, text: str) -> None:
