@@ -219,8 +219,10 @@ class SqlRepoStore:
                     of_row = or_(of_row, has_source(self._rows, word, term))
                     inside = select(sources_with(self._rows, word, term).columns(repos.c.seq).subquery().c.seq)
                     parts = (rows, inside)
+                    # Counting stops early over a plain chain of both; looking up in it wants each row once.
+                    once = select(union(select(rows.subquery().c.seq), inside).subquery().c.seq)
                     rows = select(union_all(select(rows.subquery().c.seq), inside).subquery().c.seq)
-                known.append(rows)
+                known.append(once if term else rows)
             found.append(_Narrow(of_row, rows, len(word) < TRIGRAM, parts))
         if len(known) > 1:
             # Words that are common alone are often rare together.
