@@ -131,7 +131,9 @@ class _Server:
         if operation not in ("upload", "download"):
             raise Rejected("operation must be 'upload' or 'download'")
         path = repo_path(request, repo_type)
-        access = await access_to(self._deps.authorize, request, path, Service.LFS_PROPOSE if operation == "upload" else Service.LFS_DOWNLOAD)
+        access = await access_to(
+            self._deps.authorize, request, path, Service.LFS_PROPOSE if operation == "upload" else Service.LFS_DOWNLOAD
+        )
         if body.get("hash_algo", "sha256") != "sha256":
             raise Rejected("the only hash algorithm is sha256")
         objects = body.get("objects")
