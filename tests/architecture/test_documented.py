@@ -47,7 +47,7 @@ def test_no_environment_is_read_outside_the_settings() -> None:
     # The supervisor and the builder's tools pass the operator's environment on; nobody else looks at it.
     allowed = {
         "control_plane/settings.py",
-        "control_plane/bootstrap.py",
+        "control_plane/bootstrap/building.py",
         "control_plane/cli/supervisor.py",
         "control_plane/cli/platform.py",
     }
