@@ -607,7 +607,7 @@ async def test_deployments_are_added_once(db: Database, demo: Space) -> None:
 async def test_replicas_are_open_until_terminal(db: Database, demo: Space) -> None:
     door = Endpoint(EndpointKind.DOOR, "/run/x.sock", ReplicaId("r"), "site")
     full = Replica(
-        ReplicaId(new_id()), demo.id, 1, ReplicaState.READY, NOW, "t4-small", "n1", door, Reason.STARTING, "m", NOW, NOW, NOW, NOW, 3
+        ReplicaId(new_id()), demo.id, 1, ReplicaState.READY, NOW, "t4-small", "n1", door, Reason.STARTING, "m", NOW, NOW, NOW, NOW, 3, 2, 40
     )
     assert every_field_differs(full, replica(demo))
     other = replica(demo)
