@@ -6,12 +6,13 @@ import asyncio
 import time
 
 from control_plane.net.dial import DialError
+from control_plane.proxy import balancer, routing
 from control_plane.proxy.chunks import ChunkReader
 from control_plane.proxy.connection import BY_BUFFER, BY_UPSTREAM, CHUNKS, CLOSED, HOLD, LENGTH, REPEATABLE, TUNNEL, WAIT
 from control_plane.proxy.errors import Code
 from control_plane.proxy.heads import CHUNKED, ResponseHead
 from control_plane.proxy.own_answers import OwnAnswers
-from control_plane.proxy.pool import Pool
+from control_plane.proxy.pool import PASSED_OVER_S, Pool
 from control_plane.proxy.upstream import Upstream
 
 _CONNECT_RETRY_S = (0.05, 0.2, 0.5)  # an app may be between two processes; then it is refused
@@ -42,13 +43,25 @@ class AppSide(OwnAnswers):
         self._task = asyncio.get_running_loop().create_task(self._connected(pool))
 
     async def _connected(self, pool: Pool) -> None:
+        """A connection for this request. Nothing of it has left yet, so another replica may take it as well as the first."""
         began = time.perf_counter()
         retries = iter(_CONNECT_RETRY_S)
+        refused: list[Pool] = []
         while True:
             try:
                 up = await pool.connect()
                 break
             except DialError as error:
+                pool.down_until = self.core.clock() + PASSED_OVER_S
+                refused.append(pool)
+                other = self._another(refused)
+                if other is not None:
+                    self.pool = pool = other
+                    continue
+                if self._left_the_table():
+                    self._task = None
+                    self.look_again()
+                    return
                 if self.app_host is None:
                     code = Code.PLATFORM_UNAVAILABLE
                 else:
@@ -59,12 +72,34 @@ class AppSide(OwnAnswers):
                     self.refuse(code, reveal=True)
                     return
                 await asyncio.sleep(pause)
+        pool.down_until = 0.0
         self._task = None
         self._connect_s = time.perf_counter() - began
         if self.phase != HOLD:
             up.close()
             return
         self._send_request(up)
+
+    def _left_the_table(self) -> bool:
+        """The Space is not served any more, since it sleeps or was stopped: what follows is for its route as it is now."""
+        if self.entry is None:
+            return False
+        entry = self.core.table.get(self.entry.route.host)
+        return entry is not self.entry and (entry is None or not entry.is_ready)
+
+    def _another(self, refused: list[Pool]) -> Pool | None:
+        """A replica of the Space, as its route is now, that did not refuse this request yet; the session moves there."""
+        if self.entry is None or self.head is None:
+            return None
+        entry = self.core.table.get(self.entry.route.host)
+        left = tuple(pool for pool in entry.pools if pool not in refused) if entry is not None and entry.is_ready else ()
+        if not left:
+            return None
+        pool = routing.choose(self, left, [])
+        self.extra_head = self.extra_head.replace(balancer.cookie_line(refused[-1]), b"")
+        if entry is not None and len(entry.pools) > 1:
+            self.extra_head += balancer.cookie_line(pool)
+        return pool
 
     def _send_request(self, up: Upstream) -> None:
         head = self.head

@@ -152,3 +152,6 @@ class Connection(asyncio.Protocol):
 
     def _read_body(self, data: bytes) -> None:
         raise NotImplementedError
+
+    def look_again(self) -> None:
+        raise NotImplementedError

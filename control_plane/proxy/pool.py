@@ -16,6 +16,7 @@ from control_plane.proxy.upstream import Upstream
 
 IDLE_S = 4.0
 FRESH_S = 1.5  # younger than this, an idle connection may carry a request that cannot be repeated
+PASSED_OVER_S = 2.0  # how long a replica that refused is asked last
 _MAX_IDLE = 1024
 _NO_HEAD = ResponseHead(b"HTTP/1.1 500 None", None)
 
@@ -23,7 +24,19 @@ _NO_HEAD = ResponseHead(b"HTTP/1.1 500 None", None)
 class Pool:
     """`key` names the replica in affinity cookies; it says nothing about its address."""
 
-    __slots__ = ("connect_timeout_s", "endpoint", "header", "idle", "key", "last_head", "last_host", "last_raw", "open", "references")
+    __slots__ = (
+        "connect_timeout_s",
+        "down_until",
+        "endpoint",
+        "header",
+        "idle",
+        "key",
+        "last_head",
+        "last_host",
+        "last_raw",
+        "open",
+        "references",
+    )
 
     def __init__(self, endpoint: Endpoint, connect_timeout_s: float) -> None:
         self.endpoint = endpoint
@@ -35,6 +48,7 @@ class Pool:
         self.idle: list[Upstream] = []
         self.open: set[Upstream] = set()
         self.references = 0
+        self.down_until = 0.0  # loop's clock: until then it refused so recently that another replica is asked first
         self.last_raw = b"\0"  # no answer begins so
         self.last_host: bytes | None = None
         self.last_head = _NO_HEAD

@@ -13,7 +13,9 @@ from control_plane.proxy.errors import Code
 from control_plane.proxy.heads import RequestHead, take_sign
 
 if TYPE_CHECKING:
+    from control_plane.proxy.app_side import AppSide
     from control_plane.proxy.client import ClientConnection
+    from control_plane.proxy.pool import Pool
     from control_plane.proxy.table import Entry
 
 _OWN_PREFIX = b"/.well-known/vitrine/"
@@ -93,9 +95,9 @@ def admit(client: ClientConnection, head: RequestHead, entry: Entry) -> None:
             pool = pools[0]
         else:
             named = head.cookies(balancer.COOKIE)
-            pool = client.core.balancer.pick(pools, named, client.target, client.address.encode(), entry.route.space_id)
+            pool = choose(client, pools, named)
             if pool.key not in named:
-                client.extra_head += b"\r\nSet-Cookie: %b=%b; Path=/; HttpOnly; SameSite=Lax" % (balancer.COOKIE, pool.key)
+                client.extra_head += balancer.cookie_line(pool)
         client.forward(pool)
         return
     route = entry.route
@@ -112,6 +114,13 @@ def admit(client: ClientConnection, head: RequestHead, entry: Entry) -> None:
             client.wait_for_wake(entry)
         return
     client.refuse(_STATES.get(route.state, Code.NO_REPLICA), reveal=True)
+
+
+def choose(client: AppSide, pools: tuple[Pool, ...], named: list[bytes]) -> Pool:
+    """The replica for this request, of several; `named` are the keys its cookies hold."""
+    assert client.entry is not None
+    core = client.core
+    return core.balancer.pick(pools, named, client.target, client.address.encode(), client.entry.route.space_id, core.now)
 
 
 def _guarded(client: ClientConnection, head: RequestHead, entry: Entry) -> None:

@@ -73,13 +73,13 @@ def test_reports_hold_only_what_is_new() -> None:
 def test_affinity_by_cookie_then_session_then_address() -> None:
     pools = tuple(Pool(Endpoint(EndpointKind.TCP, f"10.0.0.{i}:1"), 1) for i in range(5))
     balancer = Balancer()
-    home = balancer.pick(pools, [], b"/", b"1.2.3.4", "s")
-    assert balancer.pick(pools, [b"stale"], b"/", b"1.2.3.4", "s") is home
+    home = balancer.pick(pools, [], b"/", b"1.2.3.4", "s", 0.0)
+    assert balancer.pick(pools, [b"stale"], b"/", b"1.2.3.4", "s", 0.0) is home
     other = next(pool for pool in pools if pool is not home)
-    assert balancer.pick(pools, [other.key], b"/q?session_hash=abcd", b"1.2.3.4", "s") is other
-    assert balancer.pick(pools, [], b"/q?session_hash=abcd", b"9.9.9.9", "s") is other
+    assert balancer.pick(pools, [other.key], b"/q?session_hash=abcd", b"1.2.3.4", "s", 0.0) is other
+    assert balancer.pick(pools, [], b"/q?session_hash=abcd", b"9.9.9.9", "s", 0.0) is other
     left = tuple(pool for pool in pools if pool is not other)
-    assert balancer.pick(left, [], b"/", b"1.2.3.4", "s") is home
+    assert balancer.pick(left, [], b"/", b"1.2.3.4", "s", 0.0) is home
 
 
 async def test_the_guard_asks_once_and_fails_closed() -> None:
