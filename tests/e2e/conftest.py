@@ -70,7 +70,7 @@ class Platform:
         return dict(self.api("GET", f"/api/spaces/admin/{name}/runtime").json())
 
     def until(self, name: str, *stages: str, seconds: float = 60) -> dict[str, object]:
-        end = time.monotonic() + seconds
+        end = time.monotonic() + seconds * patience()
         while True:
             found = self.runtime(name)
             if found["stage"] in stages:

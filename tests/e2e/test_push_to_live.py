@@ -17,7 +17,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.e2e.conftest import Platform, Work, start_platform, stop_platform, wait_gone
+from tests.e2e.conftest import Platform, Work, patience, start_platform, stop_platform, wait_gone
 
 # A demo without any dependency: quick, and every byte of its answer is its own.
 PLAIN = """
@@ -373,7 +373,7 @@ def answers(platform: Platform, name: str) -> bool:
 
 
 def wait_for(check: Callable[[], bool], seconds: float, words: str) -> None:
-    end = time.monotonic() + seconds
+    end = time.monotonic() + seconds * patience()
     while not check():
         assert time.monotonic() < end, words
         time.sleep(0.1)
