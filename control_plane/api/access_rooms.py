@@ -17,18 +17,21 @@ _FIXED: dict[Right, tuple[str, ...]] = {
         "GET /", "GET /spaces", "GET /models", "GET /datasets", "GET /{owner:seg}",
         "GET /login", "GET /sign-in", "POST /sign-in", "GET /sign-in/once", "POST /sign-in/once", "GET /join",
         "GET /sign-up", "POST /sign-up", "GET /sign-in/sso", "GET /sign-in/sso/callback",
-        "POST /sign-out", "GET /-/language",
+        "POST /sign-out", "GET /-/language", "GET /collections/{owner:seg}/{slug:seg}",
     ),
     Access.SIGNED_IN: (
         "GET /settings", "GET /settings/account", "GET /settings/tokens", "POST /settings/tokens", "POST /settings/tokens/revoke",
         "POST /settings/sessions/end", "POST /settings/password", "GET /new-space", "POST /new-space",
     ),
+    Access.SIGNED_IN_WRITE: ("POST /collections/{owner:seg}/{slug:seg}/remove-item", "POST /collections/{owner:seg}/{slug:seg}/delete"),
+    Access.VIEW_AND_WRITE_TOKEN: ("POST /spaces/{owner:seg}/{name:seg}/collect",),
     Access.PLATFORM_ADMIN: ("ANY /admin", "ANY /admin/{page}", "ANY /api/admin/{rest}"),
     Access.INTERNAL: ("ANY /internal/builds/{rest}",),
     Access.SIGNED_LINK: ("ANY /_lfs/{rest}", "ANY /_cas/{rest}"),
     Action.VIEW: (
         "GET /spaces/{owner:seg}/{name:seg}", "GET /-/spaces/{owner:seg}/{name:seg}/panel", "GET /-/spaces/{owner:seg}/{name:seg}/events",
         "GET /spaces/{owner:seg}/{name:seg}/share", "GET /datasets/{owner:seg}/{name:seg}", "GET /{owner:seg}/{name:seg}",
+        "GET /-/thumbnails/{space_id:seg}/{name:seg}",
     ),
     Access.READ_CODE_AND_CREATE: ("GET /spaces/{owner:seg}/{name:seg}/duplicate", "POST /spaces/{owner:seg}/{name:seg}/duplicate"),
     Action.WRITE: (
@@ -37,10 +40,12 @@ _FIXED: dict[Right, tuple[str, ...]] = {
         *(
             f"POST /spaces/{{owner:seg}}/{{name:seg}}/settings/{word}"
             for word in (
-                "hardware", "sleep", "variable", "secret", "variable-remove", "secret-remove", "pause", "restart", "rebuild", "deploy",
-                "cancel-build",
+                "hardware", "sleep", "replicas", "variable", "secret", "variable-remove", "secret-remove", "pause", "restart", "rebuild",
+                "deploy", "cancel-build",
             )
         ),
+        "POST /spaces/{owner:seg}/{name:seg}/discussions/{number:int}/preview",
+        "POST /spaces/{owner:seg}/{name:seg}/discussions/{number:int}/preview-end",
     ),
 }  # fmt: skip
 

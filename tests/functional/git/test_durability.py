@@ -1,4 +1,4 @@
-"""The order of system calls of one push: data, then names of data, then the ref, then its folder, then the answer."""
+"""The order of system calls of one push: data, then names of data, then the ref, then the folders, then the answer."""
 
 from __future__ import annotations
 
@@ -58,13 +58,15 @@ async def test_nothing_is_acknowledged_before_it_is_durable(work: Work, tmp_path
     lines = [line.split(" ", 1)[1].strip() for line in trace.read_text(errors="replace").splitlines()]
 
     def first(pattern: str, after: int = 0) -> int:
-        return next(n for n, line in enumerate(lines) if n > after and re.search(pattern, line))
+        found = next((n for n, line in enumerate(lines) if n > after and re.search(pattern, line)), None)
+        assert found is not None, f"no call like {pattern}"
+        return found
 
-    data = [n for n, line in enumerate(lines) if re.search(r"fsync\(.*tmp_objdir-incoming.*/tmp_obj_", line)]
-    named = first(rf"link\(.*incoming.*{sha[2:]}.*objects/{sha[:2]}/{sha[2:]}")
+    data = [n for n, line in enumerate(lines) if re.search(r"fsync\(.*tmp_objdir-incoming.*/tmp_(pack|idx)_", line)]
+    named = [first(rf"link\(.*incoming.*/pack-\w+\.{kind}\", \"[^\"]*objects/pack/pack-\w+\.{kind}", max(data)) for kind in ("pack", "idx")]
     ref_synced = first(r"fsync\(.*refs/heads/main\.lock")
     ref_moved = first(r"rename.*refs/heads/main\.lock")
-    folders = [first(rf"fsync\(.*\.git/{name}>", ref_moved) for name in ("objects", f"objects/{sha[:2]}", "refs/heads")]
+    folders = [first(rf"fsync\(.*\.git/{name}>", ref_moved) for name in ("objects", "objects/pack", "refs/heads")]
     answered = first(r"openat\(.*ACKNOWLEDGED")
-    assert len(data) == 3
-    assert max(data) < named < ref_synced < ref_moved < min(folders) and max(folders) < answered
+    assert len(data) == 2  # the pack and its index, whole before they have a name
+    assert max(data) < min(named) and max(named) < ref_synced < ref_moved < min(folders) and max(folders) < answered

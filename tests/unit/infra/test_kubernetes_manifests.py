@@ -226,12 +226,21 @@ def test_the_pool_file_is_the_default_one() -> None:
 
 def test_compose_settings_are_ours() -> None:
     compose = yaml.safe_load((ROOT / "compose" / "compose.yaml").read_text())
-    environment = compose["services"]["vitrine"]["environment"]
-    assert set(environment) <= SETTINGS
-    assert load_settings(environ={"VITRINE_RUNTIME": environment["VITRINE_RUNTIME"]}).runtime == "docker"
-    assert set(compose["services"]["vitrine"]["depends_on"]) <= set(compose["services"])
-    for service in compose["services"].values():
+    services, ours = compose["services"], {}
+    for name, service in services.items():
+        assert set(service.get("depends_on", {})) <= set(services)
+        assert set(service.get("secrets", [])) <= set(compose["secrets"])
+        # What one service of ours or another's offers on the host is for this machine only; the proxy has no such list.
         assert all(port.startswith("127.0.0.1:") for port in service.get("ports", []))
+        if service.get("command", [""])[0] == "serve":
+            ours[name] = service
+            assert {setting.removesuffix("_FILE") for setting in service["environment"]} <= SETTINGS | {"VITRINE_ENDPOINT"}
+            named = {value.removeprefix("/run/secrets/") for key, value in service["environment"].items() if key.endswith("_FILE")}
+            assert named <= set(service["secrets"])
+    assert set(ours) == {"proxy", "api", "scheduler", "builder"} == {service["command"][1] for service in ours.values()}
+    default = ours["scheduler"]["environment"]["VITRINE_RUNTIME"].partition(":-")[2].rstrip("}")
+    assert load_settings(environ={"VITRINE_RUNTIME": default}).runtime == "docker"
+    assert "secret_key" not in ours["proxy"]["secrets"] + ours["builder"]["secrets"]
 
 
 def test_dockerfile_copies_what_is_there() -> None:
