@@ -110,6 +110,11 @@ class Work:
         return self.git("rev-parse", "HEAD").stdout.strip()
 
 
+def patience() -> float:
+    """Factor for limits in seconds, which are meant for a machine at rest: where more wants to run than can, all takes longer."""
+    return max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
+
+
 def start_platform(data_dir: Path, *arguments: str, env: dict[str, str] | None = None, port: int = 0, user: int | None = None) -> Platform:
     """Start and wait for the ready line. Its output is kept for assertions. `user`: somebody else's uid and gid."""
     process = subprocess.Popen(
