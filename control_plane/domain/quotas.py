@@ -35,7 +35,7 @@ class QuotaValue:
 class Held:
     """What an account holds at this moment, counted from rows. Static Spaces run nothing and are counted in `spaces` only.
 
-    `storage_bytes` includes what is reserved for pushes and uploads that are coming in.
+    `storage_bytes` includes what is reserved for pushes and uploads that are coming in, and the volumes of Spaces by their size.
 
     `running`: Space id → flavor → replicas that run or were let in to run. A Space that changes hardware has two flavors
     for a moment. `open_since`: one (flavor, start) per replica that runs now, for what is not metered yet.

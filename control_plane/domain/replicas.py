@@ -65,11 +65,15 @@ PUBLIC_HUB = ("huggingface.co", "hf.co")
 
 @dataclass(frozen=True, slots=True)
 class Mount:
-    """A volume inside the replica. `source` is understood by the runtime (a directory, a claim name)."""
+    """A volume inside the replica. `source` is understood by the runtime (a directory, a claim name).
+
+    `size_bytes` above 0: the Space's own volume, which may hold that much.
+    """
 
     source: str
     path: str
     read_only: bool = True
+    size_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)

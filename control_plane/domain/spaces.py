@@ -142,6 +142,9 @@ class Space:
     updated_at: datetime | None = None
     sleep_reason: Reason | None = None  # why it sleeps; None = idle
     sleep_message: str = ""
+    storage_tier: str = ""  # a StorageTier, "" = nothing at /data
+    storage_key: str = ""  # which volume; another one after it was deleted and asked for again
+    storage_bytes: int = 0  # its size when it was asked for: what it takes of its owner's quota
 
 
 @dataclass(frozen=True, slots=True)

@@ -476,6 +476,9 @@ async def test_a_space_comes_back_whole(db: Database, demo: Space) -> None:
         NOW,
         Reason.QUOTA,
         "the limit is 1",
+        "small",
+        "k1",
+        1 << 40,
     )
     assert every_field_differs(full, demo)
     async with db.write() as work:
