@@ -44,12 +44,10 @@ def main() -> int:
     steps = list(LINT)
     if not options.lint_only:
         # Most of an end-to-end test is waiting: two files at a time, each with a platform of its own.
-        parallel = () if options.rest else ("-n", "2", "--dist", "loadfile")
-        steps.append(("pytest", (sys.executable, "-m", "pytest", "-q", *parallel, "-m", "not cluster and not docker", *options.rest)))
+        pytest = (sys.executable, "-m", "pytest", "-q", *(() if options.rest else ("-n", "2", "--dist", "loadfile")))
+        steps.append(("pytest", (*pytest, "-m", "not cluster and not docker", *options.rest)))
         if not options.rest:
-            steps.append(
-                ("PostgreSQL and Redis", (sys.executable, "-m", "pytest", "-q", *parallel, "--database", "postgresql", *ON_POSTGRESQL))
-            )
+            steps.append(("PostgreSQL and Redis", (*pytest, "--database", "postgresql", *ON_POSTGRESQL)))
         if missing := missing_for_containers():
             print(f"── containers: skipped, for want of {missing} (apt-get install {CONTAINER_PACKAGES})", flush=True)
         elif not options.rest:
