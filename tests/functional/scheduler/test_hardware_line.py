@@ -95,6 +95,8 @@ class World:
             return await work.deployments.replicas(space_id)
 
     async def turn(self, space_id: SpaceId) -> None:
+        """As the running scheduler: while somebody waits, the runtime is asked what is free before anybody is looked at."""
+        await self.scheduler._look_for_room()
         await self.scheduler.reconcile_space(space_id)
 
     async def up(self, space_id: SpaceId) -> None:
