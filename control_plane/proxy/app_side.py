@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import time
+from typing import TYPE_CHECKING, cast
 
 from control_plane.net.dial import DialError
 from control_plane.proxy import balancer, routing
 from control_plane.proxy.chunks import ChunkReader
-from control_plane.proxy.connection import BY_BUFFER, BY_UPSTREAM, CHUNKS, CLOSED, HOLD, LENGTH, REPEATABLE, TUNNEL, WAIT
+from control_plane.proxy.connection import BY_BUFFER, BY_UPSTREAM, CHUNKS, CLOSED, FOLLOW, HOLD, LENGTH, REPEATABLE, TUNNEL, WAIT
 from control_plane.proxy.errors import Code
 from control_plane.proxy.heads import CHUNKED, ResponseHead
 from control_plane.proxy.own_answers import OwnAnswers
 from control_plane.proxy.pool import PASSED_OVER_S, Pool
 from control_plane.proxy.upstream import Upstream
 
+if TYPE_CHECKING:
+    from control_plane.proxy.client import ClientConnection
+
+_LAST_WORDS_S = 3.0
 _CONNECT_RETRY_S = (0.05, 0.2, 0.5)  # an app may be between two processes; then it is refused
 
 
@@ -233,6 +238,29 @@ class AppSide(OwnAnswers):
     def tunnel_closed(self) -> None:
         self._up = None
         self.transport.close()
+
+    def cut(self) -> None:
+        """The right to this exchange has ended. An answer that has not begun is what a stranger gets."""
+        if self._task is not None:
+            self._task.cancel()
+            self._task = None
+        if self._wait_host:
+            self.core.activator.drop(cast("ClientConnection", self), self._wait_host)
+        if self.phase == TUNNEL:
+            self._code = Code.ACCESS_ENDED.name
+            self.close_tunnel(1008)
+            if self._up is not None:
+                self._up.close()
+            self.deadline = self.core.now + _LAST_WORDS_S  # a client that does not read gets no longer
+        elif self.phase == FOLLOW:
+            self.end_follow()
+        else:
+            self._drop_upstream()
+            if self.answered:
+                self._fail(Code.ACCESS_ENDED)
+            else:
+                self._wait_host = ""
+                self.refuse(Code.NOT_FOUND, close=True)
 
     def close_tunnel(self, status: int) -> None:
         """End a WebSocket from our side with a close frame to both ends (RFC 6455 5.5.1)."""

@@ -34,7 +34,7 @@ class Connection(asyncio.Protocol):
         "_body_left", "_buffer", "_chunks", "_close_after", "_code", "_connect_s", "_forward", "_live", "_log_part", "_minor",
         "_read_holds", "_retried", "_started", "_status", "_task", "_tunnel", "_up", "_wait_host", "_write_paused", "accepts_upgrade",
         "address", "answered", "app_host", "client", "core", "deadline", "entry", "extra_head", "head", "is_stream", "keep_upstream",
-        "method", "phase", "plain_body", "pool", "proto", "request_id", "request_sent", "sent", "sign", "target", "transport",
+        "method", "phase", "plain_body", "pool", "proto", "request_id", "request_sent", "sent", "shown", "sign", "target", "transport",
     )  # fmt: skip
     transport: asyncio.Transport
     _tunnel: asyncio.Transport
@@ -56,6 +56,7 @@ class Connection(asyncio.Protocol):
         self.app_host: bytes | None = None
         self.extra_head = b""
         self.sign = b""
+        self.shown: tuple[tuple[str, str], ...] = ()  # the credentials that opened a private Space to the request at hand
         self.accepts_upgrade = False
         self.answered = False
         self.request_sent = False
@@ -81,6 +82,10 @@ class Connection(asyncio.Protocol):
         self._live = False
         self._write_paused = False
         self._read_holds = 0
+
+    @property
+    def waits_for_wake(self) -> bool:
+        return self.phase == HOLD and bool(self._wait_host)
 
     def hold_reading(self) -> None:
         self._hold(BY_UPSTREAM)

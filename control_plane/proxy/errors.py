@@ -131,4 +131,5 @@ class Code(Enum):
     HTTP_VERSION = Answer(505, "HTTP version", "Only HTTP/1.0 and HTTP/1.1 are spoken here.")
     # These never leave as an answer: the head of another one had left already. They appear in the access log.
     APP_CUT_SHORT = Answer(502, "Cut short", "The app closed the connection in the middle of its answer.")
+    ACCESS_ENDED = Answer(403, "Access ended", "The right to this Space was taken away while the exchange was open.")
     CLIENT_LEFT = Answer(499, "Client left", "The client closed the connection before the answer was complete.")

@@ -58,6 +58,13 @@ class Guard:
         self._timeout_s = timeout_s
         self._known: dict[tuple[str, str, str], tuple[float, Verdict]] = {}
         self._asking: dict[tuple[str, str, str], asyncio.Task[Verdict]] = {}
+        self._age = 0  # how often everything was forgotten
+
+    def forget(self) -> None:
+        """Rights have changed: what is known, and what is being answered at this moment, may not be true any more."""
+        self._age += 1
+        self._known.clear()
+        self._asking.clear()
 
     def remembered(self, host: str, found: list[tuple[str, str]]) -> Verdict | None:
         """A fresh positive verdict for one of `found`, without asking anybody."""
@@ -88,11 +95,13 @@ class Guard:
         return await asyncio.shield(task)
 
     def _answered(self, key: tuple[str, str, str], done: asyncio.Task[Verdict]) -> None:
-        self._asking.pop(key, None)
+        if self._asking.get(key) is done:
+            del self._asking[key]
         if not done.cancelled():
             done.exception()  # everyone who asked may have left; then nobody else looks at it
 
     async def _call(self, key: tuple[str, str, str]) -> Verdict:
+        age = self._age
         asked_at = time.monotonic()  # the life of a verdict counts from the question: the answer may be as old as that
         try:
             async with asyncio.timeout(self._timeout_s):
@@ -102,5 +111,6 @@ class Guard:
         verdict = answer if isinstance(answer, Verdict) else Verdict(bool(answer))
         if len(self._known) >= _MAX_CACHED:
             self._known.clear()
-        self._known[key] = (asked_at + self._ttl_s, verdict)
+        if age == self._age:
+            self._known[key] = (asked_at + self._ttl_s, verdict)
         return verdict

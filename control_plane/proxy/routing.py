@@ -129,6 +129,7 @@ def _guarded(client: ClientConnection, head: RequestHead, entry: Entry) -> None:
         _stranger(client, head)
         return
     if not client.sign and client.core.guard.remembered(entry.route.host, found) is not None:
+        client.shown = tuple(found)
         admit(client, head, entry)
         return
     client.run(asyncio.get_running_loop().create_task(_ask_guard(client, head, entry.route.host, found)))
@@ -147,7 +148,9 @@ async def _ask_guard(client: ClientConnection, head: RequestHead, host: str, fou
         _stranger(client, head)
         return
     client.entry = entry
+    client.shown = tuple(found)
     if kind == "sign":
+        client.shown = (("cookie", verdict.cookie or credential),)
         cookie = _cookie(client, verdict, credential)
         if client.method == b"GET" and head.wants_page and head.value(b"sec-fetch-dest") != b"iframe":
             # The address bar, the history and the app's own scripts must not keep the token.

@@ -26,6 +26,7 @@ from control_plane.proxy.core import Core, ProxyConfig
 from control_plane.proxy.door import Door
 from control_plane.proxy.guard import Authorize, Guard
 from control_plane.proxy.pool import Pools
+from control_plane.proxy.revocation import Revocation
 from control_plane.proxy.table import Table
 from control_plane.proxy.tls import Certificates
 
@@ -69,6 +70,7 @@ class Proxy:
             log=AccessLog(config.access_log, config.access_log_sample),
             clock=loop.time,
         )
+        self._revocation = Revocation(self.core)
         table.on_change = self._route_changed
         self._server: asyncio.Server | None = None
         self._doors: list[Door] = []
@@ -82,6 +84,7 @@ class Proxy:
         entry = self.core.table.get(host)
         self.core.activator.changed(host, entry)
         self.core.followers.changed(host, entry)
+        self._revocation.route_changed(host)
 
     async def start(self) -> None:
         """Listen and serve. Raises OSError when the address is taken."""
@@ -101,7 +104,9 @@ class Proxy:
             self._doors.append(Door(self.core, second, self._certificates, proxied=config.proxy_protocol))
         if config.admin_socket:
             self._admin = await asyncio.start_unix_server(self._serve_admin, config.admin_socket)
-        self._tasks = [loop.create_task(work()) for work in (self._tick, self._follow, self._report, self._save)]
+        self._tasks = [
+            loop.create_task(work()) for work in (self._tick, self._follow, self._report, self._save, self._hear, self._revocation.run)
+        ]
 
     async def stop(self, drain_s: float | None = None) -> None:
         """Stop accepting, let exchanges finish, close sockets with 1001 after `drain_s` (default: the configured one)."""
@@ -148,6 +153,13 @@ class Proxy:
                 async for update in self._feed.updates():
                     if not self.core.table.apply(update):
                         break  # a gap: a new stream begins with a table
+            await asyncio.sleep(_FEED_RETRY_S)
+
+    async def _hear(self) -> None:
+        """Learn for ever of rights that changed; while the bus is down a timer asks instead."""
+        while True:
+            with contextlib.suppress(OSError):
+                await self._revocation.listen(self._feed.subscribe("access"))
             await asyncio.sleep(_FEED_RETRY_S)
 
     async def _tick(self) -> None:

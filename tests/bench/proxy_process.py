@@ -36,6 +36,10 @@ class FixedFeed:
     async def report(self, reports: tuple[ActivityReport, ...]) -> None:
         return None
 
+    async def subscribe(self, *topics: str) -> AsyncIterator[tuple[str, str]]:
+        await asyncio.Event().wait()
+        yield "", ""
+
 
 async def _authorize(host: str, kind: str, credential: str) -> bool:
     return credential == "hf_bench"

@@ -33,6 +33,7 @@ class MemoryFeed:
         self.queue: asyncio.Queue[RouteTable | RouteChange] = asyncio.Queue()
         self.woken: list[SpaceId] = []
         self.reports: list[ActivityReport] = []
+        self.hints: asyncio.Queue[tuple[str, str]] = asyncio.Queue()
         self.on_wake: Callable[[SpaceId], None] = lambda space_id: None
 
     async def updates(self) -> AsyncIterator[RouteTable | RouteChange]:
@@ -48,6 +49,10 @@ class MemoryFeed:
 
     async def report(self, reports: tuple[ActivityReport, ...]) -> None:
         self.reports.extend(reports)
+
+    async def subscribe(self, *topics: str) -> AsyncIterator[tuple[str, str]]:
+        while True:
+            yield await self.hints.get()
 
     def put(self, route: Route) -> None:
         self.routes[route.host] = route
