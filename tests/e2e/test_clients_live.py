@@ -236,8 +236,10 @@ def test_gradio_deploy(platform: Platform, api: HfApi, tmp_path: Path) -> None:
     folder = tmp_path / "deployed"
     folder.mkdir()
     (folder / "app.py").write_text('import gradio as gr\ngr.Interface(lambda x: x[::-1], "text", "text").launch()\n')
+    # As in a person's shell: none of what the client's other tests set for this process.
     env = {
-        **os.environ, "HF_ENDPOINT": platform.url, "HF_TOKEN": platform.token, "HF_HOME": str(tmp_path / "hf"),
+        **{k: v for k, v in os.environ.items() if not k.startswith("HF_")},
+        "HF_ENDPOINT": platform.url, "HF_TOKEN": platform.token, "HF_HOME": str(tmp_path / "hf"),
         "HF_HUB_DISABLE_TELEMETRY": "1", "GRADIO_ANALYTICS_ENABLED": "False",
     }  # fmt: skip
     # title, app file, hardware, secrets (one, then no more), requirements.txt, GitHub action
