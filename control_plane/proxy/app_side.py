@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from typing import TYPE_CHECKING, cast
 
@@ -19,6 +20,7 @@ from control_plane.proxy.upstream import Upstream
 if TYPE_CHECKING:
     from control_plane.proxy.client import ClientConnection
 
+_CODING = re.compile(rb"\r\ntransfer-encoding:[^\r]*", re.IGNORECASE)
 _LAST_WORDS_S = 3.0
 _CONNECT_RETRY_S = (0.05, 0.2, 0.5)  # an app may be between two processes; then it is refused
 
@@ -151,14 +153,21 @@ class AppSide(OwnAnswers):
             self._close_after = True
         if head.is_stream:
             self._open_stream()
+        ending = b"\r\nConnection: close" if self._close_after else b""
+        block = head.block
+        if self._minor == b"0":  # a client of the old kind: no chunks, and kept connections are said
+            if head.length == CHUNKED:
+                block = _CODING.sub(b"", block)
+                self._close_after = True
+            ending = b"\r\nConnection: close" if self._close_after else b"\r\nConnection: keep-alive"
         entry = self.entry
         data = b"%b%b%b\r\nX-Vitrine-Request-Id: %b%b%b\r\n\r\n%b" % (
             head.line,
-            head.block,
+            block,
             entry.response_suffix if entry is not None else b"",
             self.request_id,
             self.extra_head,
-            b"\r\nConnection: close" if self._close_after else b"",
+            ending,
             body,
         )
         self.sent = len(data)

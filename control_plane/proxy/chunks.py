@@ -1,7 +1,9 @@
 """A strict reader of chunked bodies (RFC 9112 7.1) that passes data on as slices.
 
-Chunk sizes are re-emitted in one form, extensions and trailers are dropped: what leaves this reader has exactly one
-reading, whatever came in.
+Chunk sizes are re-emitted in one form and extensions are dropped: what leaves this reader has exactly one reading, whatever
+came in. Trailers of requests are discarded, as RFC 9110 6.5.1 lets a recipient do: an app that merged them into the head
+would let a client forge what this proxy vouches for. Those of answers pass to clients that said `TE: trailers`, but for
+fields that frame, route, authenticate, set cookies or steer caches.
 """
 
 from __future__ import annotations
@@ -10,6 +12,12 @@ import re
 
 _SIZE_LINE = re.compile(rb"([0-9a-fA-F]{1,15})(?:[ \t]*;[\t\x20-\x7e\x80-\xff]*)?")
 _TRAILER = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+:[\t\x20-\x7e\x80-\xff]*")
+_NEVER_A_TRAILER = re.compile(
+    rb"(?:content[-_](?:length|type|encoding|range|disposition|security-policy)|transfer[-_]encoding|trailer|te|host|connection|keep-alive|upgrade"
+    rb"|set-cookie2?|cookie|authorization|www-authenticate|proxy[-_]|cache-control|expires|age|date|vary|pragma|warning|location|retry-after"
+    rb"|access-control-|strict-transport-security|alt-svc|x[-_](?:vitrine|accel|forwarded|sendfile))",
+    re.IGNORECASE,
+)
 _MAX_LINE = 1024
 _MAX_TRAILERS = 8192
 
@@ -21,13 +29,14 @@ class BadChunk(Exception):
 class ChunkReader:
     """`feed(data)` gives (bytes to pass on, bytes of `data` left over or None while the body goes on).
 
-    `plain` passes on the content alone, for a reader that has framing of its own.
+    `plain` passes on the content alone, for a reader that has framing of its own; `trailers` keeps those that may be kept.
     """
 
-    __slots__ = ("_data_left", "_line", "_plain", "_stage", "_trailers", "size")
+    __slots__ = ("_data_left", "_kept", "_line", "_plain", "_stage", "_trailers", "size")
 
-    def __init__(self, *, plain: bool = False) -> None:
+    def __init__(self, *, plain: bool = False, trailers: bool = False) -> None:
         self._plain = plain
+        self._kept: list[bytes] | None = [] if trailers and not plain else None
         self._stage = 0  # 0 size line, 1 data, 2 line break after data, 3 trailers
         self._data_left = 0
         self._line = b""
@@ -84,10 +93,12 @@ class ChunkReader:
                     self._stage = 3
             elif not line:
                 if not self._plain:
-                    out.append(b"0\r\n\r\n")
+                    out.append(b"0\r\n%b\r\n" % b"".join(self._kept or ()))
                 return b"".join(out), data[at:]
             else:
                 self._trailers += len(line)
                 if self._trailers > _MAX_TRAILERS or _TRAILER.fullmatch(line) is None:
                     raise BadChunk
+                if self._kept is not None and _NEVER_A_TRAILER.match(line) is None:
+                    self._kept.append(line + b"\r\n")
         return b"".join(out), None

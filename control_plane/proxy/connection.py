@@ -84,6 +84,15 @@ class Connection(asyncio.Protocol):
         self._read_holds = 0
 
     @property
+    def takes_content_alone(self) -> bool:
+        """No chunks for a client that has frames of its own (HTTP/2) or does not know them (HTTP/1.0)."""
+        return self.plain_body or self._minor == b"0"
+
+    @property
+    def takes_trailers(self) -> bool:
+        return self.head is not None and self.head.trailers
+
+    @property
     def waits_for_wake(self) -> bool:
         return self.phase == HOLD and bool(self._wait_host)
 

@@ -82,6 +82,7 @@ class RequestHead:
     length = NO_BODY
     upgrade = False
     expect = False
+    trailers = False
     authorization = b""
     hf_authorization = b""
     cookie = b""
@@ -103,7 +104,7 @@ class RequestHead:
         app_cuts: list[tuple[int, int, bytes]] = []  # from the app's only
         nominated: list[bytes] = []
         upgrade_to = b""
-        upgrade_asked = False
+        upgrade_asked = close_asked = False
         websocket_key = websocket_version = b""
         for match in _REQUEST_SPECIAL.finditer(low):
             name, value = match.groups()
@@ -117,10 +118,12 @@ class RequestHead:
                 for token in value.split(b","):
                     token = token.strip(b" \t")
                     if token == b"close":
-                        self.keep_alive = False
+                        close_asked = True
+                    elif token == b"keep-alive":
+                        self.keep_alive = True  # HTTP/1.0 has to ask for it
                     elif token == b"upgrade":
                         upgrade_asked = True
-                    elif token and token != b"keep-alive" and token not in _KEPT:
+                    elif token and token not in _KEPT:
                         nominated.append(token)
                 cuts.append((match.start(), match.end(), b""))
             elif name == b"cookie":
@@ -165,8 +168,13 @@ class RequestHead:
                 websocket_key = value.rstrip(b" \t")
             elif name == b"sec-websocket-version":
                 websocket_version = value.rstrip(b" \t")
+            elif name == b"te":
+                self.trailers = self.trailers or b"trailers" in value.replace(b" ", b"").split(b",")
+                cuts.append((match.start(), match.end(), b""))
             else:  # a trust header, a hop-by-hop header, or an underscore twin of something that matters
                 cuts.append((match.start(), match.end(), b""))
+        if close_asked:
+            self.keep_alive = False
         if not self.host:
             raise HeadError(Code.BAD_HOST, "no Host header")
         if upgrade_asked and upgrade_to == b"websocket" and minor == b"1":

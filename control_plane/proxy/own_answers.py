@@ -46,7 +46,7 @@ class OwnAnswers(Connection):
         self.own_answer(status, data, keep=keep)
 
     def _own_answer_keeps(self, close: bool) -> bool:
-        return not (close or self._close_after or self.core.draining or self._has_unread_input())
+        return not (close or self._close_after or self._minor == b"0" or self.core.draining or self._has_unread_input())
 
     def own_answer(self, status: int, data: bytes, *, keep: bool) -> None:
         self._status = status

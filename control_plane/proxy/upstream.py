@@ -188,7 +188,7 @@ class Upstream(asyncio.Protocol):
                 client.answer_head(head, data[rest_at:] if have == length else data[rest_at : rest_at + length], ends=True)
                 self._finish(client, clean=have == length and head.keep_alive)
         elif length == CHUNKED:
-            self._chunks = ChunkReader(plain=client.plain_body)
+            self._chunks = ChunkReader(plain=client.takes_content_alone, trailers=client.takes_trailers)
             self.mode = CHUNKS
             client.keep_upstream = head.keep_alive
             client.answer_head(head, b"", ends=True)
