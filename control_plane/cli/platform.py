@@ -216,15 +216,22 @@ def health(url: str, timeout_s: float) -> None:
         _fail(f"{url} does not answer: {error}")
 
 
-@click.command()
+@click.command(
+    epilog="Example: vitrine doctor --json        or, for other settings: vitrine doctor --runtime docker --data-dir /srv/vitrine"
+)
 @click.option("--json", "as_json", is_flag=True, help="For machines")
-def doctor(as_json: bool) -> None:
+@click.option("--runtime", type=click.Choice(["auto", "process", "docker", "kubernetes"]), help="As if apps ran there")
+@click.option("--data-dir", type=click.Path(path_type=Path), help="Whose settings and disk are looked at (default: .vitrine)")
+@click.option("--config", type=click.Path(path_type=Path), help="vitrine.toml; default: the one in the data dir")
+def doctor(as_json: bool, runtime: str | None, data_dir: Path | None, config: Path | None) -> None:
     """What this machine can and cannot do, each finding with its fix. Exit code 1 when something users meet does not work."""
     from dataclasses import asdict
 
+    from control_plane.cli.doctor import examine_platform
     from control_plane.runtimes.process.doctor import Level, examine
 
-    findings = examine()
+    settings = _settings(config, runtime=runtime, data_dir=data_dir)
+    findings = (*examine(), *examine_platform(settings))
     if as_json:
         click.echo(json.dumps([asdict(f) for f in findings], indent=2))
     else:

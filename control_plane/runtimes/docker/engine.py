@@ -61,6 +61,10 @@ class Engine:
     def info(self) -> Item:
         return self._do(lambda c: dict(c.info()))
 
+    def version(self) -> Item:
+        """Of the engine and, under `Components`, of what it runs containers with."""
+        return self._do(lambda c: dict(c.version()))
+
     def containers(self, *labels: str) -> list[Item]:
         return self._do(lambda c: list(c.containers(all=True, filters={"label": list(labels)})))
 
