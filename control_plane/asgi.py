@@ -152,6 +152,7 @@ def _pages(app: FastAPI, services: Services, deliveries: Deliveries) -> Pages:
         single_sign_on=settings.oidc_name if settings.oidc_issuer else "",
         banner=lambda: floor_warning(settings),
         pool_facts=pool_facts,
+        tiers=services.spaces.tiers,
         thumbnails=_thumbnails(services),
         moved=deliveries.content,
         app_proof=lambda actor, space_id: app_access.issue(services.signing_key, services.clock, actor, space_id),

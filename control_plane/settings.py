@@ -69,6 +69,10 @@ class Settings:
     kube_storage_class: str = field(default="", metadata={"doc": "Storage class of that volume; default: the cluster's"})
     kube_pull_secret: str = field(default="", metadata={"doc": "Name of the Secret with which nodes pull images"})
     kube_user_namespaces: bool = field(default=False, metadata={"doc": "Apps in user namespaces (`hostUsers: false`, Kubernetes 1.33)"})
+    storage_tiers: str = field(
+        default="small=20,medium=150,large=1000",
+        metadata={"doc": "Persistent `/data` that owners may ask for: GB of each tier, comma-separated; what is not named is not offered"},
+    )
     preempt_idle_s: int = field(
         default=60, metadata={"doc": "Seconds without use after which a Space may be put to sleep to make room for another"}
     )

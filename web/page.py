@@ -42,6 +42,8 @@ DONE: dict[str, str] = {
     "saved": "Saved.",
     "hardware": "Hardware requested. The running version keeps serving until the new one answers.",
     "sleep": "Sleep time saved.",
+    "storage": "Storage is there; the app starts again with it at /data.",
+    "storage-removed": "Storage deleted; the app starts again without it.",
     "replicas": "Number of replicas saved; more start, or some end, now.",
     "variable": "Variable saved. The app restarts with it.",
     "secret": "Secret saved. Nobody can read it here again; the app restarts with it.",

@@ -51,6 +51,7 @@ class CreateBody(BaseModel):
     secrets: list[SettingBody] | None = Field(default=None, max_length=200)
     variables: list[SettingBody] | None = Field(default=None, max_length=200)
     volumes: list[dict[str, Any]] | None = None
+    storageTier: str | None = Field(default=None, max_length=40)
     files: list[FileBody] | None = Field(default=None, max_length=200)
     license: str | None = Field(default=None, max_length=100)
 
@@ -83,6 +84,7 @@ class DuplicateBody(BaseModel):
     secrets: list[SettingBody] | None = Field(default=None, max_length=200)
     variables: list[SettingBody] | None = Field(default=None, max_length=200)
     volumes: list[dict[str, Any]] | None = None
+    storageTier: str | None = Field(default=None, max_length=40)
 
 
 def router(hub: Hub) -> APIRouter:
@@ -104,7 +106,7 @@ def router(hub: Hub) -> APIRouter:
             raise _taken(request, existing, actor)
         if of_type is RepoType.SPACE and body.sdk is None and template is None:
             raise Rejected(f"a Space needs an sdk: one of {', '.join(s.value for s in Sdk)}")
-        _refuse_volumes(body.volumes)
+        refuse_volumes(body.volumes)
         order = NewRepo(
             type=of_type,
             owner=owner,
@@ -113,6 +115,7 @@ def router(hub: Hub) -> APIRouter:
             sdk=_sdk(body.sdk) if of_type is RepoType.SPACE and body.sdk else None,
             hardware=body.hardware,
             sleep_s=body.sleepTimeSeconds,
+            storage=body.storageTier,
             secrets=[s.order() for s in body.secrets or ()],
             variables=[s.order() for s in body.variables or ()],
             template=template,
@@ -187,7 +190,7 @@ def router(hub: Hub) -> APIRouter:
         namespace, target = _split(body.repository, user.name)
         owner = await _owner(actor, namespace)
         people.check_name(target, "repository name", reserved=False)
-        _refuse_volumes(body.volumes)
+        refuse_volumes(body.volumes)
         async with services.uow.read() as uow:
             existing, _ = await find_repo(uow, source.type, owner.name, target)
         if existing is not None:
@@ -198,6 +201,7 @@ def router(hub: Hub) -> APIRouter:
             visibility=_visibility(body.visibility, body.private, source.type) or source.visibility,
             hardware=body.hardware,
             sleep_s=body.sleepTimeSeconds,
+            storage=body.storageTier,
             secrets=[s.order() for s in body.secrets or ()],
             variables=[s.order() for s in body.variables or ()],
         )
@@ -273,9 +277,16 @@ def _sdk(text: str) -> Sdk:
     return Sdk(text)
 
 
-def _refuse_volumes(volumes: list[dict[str, Any]] | None) -> None:
-    if volumes:
-        raise Rejected("volumes are not offered on this platform; keep data in a dataset repository", code="NotSupported")
+def refuse_volumes(volumes: list[dict[str, Any]] | None) -> None:
+    """Says what is there instead of the kind that was asked for."""
+    if not volumes:
+        return
+    kind = str(volumes[0].get("type"))[:40]
+    if kind in ("model", "dataset", "space"):
+        instead = f"an app reads a {kind} of this platform over HF_ENDPOINT, with snapshot_download for example"
+    else:
+        instead = "ask for persistent storage: POST /api/spaces/NAMESPACE/NAME/storage gives the app a disk at /data"
+    raise Rejected(f"volumes of kind '{kind}' are not mounted on this platform; {instead}", code="NotSupported")
 
 
 def _files(files: list[FileBody] | None) -> dict[str, bytes] | None:

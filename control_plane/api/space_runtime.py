@@ -10,7 +10,7 @@ from starlette.responses import JSONResponse
 
 from control_plane.api import views
 from control_plane.api.deps import Hub, ok
-from control_plane.api.repos import SettingBody
+from control_plane.api.repos import SettingBody, refuse_volumes
 from control_plane.domain.accounts import Action
 from control_plane.domain.errors import Rejected
 from control_plane.domain.spaces import Sdk, Space
@@ -36,6 +36,10 @@ class KeyBody(BaseModel):
 
 class DevModeBody(BaseModel):
     enabled: bool
+
+
+class StorageBody(BaseModel):
+    tier: str = Field(max_length=40)
 
 
 class VolumesBody(BaseModel):
@@ -106,8 +110,7 @@ def router(hub: Hub) -> APIRouter:
     @api.put(base + "/volumes")
     async def put_volumes(request: Request, ns: str, name: str, body: VolumesBody) -> JSONResponse:
         _, _, space = await hub.space(request, ns, name, Action.WRITE)
-        if body.volumes:
-            raise Rejected("volumes are not offered on this platform; keep data in a dataset repository", code="NotSupported")
+        refuse_volumes(body.volumes)
         return await runtime_of(space)
 
     @api.delete(base + "/volumes")
@@ -116,14 +119,14 @@ def router(hub: Hub) -> APIRouter:
         return await runtime_of(space)
 
     @api.post(base + "/storage")
-    async def storage(request: Request, ns: str, name: str) -> JSONResponse:
-        await hub.space(request, ns, name, Action.WRITE)
-        raise Rejected("persistent storage is not offered on this platform; keep data in a dataset repository", code="NotSupported")
+    async def storage(request: Request, ns: str, name: str, body: StorageBody) -> JSONResponse:
+        actor, _, space = await hub.space(request, ns, name, Action.WRITE)
+        return await runtime_of(await services.actions.request_storage(actor, space, body.tier))
 
     @api.delete(base + "/storage")
     async def delete_storage(request: Request, ns: str, name: str) -> JSONResponse:
-        _, _, space = await hub.space(request, ns, name, Action.WRITE)
-        return await runtime_of(space)
+        actor, _, space = await hub.space(request, ns, name, Action.WRITE)
+        return await runtime_of(await services.actions.delete_storage(actor, space))
 
     @api.get(base + "/secrets")
     async def secrets(request: Request, ns: str, name: str) -> JSONResponse:

@@ -37,7 +37,7 @@ def runtime_json(view: RuntimeView, app_host: str, catalog: FlavorCatalog) -> di
     body: dict[str, Any] = {
         "stage": view.stage.value,
         "hardware": hardware,
-        "storage": None,
+        "storage": view.storage_tier or None,
         "gcTimeout": view.sleep_after_s,
         "replicas": {"requested": view.requested_replicas, "current": view.current_replicas},
         "devMode": False,

@@ -12,6 +12,7 @@ from control_plane.domain.ids import ReplicaId, SpaceId
 from control_plane.settings import Settings
 
 if TYPE_CHECKING:
+    from control_plane.ports.volumes import Volumes
     from control_plane.runtimes.kubernetes.manifests import ClusterOptions
     from control_plane.runtimes.process.floor import FloorReport
 
@@ -79,6 +80,19 @@ def build_runtime(settings: Settings, services: Services) -> Any:
         egress_ports=tuple(int(port) for port in settings.egress_ports.split(",") if port.strip()),
         egress_allow=tuple(pair.strip() for pair in settings.egress_allow.split(",") if pair.strip()),
     )
+
+
+def build_volumes(settings: Settings, runtime: Any) -> Volumes:
+    """Where `/data` of Spaces lies: claims of the cluster, else directories of this machine."""
+    if settings.runtime == "kubernetes":
+        from control_plane.runtimes.kubernetes.volumes import Claims
+
+        return Claims(runtime)
+    from control_plane.runtimes.docker.manifests import USER
+    from control_plane.runtimes.volumes import VolumeFolders
+
+    # In a container the app is one fixed user; in a process sandbox the platform's own ids are translated.
+    return VolumeFolders(settings.data_dir / "volumes", uid=int(USER.partition(":")[0]) if settings.runtime == "docker" else None)
 
 
 def cluster_options(settings: Settings) -> ClusterOptions:

@@ -10,7 +10,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from control_plane.bootstrap.runtimes import _loopback, build_runtime, note_floor
+from control_plane.bootstrap.runtimes import _loopback, build_runtime, build_volumes, note_floor
 from control_plane.bootstrap.services import (
     BUS_SOCKET,
     STATIC_SOCKET,
@@ -59,6 +59,7 @@ async def run_scheduler(settings: Settings, ready: Callable[[dict[str, Any]], No
     from control_plane.scheduler.planning import Probe
     from control_plane.scheduler.prober import Prober
     from control_plane.scheduler.reconcile import Reconciler
+    from control_plane.scheduler.volumes import VolumeRemover
     from control_plane.spaces.configure import open_secret
     from control_plane.telemetry.history import HistoryFollower
     from control_plane.telemetry.metrics import SchedulerMetrics
@@ -82,6 +83,7 @@ async def run_scheduler(settings: Settings, ready: Callable[[dict[str, Any]], No
     await bus.start()
     runtime: Any = FencedRuntime(build_runtime(settings, services), fence)
     await runtime.start()
+    volumes = build_volumes(settings, runtime)
     warning = note_floor(settings, getattr(runtime, "report", None))
     options = broker_options(settings.redis_url or None, settings.data_dir / "queue")
     prepare_spool(options)
@@ -104,6 +106,7 @@ async def run_scheduler(settings: Settings, ready: Callable[[dict[str, Any]], No
         await services.logs.remove(f"run/{space.id}")
         for folder in ("bundles", "sites"):
             await asyncio.to_thread(shutil.rmtree, settings.data_dir / folder / space.id, True)
+        await volumes.remove_all(space, repo.full_name if repo else "")
 
     def open_setting(setting: Setting) -> Any:
         return open_secret(services.spaces, setting)
@@ -122,7 +125,7 @@ async def run_scheduler(settings: Settings, ready: Callable[[dict[str, Any]], No
         static_site=site_address(settings, services.signing_key), sleep_after_s=settings.sleep_after_s,
         drain=timedelta(seconds=settings.drain_s), preempt_idle_s=settings.preempt_idle_s, trusted=trusted,
         target=target_of(settings), limits=build_limits(settings),
-        oauth_of=lambda space_id: space_credentials(services.signing_key, space_id),
+        oauth_of=lambda space_id: space_credentials(services.signing_key, space_id), volume_of=volumes.mounts_of,
     )  # fmt: skip
     metrics = SchedulerMetrics()
     traces = trace_exporter(settings)
@@ -147,6 +150,7 @@ async def run_scheduler(settings: Settings, ready: Callable[[dict[str, Any]], No
     else:
         await usage.open_socket(settings.run_dir / USAGE_SOCKET)
     history = asyncio.ensure_future(HistoryFollower(services.uow, metrics, traces).run())
+    emptying = asyncio.ensure_future(VolumeRemover(uow, volumes).run())
     lost = asyncio.ensure_future(leadership.lost())
     told = {"warnings": [warning] if warning else [], **(health.told if health else {})}
     acting = asyncio.ensure_future(reconciler.run(lambda: ready(told)))
@@ -157,9 +161,9 @@ async def run_scheduler(settings: Settings, ready: Callable[[dict[str, Any]], No
         else:
             raise Unavailable("another scheduler leads now; this one ends and waits for its turn")
     finally:
-        for task in (lost, acting, history):
+        for task in (lost, acting, history, emptying):
             task.cancel()
-        await asyncio.gather(lost, acting, history, return_exceptions=True)
+        await asyncio.gather(lost, acting, history, emptying, return_exceptions=True)
         if traces is not None:
             traces.close()
         usage.close()

@@ -18,6 +18,7 @@ from control_plane.domain.hardware import FlavorCatalog
 from control_plane.domain.ids import RepoId, Sha, SpaceId
 from control_plane.domain.replicas import ReplicaUsage
 from control_plane.domain.spaces import Build, Repo, RepoType, Space
+from control_plane.domain.storage import parse_tiers
 from control_plane.ports.clock import Clock
 from control_plane.ports.log_store import LogStore
 from control_plane.ports.secret_box import SecretBox
@@ -309,7 +310,7 @@ def build_services(settings: Settings) -> Services:
         check_quota=check_quota, meter_build=meter_build, parse_card=lambda readme: space_card.parse(readme, flavors=pools().catalog.names),
         card_of=lambda readme: dict(space_card.validate(readme, RepoType.MODEL).card), initial_files=starter.initial_files,
         build_target=target_of(settings), build_limits=build_limits(settings), apps_domain=settings.apps_domain,
-        app_url=settings.app_url, public_url=settings.resolved_public_url, pull_moved=pull_moved,
+        app_url=settings.app_url, public_url=settings.resolved_public_url, tiers=parse_tiers(settings.storage_tiers), pull_moved=pull_moved,
     )  # fmt: skip
 
     async def usage_of(space_id: SpaceId) -> tuple[ReplicaUsage, ...]:

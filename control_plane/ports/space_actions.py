@@ -45,6 +45,7 @@ class NewRepo:
     sdk: Sdk | None = None
     hardware: str | None = None
     sleep_s: int | None = None
+    storage: str | None = None  # tier of persistent storage
     secrets: Sequence[SettingInput] = ()
     variables: Sequence[SettingInput] = ()
     template: Repo | None = None
@@ -63,6 +64,7 @@ class DuplicateOrder:
     visibility: Visibility
     hardware: str | None = None
     sleep_s: int | None = None
+    storage: str | None = None  # tier of persistent storage
     secrets: Sequence[SettingInput] = ()
     variables: Sequence[SettingInput] = ()
 
@@ -77,6 +79,7 @@ class RuntimeView:
     sleep_after_s: int | None = None
     requested_replicas: int = 1
     current_replicas: int = 0
+    storage_tier: str = ""
     sha: str = ""
     sdk: Sdk | None = None
     sdk_version: str | None = None
@@ -104,6 +107,9 @@ class SpaceActions(Protocol):
     async def restart(self, actor: Actor, space: Space, *, factory: bool = False) -> Space: ...
     async def rollback(self, actor: Actor, space: Space, generation: int) -> Space: ...  # an earlier deployment again, no build
     async def set_replicas(self, actor: Actor, space: Space, replicas: int) -> Space: ...
+
+    async def request_storage(self, actor: Actor, space: Space, tier: str) -> Space: ...  # at /data; only ever larger
+    async def delete_storage(self, actor: Actor, space: Space) -> Space: ...  # with all it holds
 
     async def put_variable(self, actor: Actor, space: Space, setting: SettingInput) -> None: ...
     async def delete_variable(self, actor: Actor, space: Space, key: str) -> None: ...

@@ -53,6 +53,7 @@ class Actions:
         return await lifecycle.create_repo(
             self._d, actor, owner=order.owner, name=order.name, type=order.type, visibility=order.visibility,
             sdk=order.sdk.value if order.sdk else None, hardware=order.hardware, sleep_after_s=order.sleep_s,
+            storage=order.storage,
             variables=_plain(order.variables), secrets=_plain(order.secrets), template=order.template.id if order.template else None,
             template_ref=order.template_ref, files=order.files, origin=order.origin,
         )  # fmt: skip
@@ -71,7 +72,7 @@ class Actions:
     async def duplicate(self, actor: Actor, source: Repo, order: DuplicateOrder) -> Repo:
         return await lifecycle.duplicate_repo(
             self._d, actor, source, owner=order.owner, name=order.name, visibility=order.visibility, hardware=order.hardware,
-            sleep_after_s=order.sleep_s, variables=_plain(order.variables), secrets=_plain(order.secrets),
+            sleep_after_s=order.sleep_s, storage=order.storage, variables=_plain(order.variables), secrets=_plain(order.secrets),
         )  # fmt: skip
 
     async def request_hardware(self, actor: Actor, space: Space, flavor: str, sleep_s: int | None = None) -> Space:
@@ -96,6 +97,14 @@ class Actions:
 
     async def set_replicas(self, actor: Actor, space: Space, replicas: int) -> Space:
         await configure.set_replicas(self._d, actor, await self._repo(space), replicas)
+        return await self._fresh(space.id)
+
+    async def request_storage(self, actor: Actor, space: Space, tier: str) -> Space:
+        await configure.request_storage(self._d, actor, await self._repo(space), tier)
+        return await self._fresh(space.id)
+
+    async def delete_storage(self, actor: Actor, space: Space) -> Space:
+        await configure.delete_storage(self._d, actor, await self._repo(space))
         return await self._fresh(space.id)
 
     async def put_variable(self, actor: Actor, space: Space, setting: SettingInput) -> None:

@@ -20,6 +20,7 @@ from control_plane.domain.reasons import Reason
 from control_plane.domain.routes import IdleRule
 from control_plane.domain.sensitive import Sensitive
 from control_plane.domain.spaces import Build, Deployment, DesiredState, Repo, Sdk, Setting, Space
+from control_plane.domain.storage import VOLUME_GONE, parse_tier
 from control_plane.ports.stores import UnitOfWork
 from control_plane.spaces.deps import SpaceDeps
 
@@ -212,6 +213,44 @@ async def restart(deps: SpaceDeps, actor: Actor, repo: Repo, *, factory: bool = 
                 deps, uow, repo, change.space, revision=repo.head, no_cache=factory, author=actor.name, title="factory rebuild"
             )
         await change.note("restarted", "spaces.restart", {"factory": factory})
+
+
+async def request_storage(deps: SpaceDeps, actor: Actor, repo: Repo, tier_name: str) -> None:
+    """A disk of its own at `/data`, or a larger one. Its whole size is taken from the owner's `storage-gb` at once."""
+    tier = parse_tier(tier_name, deps.tiers)
+    size = deps.tiers[tier]
+    async with deps.uow.write() as uow:
+        change = await _Change.begin(deps, uow, actor, repo)
+        space = change.space
+        if space.sdk is Sdk.STATIC:
+            raise Rejected("a static Space runs nothing, so it needs no persistent storage")
+        if size < space.storage_bytes:
+            raise Rejected(
+                f"storage does not shrink: {space.storage_tier} is larger than {tier}; delete the storage, with what it holds, "
+                "and ask for a smaller one"
+            )
+        if tier == space.storage_tier and size == space.storage_bytes:
+            return
+        owner = await uow.accounts.get(repo.owner_id)
+        assert owner is not None
+        await deps.check_quota(uow, owner, QuotaKey.STORAGE_GB, (size - space.storage_bytes) / 1e9)
+        await change.save(replace(space, storage_tier=tier.value, storage_bytes=size, storage_key=space.storage_key or new_id()))
+        await change.note("settings.changed", "spaces.update_storage", {"before": space.storage_tier or None, "storage": tier.value})
+        await change.redeploy("settings")
+
+
+async def delete_storage(deps: SpaceDeps, actor: Actor, repo: Repo) -> None:
+    """Give the disk up with all it holds. The bytes go when no replica uses it any more (`scheduler.volumes`)."""
+    async with deps.uow.write() as uow:
+        change = await _Change.begin(deps, uow, actor, repo)
+        space = change.space
+        if not space.storage_tier:
+            raise Rejected(f"{repo.full_name} has no persistent storage")
+        await change.save(replace(space, storage_tier="", storage_key="", storage_bytes=0))
+        await change.note("settings.changed", "spaces.delete_storage", {"before": space.storage_tier, "storage": None})
+        await change.redeploy("settings")
+        gone = {"space_id": space.id, "space_name": repo.full_name, "key": space.storage_key, "generation": change.space.generation}
+        await uow.documents.put(VOLUME_GONE, f"{space.id}/{space.storage_key}", space.id, gone)
 
 
 async def rollback(deps: SpaceDeps, actor: Actor, repo: Repo, generation: int) -> None:

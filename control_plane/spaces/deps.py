@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from control_plane.domain.accounts import Account
@@ -11,6 +11,7 @@ from control_plane.domain.builds import BuildLimits, SourceKind
 from control_plane.domain.hardware import FlavorCatalog
 from control_plane.domain.ids import Sha, SpaceId
 from control_plane.domain.spaces import Build, Repo, SpaceConfig
+from control_plane.domain.storage import TIER_BYTES, StorageTier
 from control_plane.ports.clock import Clock
 from control_plane.ports.git import GitStore
 from control_plane.ports.log_store import LogStore
@@ -53,4 +54,5 @@ class SpaceDeps:
     apps_domain: str
     app_url: Callable[[str], str]  # subdomain → origin
     public_url: str
+    tiers: Mapping[StorageTier, int] = field(default_factory=lambda: TIER_BYTES)  # persistent storage on offer, in bytes
     pull_moved: Callable[[Repo, str, Sha | None], Awaitable[None]] | None = None  # the ref of a pull request moved or went away

@@ -12,6 +12,7 @@ from control_plane.domain.ids import RepoId, Sha, SpaceId, new_id
 from control_plane.domain.quotas import QuotaKey
 from control_plane.domain.sensitive import Sensitive
 from control_plane.domain.spaces import DesiredState, Repo, RepoType, Sdk, Setting, Space, SpaceConfig, Visibility
+from control_plane.domain.storage import parse_tier
 from control_plane.ports.git import CommitRequest, FileChange
 from control_plane.ports.stores import UnitOfWork
 from control_plane.spaces.configure import check_key, flavor_of, seal
@@ -31,6 +32,7 @@ async def create_repo(
     sdk: str | None = None,
     hardware: str | None = None,
     sleep_after_s: int | None = None,
+    storage: str | None = None,
     variables: Sequence[Mapping[str, Any]] = (),
     secrets: Sequence[Mapping[str, Any]] = (),
     template: RepoId | None = None,
@@ -69,7 +71,7 @@ async def create_repo(
             await uow.repos.add(replace(repo, head=head, storage_bytes=size))
             if type is RepoType.SPACE:
                 assert sdk is not None
-                await _add_space(deps, uow, repo, Sdk(sdk), hardware, sleep_after_s, variables, secrets)
+                await _add_space(deps, uow, repo, Sdk(sdk), hardware, sleep_after_s, storage, variables, secrets)
                 await uow.events.add(SpaceId(repo.id), now, "space.created", {"by": actor.name})
             await uow.audit.append(
                 at=now, actor=actor.name, action="repo.create", subject=f"{type.value}:{repo.full_name}", address=actor.address,
@@ -119,20 +121,26 @@ async def _add_space(
     sdk: Sdk,
     hardware: str | None,
     sleep_after_s: int | None,
+    storage: str | None,
     variables: Sequence[Mapping[str, Any]],
     secrets: Sequence[Mapping[str, Any]],
 ) -> None:
     space_id, now = SpaceId(repo.id), deps.clock.now()
     flavor = flavor_of(deps, hardware)
+    tier = parse_tier(storage, deps.tiers) if storage and sdk is not Sdk.STATIC else None
+    size = deps.tiers[tier] if tier else 0
     if sdk is not Sdk.STATIC:
         owner = await uow.accounts.get(repo.owner_id)
         assert owner is not None
         await deps.check_quota(uow, owner, f"{QuotaKey.RUNNING}.{flavor.name}", 0)
+        if tier:
+            await deps.check_quota(uow, owner, QuotaKey.STORAGE_GB, size / 1e9)
     subdomain = await free_subdomain(uow, repo)
     await uow.spaces.add(
         Space(
             id=space_id, subdomain=subdomain, sdk=sdk, config=SpaceConfig(sdk=sdk, title=repo.name), hardware=flavor.name,
             sleep_after_s=None if sleep_after_s in (None, -1) else sleep_after_s, updated_at=now,
+            storage_tier=tier.value if tier else "", storage_key=new_id() if tier else "", storage_bytes=size,
         )
     )  # fmt: skip
     for is_secret, items in ((False, variables), (True, secrets)):
@@ -185,7 +193,9 @@ async def move_repo(deps: SpaceDeps, actor: Actor, repo: Repo, owner: Account, n
         if taken is not None and taken.id != repo.id:
             raise NameTaken(f"A {repo.type.value} repo {owner.name}/{name} already exists; choose another name")
         if owner.id != current.owner_id:
-            await deps.check_quota(uow, owner, QuotaKey.STORAGE_GB, current.storage_bytes / 1e9)
+            disk = await uow.spaces.get(SpaceId(repo.id)) if repo.type is RepoType.SPACE else None
+            taken_bytes = current.storage_bytes + (disk.storage_bytes if disk else 0)
+            await deps.check_quota(uow, owner, QuotaKey.STORAGE_GB, taken_bytes / 1e9)
         if owner.id != current.owner_id and repo.type is RepoType.SPACE:
             await deps.check_quota(uow, owner, QuotaKey.SPACES, 1)
             its = await uow.spaces.get(SpaceId(repo.id))
@@ -240,10 +250,11 @@ async def duplicate_repo(
     visibility: Visibility = Visibility.PRIVATE,
     hardware: str | None = None,
     sleep_after_s: int | None = None,
+    storage: str | None = None,
     variables: Sequence[Mapping[str, Any]] = (),
     secrets: Sequence[Mapping[str, Any]] = (),
 ) -> Repo:
-    """A copy of the head, its files and its variables; never of its secrets. Hardware starts at the smallest."""
+    """A copy of the head, its files and its variables; never of its secrets nor of its storage. Hardware starts at the smallest."""
     sdk: str | None = None
     merged = {str(v.get("key")): v for v in variables}
     if source.type is RepoType.SPACE:
@@ -257,5 +268,6 @@ async def duplicate_repo(
                     merged.setdefault(setting.key, {"key": setting.key, "value": setting.value, "description": setting.description})
     return await create_repo(
         deps, actor, owner=owner, name=name, type=source.type, visibility=visibility, sdk=sdk, hardware=hardware,
-        sleep_after_s=sleep_after_s, variables=list(merged.values()), secrets=secrets, template=source.id, origin=source.full_name,
+        sleep_after_s=sleep_after_s, storage=storage, variables=list(merged.values()), secrets=secrets, template=source.id,
+        origin=source.full_name,
     )  # fmt: skip

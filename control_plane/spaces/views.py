@@ -44,7 +44,7 @@ def _view(
         stage=view.stage, requested_hardware=None if is_static else space.hardware,
         current_hardware=live.hardware if live and serving and not is_static else None, sleep_after_s=sleep or None,
         requested_replicas=space.replicas, current_replicas=len(serving) or int(is_static and live is not None),
-        sha=view.revision, sdk=space.sdk, sdk_version=space.config.sdk_version, subdomain=space.subdomain,
+        storage_tier=space.storage_tier, sha=view.revision, sdk=space.sdk, sdk_version=space.config.sdk_version, subdomain=space.subdomain,
         reason=view.reason, message=view.message, position=position, eta_s=view.eta_s,
         build_id=build.id if build else "", updated_at=space.updated_at,
     )  # fmt: skip

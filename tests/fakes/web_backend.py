@@ -400,6 +400,8 @@ class MemoryWebBackend:
             tuple(SettingRow(k, "", "", self.now) for k in self.secrets),
             "public",
             "running",
+            storage_tier="small",
+            storage_offers=(("small", 20 * 10**9), ("medium", 150 * 10**9)),
         )
 
     async def set_hardware(self, actor: Actor, owner: str, name: str, flavor: str) -> None:
@@ -411,6 +413,12 @@ class MemoryWebBackend:
 
     async def set_replicas(self, actor: Actor, owner: str, name: str, count: int) -> None:
         await self._note(actor, owner, name, "replicas", count)
+
+    async def request_storage(self, actor: Actor, owner: str, name: str, tier: str) -> None:
+        await self._note(actor, owner, name, "storage", tier)
+
+    async def delete_storage(self, actor: Actor, owner: str, name: str) -> None:
+        await self._note(actor, owner, name, "storage", "")
 
     async def set_sleep(self, actor: Actor, owner: str, name: str, seconds: int | None) -> None:
         await self._note(actor, owner, name, "sleep", seconds)

@@ -49,6 +49,16 @@ def settings_router(pages: Pages) -> APIRouter:
         await backend.set_replicas(visit.actor, owner, name, int(text))
         return "settings?done=replicas#replicas"
 
+    async def storage(visit: Visit, owner: str, name: str) -> str:
+        await backend.request_storage(visit.actor, owner, name, visit.text("tier"))
+        return "settings?done=storage#storage"
+
+    async def storage_remove(visit: Visit, owner: str, name: str) -> str:
+        if visit.text("confirm").lower() != f"{owner}/{name}".lower():
+            raise Rejected(f"Nothing was deleted: type {owner}/{name} to confirm.")
+        await backend.delete_storage(visit.actor, owner, name)
+        return "settings?done=storage-removed#storage"
+
     async def put(visit: Visit, owner: str, name: str, *, secret: bool) -> str:
         value = visit.form.get("value")
         kind = "secret" if secret else "variable"
@@ -99,6 +109,7 @@ def settings_router(pages: Pages) -> APIRouter:
 
     changes: dict[str, Change] = {
         "hardware": hardware, "sleep": sleep, "replicas": replicas,
+        "storage": storage, "storage-remove": storage_remove,
         "variable": variable, "secret": secret, "variable-remove": variable_remove,
         "secret-remove": secret_remove, "pause": pause, "restart": restart, "rebuild": rebuild, "deploy": deploy,
         "cancel-build": cancel_build,

@@ -13,6 +13,7 @@ from control_plane.domain.errors import RepoNotFound
 from control_plane.domain.hardware import FlavorCatalog
 from control_plane.domain.ids import Sha, SpaceId
 from control_plane.domain.spaces import Repo, RepoType, Space, Visibility
+from control_plane.domain.storage import TIER_BYTES, StorageTier
 from control_plane.ports.clock import Clock
 from control_plane.ports.git import GitStore, LfsStore
 from control_plane.ports.log_store import LogStore
@@ -56,6 +57,7 @@ class WebDeps:
     single_sign_on: str = ""  # label of the provider on the sign-in page, "" = none
     pool_facts: Callable[[], Awaitable[Sequence[Mapping[str, Any]]]] = _no_pools
     moved: Callable[[Repo, str, Sha | None, Sha | None], Awaitable[None]] = _not_told
+    tiers: Mapping[StorageTier, int] = field(default_factory=lambda: TIER_BYTES)  # persistent storage on offer, in bytes
     thumbnails: Thumbnails | None = None  # pictures of running apps; None = cards show their emoji
     app_proof: Callable[[Actor, SpaceId], str] | None = None  # lets a browser into a private app for minutes
 

@@ -45,6 +45,8 @@ class SettingsFamily(Base):
             storage_bytes=repo.storage_bytes,
             replicas=view.requested_replicas,
             replicas_now=view.current_replicas,
+            storage_tier=space.storage_tier,
+            storage_offers=tuple((tier.value, size) for tier, size in self.d.tiers.items() if size >= space.storage_bytes),
         )
 
     async def _options(self, limits: dict[str, float | None], requested: str, current: str, waits: _Waits) -> tuple[HardwareOption, ...]:
@@ -81,6 +83,14 @@ class SettingsFamily(Base):
     async def set_replicas(self, actor: Actor, owner: str, name: str, count: int) -> None:
         _, space = await self.space_for(actor, owner, name, Action.WRITE)
         await self.d.actions.set_replicas(actor, space, count)
+
+    async def request_storage(self, actor: Actor, owner: str, name: str, tier: str) -> None:
+        _, space = await self.space_for(actor, owner, name, Action.WRITE)
+        await self.d.actions.request_storage(actor, space, tier)
+
+    async def delete_storage(self, actor: Actor, owner: str, name: str) -> None:
+        _, space = await self.space_for(actor, owner, name, Action.WRITE)
+        await self.d.actions.delete_storage(actor, space)
 
     async def set_sleep(self, actor: Actor, owner: str, name: str, seconds: int | None) -> None:
         _, space = await self.space_for(actor, owner, name, Action.WRITE)

@@ -57,3 +57,5 @@ class SettingsView:
     storage_bytes: int = 0
     replicas: int = 1  # asked for
     replicas_now: int = 0
+    storage_tier: str = ""  # what the app has at /data, "" = nothing
+    storage_offers: tuple[tuple[str, int], ...] = ()  # tiers that may be asked for, with their bytes

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import ipaddress
+import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ Body = dict[str, Any]
 PREFIX = "com.vitrine."
 PLATFORM, REPLICA, SPACE, GENERATION = f"{PREFIX}platform", f"{PREFIX}replica", f"{PREFIX}space", f"{PREFIX}generation"
 VCPU, MEMORY, GPUS, PORT = f"{PREFIX}vcpu", f"{PREFIX}memory", f"{PREFIX}gpus", f"{PREFIX}port"
+VOLUMES = f"{PREFIX}volumes"  # [[directory, path inside, bytes]] of the Space's own, as JSON
 DISK, DISK_BY_ENGINE = f"{PREFIX}disk", f"{PREFIX}disk-by-engine"
 _NOTES = {"space-name": "space_name", "revision": "revision"}
 
@@ -132,6 +134,7 @@ def container(
             **labels(spec, names.tag),
             VCPU: f"{granted.vcpu:g}", MEMORY: str(granted.memory_bytes), GPUS: ",".join(granted.gpus), PORT: str(spec.launch.port),
             DISK: str(granted.disk_bytes), DISK_BY_ENGINE: "yes" if disk_by_engine else "no",
+            VOLUMES: json.dumps([[m.source, m.path, m.size_bytes] for m in spec.mounts if m.size_bytes]),
         },
         "Tty": False, "OpenStdin": False, "AttachStdout": False, "AttachStderr": False,
         "Healthcheck": {"Test": ["NONE"]},  # the platform probes; an image's own check would run in the app's share of CPU
@@ -212,6 +215,11 @@ def _mount(mount: Mount) -> Body:
         raise Rejected(f"'{mount.path}' cannot be a mount path", facts={"reason": Reason.CONFIG_ERROR.value})
     kind = "bind" if mount.source.startswith("/") else "volume"
     return {"Type": kind, "Source": mount.source, "Target": mount.path, "ReadOnly": mount.read_only}
+
+
+def own_volumes(found: Mapping[str, str]) -> tuple[Mount, ...]:
+    """The Space's own volumes, by the labels of its container."""
+    return tuple(Mount(source, path, False, size) for source, path, size in json.loads(found.get(VOLUMES, "[]")))
 
 
 # -- network

@@ -29,6 +29,7 @@ from control_plane.runtimes.docker.logs import LogFollowers, LogSink, Outbox
 from control_plane.runtimes.docker.manifests import Machine, Names
 from control_plane.runtimes.docker.options import DockerOptions
 from control_plane.runtimes.docker.rules import firewall as firewall_rules
+from control_plane.runtimes.volumes import overfull
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -344,7 +345,8 @@ class DockerRuntime:
             written = await self._do(lambda: self._containers.written(container))
         except Absent:
             return
-        if written > int(labels[manifests.DISK]):
+        full = await self._do(lambda: overfull(manifests.own_volumes(labels)))
+        if full or written > int(labels[manifests.DISK]):
             self._containers.disk_full.add(ReplicaId(labels[manifests.REPLICA]))
             await self._do(lambda: self._engine.kill(container))
 

@@ -150,15 +150,28 @@ def secret(spec: ReplicaSpec, namespace_name: str, owner: Manifest | None = None
     return made
 
 
-def volume_claim(space_id: SpaceId, namespace_name: str, options: ClusterOptions) -> Manifest:
-    """Storage that outlives replicas, sleep and generations; removed with the Space only."""
-    wanted: Manifest = {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": f"{options.storage_gib}Gi"}}}
+def volume_claim(space_id: SpaceId, namespace_name: str, options: ClusterOptions, own: Mount | None = None) -> Manifest:
+    """Storage that outlives replicas, sleep and generations: `own`, which its owner asked for, else what every Space gets here."""
+    size = f"{math.ceil(own.size_bytes / (1 << 20))}Mi" if own else f"{options.storage_gib}Gi"
+    wanted: Manifest = {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": size}}}
     if options.storage_class:
         wanted["storageClassName"] = options.storage_class
+    name = own.source if own else names.claim(space_id)
     return {
-        **_object("v1", "PersistentVolumeClaim", names.claim(space_id), namespace_name, names.space_labels(space_id)),
+        **_object("v1", "PersistentVolumeClaim", name, namespace_name, names.space_labels(space_id)),
         "spec": wanted,
     }
+
+
+def volume_claims(spec: ReplicaSpec, namespace_name: str, options: ClusterOptions) -> list[Manifest]:
+    """The claims that this replica's pod needs."""
+    made = [volume_claim(spec.space_id, namespace_name, options, mount) for mount in spec.mounts if mount.size_bytes]
+    return [volume_claim(spec.space_id, namespace_name, options)] if every_space_has_data(spec, options) else made
+
+
+def every_space_has_data(spec: ReplicaSpec, options: ClusterOptions) -> bool:
+    """Whether this replica gets the `/data` that the operator gives to all, and not one that its owner asked for."""
+    return options.storage_gib > 0 and not any(mount.size_bytes for mount in spec.mounts)
 
 
 def deployment(spec: ReplicaSpec, pool: NodePool, namespace_name: str, options: ClusterOptions) -> Manifest:
@@ -191,7 +204,7 @@ def _pod(spec: ReplicaSpec, pool: NodePool, options: ClusterOptions) -> Manifest
         {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": _quantity(round(spec.flavor.memory_gb * GIB) // 2)}},
     ]
     mounts: list[Manifest] = [{"name": "tmp", "mountPath": "/tmp"}, {"name": "shm", "mountPath": "/dev/shm"}]
-    if options.storage_gib:
+    if every_space_has_data(spec, options):
         volumes.append({"name": "data", "persistentVolumeClaim": {"claimName": names.claim(spec.space_id)}})
         mounts.append({"name": "data", "mountPath": "/data"})
     for number, mount in enumerate(spec.mounts):

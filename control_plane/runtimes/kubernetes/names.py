@@ -39,6 +39,11 @@ def claim(space_id: SpaceId) -> str:
     return f"storage-{_checked(space_id)}"
 
 
+def volume(key: str) -> str:
+    """Name of the PersistentVolumeClaim of one volume that a Space asked for."""
+    return f"volume-{_checked(key)}"
+
+
 def namespace(base: str, owner: str | None) -> str:
     """The namespace of an owner's Spaces: `base` for all, or one per owner.
 

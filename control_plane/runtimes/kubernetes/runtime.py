@@ -203,6 +203,12 @@ class KubernetesRuntime:
         await self._do(lambda: self._remove_space(space_id, namespace))
         self._highest.pop(space_id, None)
 
+    async def remove_volume(self, space_name: str, claim: str) -> None:
+        """The cluster keeps a claim that a pod still uses until that pod is gone. Unknown names are fine."""
+        path = _path("v1", "persistentvolumeclaims", self._options.namespace_of(space_name), claim)
+        self._applied.pop((path, ""), None)
+        await self._do(lambda: self._api.delete(path))
+
     # -- inside: in threads
 
     async def _do(self, call: Callable[[], T]) -> T:
@@ -222,9 +228,8 @@ class KubernetesRuntime:
             manifests.network_policy(spec.space_id, spec.launch.port, namespace, options),
         )
         self._apply_once(_path("v1", "services", namespace, name), manifests.service(spec, namespace))
-        if options.storage_gib:
-            claim = _path("v1", "persistentvolumeclaims", namespace, names.claim(spec.space_id))
-            self._apply_once(claim, manifests.volume_claim(spec.space_id, namespace, options))
+        for claim in manifests.volume_claims(spec, namespace, options):
+            self._apply_once(_path("v1", "persistentvolumeclaims", namespace, claim["metadata"]["name"]), claim)
         secret_path = _path("v1", "secrets", namespace, names.replica(spec.replica_id))
         self._apply_secret(secret_path, secret)
         made = self._api.apply(_path("apps/v1", "deployments", namespace, names.replica(spec.replica_id)), deployment)

@@ -54,6 +54,7 @@ class ReplicaProcess:
         self.started_at = datetime.now(UTC)
         self.missing: tuple[str, ...] = ()
         self.is_stopping = False
+        self.overfull = ""  # why it was ended: what a volume of its own holds
         self.cpu_mark = (time.monotonic(), 0.0)
         self.pid = 0
         self.meter = OutputMeter()
@@ -122,6 +123,15 @@ class ReplicaProcess:
                 async with asyncio.timeout(grace_s):
                     await self.ended.wait()
         await self.kill()
+
+    async def end_overfull(self, words: str) -> None:
+        """End it as failed, with these words: its volume holds more than it may."""
+        if not self.state.is_terminal and not self.is_stopping:
+            self.overfull = words
+            if self.group is not None:
+                await asyncio.to_thread(self.group.kill)
+            elif self._process is not None:
+                self._process.kill()
 
     async def kill(self) -> None:
         self.is_stopping = True
@@ -237,7 +247,9 @@ class ReplicaProcess:
         number = self._status.get("signal") or (-code if code < 0 else 0)
         self.exit_code = 128 + number if number else self._status.get("code", code)
         how = f"by signal {number}" if number else f"with status {self.exit_code}"
-        if self._status.get("event") == "failed" or (not self._status and code == _LAUNCHER_FAILED):
+        if self.overfull:
+            self.reason, self.message = Reason.APP_DISK_FULL, self.overfull
+        elif self._status.get("event") == "failed" or (not self._status and code == _LAUNCHER_FAILED):
             self.reason, self.message = Reason.PLATFORM_ERROR, str(self._status.get("message", "the sandbox could not be made"))
         elif self.group is not None and self.group.oom_kills() > 0:
             self.reason, self.message = Reason.APP_OUT_OF_MEMORY, f"{Reason.APP_OUT_OF_MEMORY.words} It was ended {how}."

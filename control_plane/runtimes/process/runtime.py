@@ -26,6 +26,7 @@ from control_plane.runtimes.process.egress_policy import EgressPolicy
 from control_plane.runtimes.process.floor import FloorReport, sandbox_report
 from control_plane.runtimes.process.manifests import Machine, Place, group_limits, launcher_spec
 from control_plane.runtimes.process.replica_process import LogSink, ReplicaProcess
+from control_plane.runtimes.process.volume_watch import watch_volumes
 
 _UID_BASE, _UID_COUNT = 1_000_000, 400_000
 
@@ -48,6 +49,7 @@ class ProcessRuntime:
         overcommit: float = 32.0,
         report: FloorReport | None = None,
         run_dir: Path | None = None,
+        volume_check_s: float = 15.0,
     ) -> None:
         self._data_dir = data_dir.resolve()
         self._hub_cache = self._data_dir / "hub-cache" / "hub"  # filled by the API process (git/hub_cache.py)
@@ -60,6 +62,7 @@ class ProcessRuntime:
         self._pool_name = pool_name
         self._overcommit = overcommit
         self._report = report
+        self._volume_check_s = volume_check_s
         self._tag = hashlib.sha256(str(self._data_dir).encode()).hexdigest()[:10]
         self._machine = Machine(float(os.cpu_count() or 1), os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
         self._groups: Groups | None = None
@@ -67,6 +70,7 @@ class ProcessRuntime:
         self._generations: dict[SpaceId, int] = {}
         self._starting: dict[ReplicaId, asyncio.Lock] = {}
         self._subscribers: set[asyncio.Queue[SpaceId | None]] = set()
+        self._volume_watch: asyncio.Task[None] | None = None
         self._uid_next = int(self._tag, 16) % _UID_COUNT
 
     @property
@@ -84,6 +88,7 @@ class ProcessRuntime:
             self._report = await asyncio.to_thread(sandbox_report, f"{self._tag}-floor")
         self._groups, _ = await asyncio.to_thread(open_groups, self._tag)
         await asyncio.to_thread(self._sweep)
+        self._volume_watch = asyncio.get_running_loop().create_task(watch_volumes(self._replicas.values, self._volume_check_s))
 
     async def apply(self, spec: ReplicaSpec) -> None:
         lock = self._starting.setdefault(spec.replica_id, asyncio.Lock())
@@ -167,6 +172,8 @@ class ProcessRuntime:
             self._subscribers.discard(queue)
 
     async def close(self) -> None:
+        if self._volume_watch is not None:
+            self._volume_watch.cancel()
         await asyncio.gather(*(self.stop(replica_id, grace_s=2.0) for replica_id in list(self._replicas)))
         for queue in self._subscribers:
             queue.put_nowait(None)
