@@ -362,6 +362,8 @@ space_hours = Table(
     Column("wakes", Integer, nullable=False),
     Column("cpu_s", Float(53), nullable=False),
     Column("memory_peak", BigInteger, nullable=False),
+    Column("woken", Integer, server_default="0", nullable=False),
+    Column("wake_s", Float(53), server_default="0", nullable=False),
     Index("ix_space_hours_hour", "hour"),
 )
 

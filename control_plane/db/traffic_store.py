@@ -33,4 +33,5 @@ class SqlTrafficStore:
 def _traffic(row: Row) -> Traffic:
     return Traffic(
         row["requests"], row["latency"], row["bytes_in"], row["bytes_out"], row["wakes"], row["cpu_s"], row["memory_peak"],
+        row["woken"], row["wake_s"],
     )  # fmt: skip

@@ -23,6 +23,8 @@ class Traffic:
     """`requests`: status class ("2xx") → count. `latency`: upper bound in seconds as text ("+Inf") → count, not cumulative.
 
     `cpu_s`: processor seconds of all replicas. `memory_peak`: the most bytes that they held at once.
+    `wakes`: times it was told to wake. `woken`: wakes that visitors waited for and that ended in a live app; `wake_s`: their
+    seconds together, from the visit to the app. Each proxy counts its own, so `woken` may be more than `wakes`.
     """
 
     requests: Mapping[str, int] = field(default_factory=dict)
@@ -32,12 +34,14 @@ class Traffic:
     wakes: int = 0
     cpu_s: float = 0.0
     memory_peak: int = 0
+    woken: int = 0
+    wake_s: float = 0.0
 
     def __add__(self, other: Traffic) -> Traffic:
         return Traffic(
             _sum(self.requests, other.requests), _sum(self.latency, other.latency), self.bytes_in + other.bytes_in,
             self.bytes_out + other.bytes_out, self.wakes + other.wakes, self.cpu_s + other.cpu_s,
-            max(self.memory_peak, other.memory_peak),
+            max(self.memory_peak, other.memory_peak), self.woken + other.woken, self.wake_s + other.wake_s,
         )  # fmt: skip
 
     @property

@@ -30,6 +30,8 @@ class TrafficMeter:
             self._add(
                 report.space_id, Traffic(dict(report.requests), dict(report.latency_buckets), report.bytes_in, report.bytes_out)
             )  # fmt: skip
+        if report.wake_s > 0:  # reports are seconds apart: no Space falls asleep and wakes twice in between
+            self._add(report.space_id, Traffic(woken=1, wake_s=report.wake_s))
 
     def _add(self, space_id: SpaceId, traffic: Traffic) -> None:
         self._new[space_id] = self._new.get(space_id, Traffic()) + traffic

@@ -414,11 +414,12 @@ async def test_hours_add_up_and_are_pruned(db: Database) -> None:
     async with db.write() as work:
         await work.traffic.add(space_id, "2026-07-31T09", first)
         await work.traffic.add(space_id, hour, first)
-        await work.traffic.add(space_id, hour, Traffic({"2xx": 1, "5xx": 2}, {"0.1": 1, "+Inf": 2}, 1, 2, 0, 0.25, 500))
+        await work.traffic.add(space_id, hour, Traffic({"2xx": 1, "5xx": 2}, {"0.1": 1, "+Inf": 2}, 1, 2, 0, 0.25, 500, 1, 2.5))
+        await work.traffic.add(space_id, hour, Traffic(woken=1, wake_s=1.25))
     async with db.read() as work:
         kept = await work.traffic.of_space(space_id, since_hour=hour)
         assert await work.traffic.of_space(SpaceId("t" * 24), since_hour="") == ()
-    assert kept == ((hour, Traffic({"2xx": 4, "5xx": 2}, {"0.1": 4, "+Inf": 2}, 11, 22, 1, 0.75, 1000)),)
+    assert kept == ((hour, Traffic({"2xx": 4, "5xx": 2}, {"0.1": 4, "+Inf": 2}, 11, 22, 1, 0.75, 1000, 2, 3.75)),)
     async with db.write() as work:
         assert await work.traffic.prune(hour) == 1
     async with db.read() as work:

@@ -45,6 +45,7 @@ class AnalyticsFamily(Base):
             Measure("Server errors", f"{total.errors:,}", f"{total.errors / total.total:.1%}" if total.total else ""),
             Measure("Sent", size(total.bytes_out), f"{size(total.bytes_in)} in"),
             Measure("Wake-ups", f"{total.wakes:,}"),
+            Measure("Wake time", _span(total.wake_s / total.woken if total.woken else None)),
         ]
         if space.sdk is not Sdk.STATIC:
             measures += [
