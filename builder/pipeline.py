@@ -15,7 +15,7 @@ from builder.errors import BuildFailed, BuildStopped, DoorClosed
 from builder.interpreters import Interpreters
 from builder.layered import LayeredImages
 from builder.recipes import Plan, select
-from builder.reporter import BuildDoor, BuildReporter, CancelToken
+from builder.reporter import BuildDoor, BuildReporter, CancelToken, log_facts
 from builder.requirements import read_declaration, read_packages
 from builder.sandbox import BuildSandbox
 from builder.sites import build_site
@@ -60,7 +60,7 @@ def run_build(request: BuildRequest, deps: BuildDeps, cancel: CancelToken, is_cl
     `cancel` ends it at once. `is_closing`, when set too, means that the worker goes away: the build is reported as lost.
     """
     reporter = BuildReporter(deps.door, request, deps.worker, cancel, heartbeat_s=deps.heartbeat_s)
-    facts = {"build_id": request.build_id, "space_id": request.space_id, "attempt": request.attempt}
+    facts = log_facts(request)
     try:
         if not reporter.start():
             logger.info("build.not_mine", extra=facts)

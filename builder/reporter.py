@@ -34,6 +34,15 @@ from control_plane.domain.reasons import Reason
 
 logger = logging.getLogger("vitrine.builder")
 
+
+def log_facts(request: BuildRequest) -> dict[str, str | int]:
+    """What every line of the builder's own log about a build carries: the revision is the deployment's, the build's id the trace's."""
+    return {
+        "build_id": request.build_id, "attempt": request.attempt, "space_id": request.space_id, "space": request.space_name,
+        "revision": request.revision,
+    }  # fmt: skip
+
+
 RETRY_S = 60.0
 HURRY_S = 0.5
 LOG_FLUSH_S = 0.1
@@ -292,7 +301,7 @@ class BuildReporter:
             try:
                 verdict = self._door.emit(self._event(BuildEventKind.HEARTBEAT))
             except DoorClosed as error:
-                logger.warning("build.door_closed", extra={"build_id": self._request.build_id, "error": str(error)})
+                logger.warning("build.door_closed", extra={**log_facts(self._request), "error": str(error)})
                 verdict = BuildVerdict.STOP
             if verdict is BuildVerdict.STOP and not self._closing.is_set():
                 self._cancel.stop()
@@ -310,7 +319,7 @@ class BuildReporter:
                 try:
                     self._door.log(self._request.build_id, self._request.attempt, batch)
                 except DoorClosed as error:
-                    logger.warning("build.log_lost", extra={"build_id": self._request.build_id, "error": str(error)})
+                    logger.warning("build.log_lost", extra={**log_facts(self._request), "error": str(error)})
                     self._pending.clear()
                     return
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import logging
 import sys
 import threading
 from dataclasses import replace
@@ -14,6 +16,7 @@ from builder.worker import uv_config
 from control_plane.domain.builds import ArtifactKind, BuildEvent, BuildEventKind, BuildLimits, BuildPhase, BuildRequest, BuildVerdict
 from control_plane.domain.ids import BuildId
 from control_plane.domain.reasons import Reason
+from control_plane.telemetry.logs import JsonLines
 from tests.functional.builder.conftest import Workplace, build_request
 from tests.functional.builder.door import FakeDoor, tar_of
 
@@ -43,6 +46,20 @@ def test_a_gradio_space_becomes_a_bundle_with_a_shared_environment(workplace: Wo
     assert list((site / "tinydep/__pycache__").glob("*.pyc"))
     assert event.result.launch.argv == ("python", "app.py")
     assert any("built in" in line for line in door.lines)
+
+
+@pytest.mark.parametrize(("files", "last"), [(APP, "build.succeeded"), ({"README.md": "no app"}, "build.failed")])
+def test_each_line_of_the_builders_own_log_names_build_space_and_revision(
+    workplace: Workplace, caplog: pytest.LogCaptureFixture, files: dict[str, Any], last: str
+) -> None:
+    request = build_request(attempt=3)
+    with caplog.at_level(logging.INFO, "vitrine.builder"):
+        build(workplace, request, files)
+        workplace.worker.handle(request.to_payload())  # a second delivery is its build's too
+    lines = [json.loads(JsonLines("builder").format(record)) for record in caplog.records if record.name == "vitrine.builder"]
+    assert {"build.started", last} <= {line["event"] for line in lines}
+    ids = {"build_id": request.build_id, "space_id": request.space_id, "space": "alice/demo", "revision": request.revision, "attempt": 3}
+    assert [line for line in lines if {key: line.get(key) for key in ids} != ids] == []
 
 
 def test_the_same_declaration_is_installed_once(workplace: Workplace, door: FakeDoor) -> None:
