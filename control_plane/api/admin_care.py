@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from datetime import datetime
@@ -156,12 +157,14 @@ def _data(api: APIRouter, door: Door) -> None:
 
     @api.get("/backup")
     async def backup(request: Request) -> StreamingResponse:
-        from control_plane.api.backup import stream_backup
+        from control_plane.api.backup import expected_bytes, stream_backup
 
         actor = await door.admin(request)
         async with uow.write() as work:
             await door.note(work, actor, "platform.backup", "platform")
-        return StreamingResponse(stream_backup(door.services.database, door.services.settings.data_dir), media_type="application/x-tar")
+        data_dir = door.services.settings.data_dir
+        headers = {"X-Vitrine-Expected-Bytes": str(await asyncio.to_thread(expected_bytes, data_dir))}
+        return StreamingResponse(stream_backup(door.services.database, data_dir), media_type="application/x-tar", headers=headers)
 
     @api.post("/gc")
     async def collect(request: Request, dry_run: bool = True) -> dict[str, Any]:

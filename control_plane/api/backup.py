@@ -9,10 +9,12 @@ file: a stream without it broke off.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import io
 import json
 import os
+import stat
 import tarfile
 import tempfile
 import time
@@ -33,6 +35,19 @@ class SnapshotSource(Protocol):
     """What the backup needs of the database."""
 
     async def snapshot(self, target: Path) -> None: ...
+
+
+def expected_bytes(data_dir: Path) -> int:
+    """About how much a backup will carry, for whoever shows how far it is. Blocking: one look at each file's size."""
+    paths = [data_dir / name for name in (DATABASE, *FILES)]
+    for name in FOLDERS:
+        paths += [p for p in (data_dir / name).rglob("*") if not p.relative_to(data_dir).as_posix().startswith(SHARED)]
+    total = 0
+    for path in paths:
+        with contextlib.suppress(OSError):
+            found = path.lstat()
+            total += found.st_size if stat.S_ISREG(found.st_mode) else 0
+    return total
 
 
 async def stream_backup(database: SnapshotSource, data_dir: Path) -> AsyncIterator[bytes]:

@@ -10,6 +10,7 @@ import click
 
 from control_plane.cli.client import Platform
 from control_plane.cli.output import Out, Since, cell, confirm, size, talks
+from control_plane.cli.progress import bar
 
 
 @click.command(epilog="Example: vitrine admin audit --since 7d --actor ann        or: vitrine admin audit --verify")
@@ -181,9 +182,12 @@ def backup(folder: Path, platform: Platform, out: Out) -> None:
 
     Secrets stay encrypted; the key that opens them (secret.key or VITRINE_SECRET_KEY) is not in it. Keep it elsewhere.
     """
-    from control_plane.cli.backup import receive
+    from control_plane.cli.backup import check_empty, receive
 
-    found = receive(platform.stream("/api/admin/backup"), folder, show=not (out.as_json or out.quiet))
+    check_empty(folder, "a backup")
+    expected, chunks = platform.download("/api/admin/backup")
+    with bar("Backup", expected, wanted=not (out.as_json or out.quiet)) as advance:
+        found = receive(chunks, folder, advance)
     out.one(found, f"{found['files']} files, {size(found['bytes'])}, every hash checked: {folder}", bare=str(folder))
 
 
@@ -199,10 +203,11 @@ def backup(folder: Path, platform: Platform, out: Out) -> None:
 @click.pass_context
 def restore(ctx: click.Context, folder: Path, into: Path | None, database_url: str | None, as_json: bool, quiet: bool) -> None:
     """Make a data dir from a backup, checking every hash. No platform may run there."""
-    from control_plane.cli.backup import restore_into
+    from control_plane.cli.backup import bytes_of, restore_into
 
     into = into or (ctx.find_object(dict) or {}).get("data_dir") or Path(".vitrine")
-    found = restore_into(folder, into, database_url)
+    with bar("Restore", bytes_of(folder), wanted=not (as_json or quiet)) as advance:
+        found = restore_into(folder, into, database_url, advance)
     words = f"{found['files']} files restored to {into}, every hash equal. Put the old secret.key there, then: vitrine up --data-dir {into}"
     Out(as_json, quiet).one(found, words, bare=str(into))
 

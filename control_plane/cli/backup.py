@@ -15,6 +15,8 @@ from typing import Any
 
 import click
 
+from control_plane.cli.progress import Advance, nobody_looks
+
 MANIFEST = "manifest.json"
 DATABASE = "vitrine.db"
 _CHUNK = 1 << 20
@@ -42,7 +44,8 @@ class _Reader(io.RawIOBase):
         return data
 
 
-def _check_empty(folder: Path, what: str) -> None:
+def check_empty(folder: Path, what: str) -> None:
+    """Makes the folder where it is missing."""
     if folder.exists() and any(folder.iterdir()):
         raise click.ClickException(f"{folder} is not empty; {what} needs a folder of its own")
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -55,7 +58,7 @@ def _place(folder: Path, name: str) -> Path:
     return folder / path
 
 
-def _copy(source: Any, target: Path) -> tuple[str, int]:
+def _copy(source: Any, target: Path, advance: Advance) -> tuple[str, int]:
     target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     digest, size = hashlib.sha256(), 0
     with open(target, "xb", opener=lambda p, flags: os.open(p, flags, 0o600)) as out:
@@ -63,14 +66,15 @@ def _copy(source: Any, target: Path) -> tuple[str, int]:
             digest.update(data)
             out.write(data)
             size += len(data)
+            advance(len(data))
         out.flush()
         os.fsync(out.fileno())
     return digest.hexdigest(), size
 
 
-def receive(chunks: Iterator[bytes], folder: Path, *, show: bool) -> dict[str, Any]:
-    """Unpack a backup stream into `folder`; one clear failure when it broke off or a hash differs."""
-    _check_empty(folder, "a backup")
+def receive(chunks: Iterator[bytes], folder: Path, advance: Advance = nobody_looks) -> dict[str, Any]:
+    """Unpack a backup stream into `folder`; one clear failure when it broke off or a hash differs. `advance` is told of bytes."""
+    check_empty(folder, "a backup")
     hashes: dict[str, str] = {}
     manifest: dict[str, Any] | None = None
     total = 0
@@ -85,14 +89,10 @@ def receive(chunks: Iterator[bytes], folder: Path, *, show: bool) -> dict[str, A
                     manifest = json.loads(raw)
                     (folder / MANIFEST).write_bytes(raw)
                     continue
-                hashes[member.name], size = _copy(source, _place(folder, member.name))
+                hashes[member.name], size = _copy(source, _place(folder, member.name), advance)
                 total += size
-                if show and len(hashes) % 100 == 0:
-                    click.echo(f"\r{len(hashes)} files", nl=False, err=True)
     except (tarfile.TarError, ValueError, EOFError) as error:
         raise click.ClickException(f"the backup broke off; what is in {folder} cannot be used ({error})") from None
-    if show and len(hashes) >= 100:
-        click.echo("\r", nl=False, err=True)
     if manifest is None:
         raise click.ClickException(f"the backup broke off; what is in {folder} cannot be used")
     if manifest["files"] != hashes:
@@ -102,8 +102,13 @@ def receive(chunks: Iterator[bytes], folder: Path, *, show: bool) -> dict[str, A
     return {"folder": str(folder), "files": len(hashes), "bytes": total}
 
 
-def restore_into(folder: Path, into: Path, database_url: str | None) -> dict[str, Any]:
-    """Copy a backup to a new data dir. Nothing is left there when a hash differs."""
+def bytes_of(folder: Path) -> int:
+    """How much a restore copies."""
+    return sum(path.lstat().st_size for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST)
+
+
+def restore_into(folder: Path, into: Path, database_url: str | None, advance: Advance = nobody_looks) -> dict[str, Any]:
+    """Copy a backup to a new data dir. Nothing is left there when a hash differs. `advance` is told of bytes."""
     try:
         manifest = json.loads((folder / MANIFEST).read_text())
         files, folders = dict(manifest["files"]), list(manifest["folders"])
@@ -112,13 +117,13 @@ def restore_into(folder: Path, into: Path, database_url: str | None) -> dict[str
         raise click.ClickException(f"{folder} is not a backup: it has no readable {MANIFEST}") from None
     if version != 1:
         raise click.ClickException(f"{folder} was made by a newer version (format {version}, this one knows 1)")
-    _check_empty(into, "a restore")
+    check_empty(into, "a restore")
     try:
         total = 0
         for name, digest in files.items():
             try:
                 with open(_place(folder, name), "rb") as source:
-                    found, size = _copy(source, _place(into, name))
+                    found, size = _copy(source, _place(into, name), advance)
             except FileNotFoundError:
                 raise click.ClickException(f"{name} is missing from the backup; nothing was restored") from None
             if found != digest:

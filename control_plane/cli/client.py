@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     import httpx
 
 TIMEOUT_S = 60.0
+EXPECTED_BYTES = "x-vitrine-expected-bytes"  # of a download whose length nobody knows beforehand
 _LOCAL = ("localhost", "127.0.0.1", "::1")
 
 
@@ -73,7 +75,8 @@ class Platform:
         except ValueError:
             raise click.ClickException(f"{self.endpoint} does not answer like a Vitrine platform") from None
 
-    def stream(self, path: str) -> Iterator[bytes]:
+    def stream(self, path: str, headers: dict[str, str] | None = None) -> Iterator[bytes]:
+        """The body piece by piece; `headers` is filled with the answer's, names in lower case."""
         import httpx
 
         try:
@@ -81,9 +84,19 @@ class Platform:
                 if response.status_code >= 400:
                     response.read()
                 self._check(response)
+                if headers is not None:
+                    headers.update(response.headers)
                 yield from response.iter_bytes(1 << 20)
         except httpx.HTTPError as error:
             raise click.ClickException(self._unreachable(error)) from None
+
+    def download(self, path: str) -> tuple[int | None, Iterator[bytes]]:
+        """The stream, begun, and about how many bytes it will have: None where the platform does not say."""
+        said: dict[str, str] = {}
+        chunks = self.stream(path, said)
+        first = next(chunks, b"")
+        expected = said.get(EXPECTED_BYTES, "")
+        return int(expected) if expected.isdigit() else None, itertools.chain((first,) if first else (), chunks)
 
     def _unreachable(self, error: Exception) -> str:
         return f"{self.endpoint} does not answer ({error or type(error).__name__}); is the platform running there?"
