@@ -41,6 +41,7 @@ _ABSOLUTE = re.compile(rb"(https?)://([^/?]*)(.*)", re.DOTALL | re.IGNORECASE)
 _DIGITS = re.compile(rb"\d{1,18}")
 _WS_KEY = re.compile(rb"[a-z0-9+/]{22}==")
 _OUR_COOKIE = re.compile(rb"(?:__host-|__secure-)?vitrine_")
+_REFERER = re.compile(rb"\r\nreferer:[ \t]*([^\r]*)")
 _SIGN = re.compile(rb"([?&])__sign=([^&]*)")
 
 # Names a Connection header may not nominate for removal: dropping them would change what the request means.
@@ -185,6 +186,10 @@ class RequestHead:
             for token in nominated:
                 for match in re.finditer(rb"\r\n" + re.escape(token) + rb":[^\r]*", low):
                     cuts.append((match.start(), match.end(), b""))
+        if b"__sign=" in low:  # a frame's first address is the Referer of what it loads: its proof stays outside as well
+            for match in _REFERER.finditer(low):
+                start, end = match.span(1)
+                app_cuts.append((match.start(), match.end(), b"\r\nReferer: " + take_sign(block[start:end])[0]))
         self.is_plain = self.length == NO_BODY and not self.upgrade and minor == b"1"
         self.platform_block = _cut(block, cuts)
         self.app_block = _cut(block, cuts + app_cuts) if app_cuts else self.platform_block

@@ -103,3 +103,16 @@ def test_responses_of_the_platform_keep_its_cookies() -> None:
     assert b"vitrine_session" in ResponseHead(raw, None).block
     assert b"X-Vitrine-Error" in ResponseHead(raw, None).block
     assert ResponseHead(raw, b"a.localhost").block == b"\r\nContent-Length: 0"
+
+
+@pytest.mark.parametrize(
+    ("referer", "kept"),
+    [
+        (b"http://a.localhost/x?a=1&__sign=proof&b=2", b"http://a.localhost/x?a=1&b=2"),
+        (b"http://a.localhost/x?__sign=proof", b"http://a.localhost/x"),
+        (b"http://a.localhost/x?sign=1", b"http://a.localhost/x?sign=1"),
+    ],
+)
+def test_a_proof_in_the_referer_stays_outside(referer: bytes, kept: bytes) -> None:
+    head = RequestHead(b"\r\nHost: a.localhost\r\nReferer: %b\r\nX-Kept: yes" % referer, b"1", HeadLimits())
+    assert head.app_block == b"\r\nHost: a.localhost\r\nReferer: %b\r\nX-Kept: yes" % kept
