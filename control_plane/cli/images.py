@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from typing import TYPE_CHECKING
 
@@ -47,18 +48,25 @@ def images() -> None:
     """Base images of Spaces, per Python version and hardware: list, build and prune them on this machine's engine."""
 
 
-@images.command("list")
+@images.command("list", epilog="Example: vitrine images list --json")
 @_host
-def list_images(docker_host: str | None) -> None:
+@click.option("--json", "as_json", is_flag=True, help="For machines; `size_bytes` is null for what is not built here")
+def list_images(docker_host: str | None, as_json: bool) -> None:
     """The catalogue, and which of it is built here."""
     from builder.errors import BuildFailed
 
     try:
-        for status in _bases(docker_host, "", "bridge").list():
-            size = "not built" if status.size_bytes is None else f"{status.size_bytes >> 20} MiB"
-            click.echo(f"{status.image.name:<32} {status.image.family:<4} python {status.image.python:<6} {size}")
+        found = _bases(docker_host, "", "bridge").list()
     except BuildFailed as error:
         _fail(str(error))
+        raise AssertionError from error
+    if as_json:
+        rows = [{"name": s.image.name, "hardware": s.image.family, "python": s.image.python, "size_bytes": s.size_bytes} for s in found]
+        click.echo(json.dumps(rows, indent=2))
+        return
+    for status in found:
+        size = "not built" if status.size_bytes is None else f"{status.size_bytes >> 20} MiB"
+        click.echo(f"{status.image.name:<32} {status.image.family:<4} python {status.image.python:<6} {size}")
 
 
 @images.command("build", epilog="Example: vitrine images build --python 3.11 --bootstrap debian")
@@ -92,7 +100,7 @@ def build_images(
             click.echo(f"{one.name}  {built.id}  {built.size_bytes >> 20} MiB")
 
 
-@images.command("prune")
+@images.command("prune", epilog="Example: vitrine images prune --docker-host unix:///run/docker.sock")
 @_host
 def prune_images(docker_host: str | None) -> None:
     """Forget base images that the catalogue does not name any more."""

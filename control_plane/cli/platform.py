@@ -81,8 +81,8 @@ class Launch:
     supervised: bool
 
 
-def _component(name: str, help_text: str, start: Callable[[Settings, Launch], None]) -> None:
-    @serve.command(name, help=help_text)
+def _component(name: str, help_text: str, start: Callable[[Settings, Launch], None], example: str) -> None:
+    @serve.command(name, help=help_text, epilog=f"Example: {example}")
     @_options
     def command(config: Path | None, host: str | None, port: int | None, **overrides: Any) -> None:
         if name == "proxy":
@@ -192,10 +192,10 @@ def _builder(settings: Settings, launch: Launch) -> None:
     run_builder(settings, launch.ready, listen=launch.listen)
 
 
-_component("api", "The API, web pages, git and LFS", _api)
-_component("proxy", "The reverse proxy in front of everything", _proxy)
-_component("scheduler", "Places, starts and stops apps", _scheduler)
-_component("builder", "Builds what is pushed (a Celery worker)", _builder)
+_component("api", "The API, web pages, git and LFS", _api, "vitrine serve api --port 8000")
+_component("proxy", "The reverse proxy in front of everything", _proxy, "vitrine serve proxy --host 0.0.0.0 --port 7860")
+_component("scheduler", "Places, starts and stops apps", _scheduler, "vitrine serve scheduler --runtime docker")
+_component("builder", "Builds what is pushed (a Celery worker)", _builder, "vitrine serve builder --port 8002")
 
 
 @click.command(epilog="Example: vitrine health http://127.0.0.1:8000/readyz")
