@@ -235,8 +235,8 @@ def _open_v1(mounts: Mounts, tag: str) -> Groups:
     parents = {}
     for name, own in mounts.v1.items():
         # Version 1 has no delegation of its own: an operator may have made a directory `vitrine` for an ordinary user.
-        ready = (top / "vitrine" for top in (own, mounts.v1_tops.get(name, own)))
-        parent = next((d for d in ready if os.access(d, os.W_OK)), own) / f"vitrine-{tag}"
+        places = (own, own / "vitrine", mounts.v1_tops.get(name, own) / "vitrine")
+        parent = next((place for place in places if os.access(place, os.W_OK)), own) / f"vitrine-{tag}"
         try:
             parent.mkdir(exist_ok=True)
         except OSError:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -34,14 +35,18 @@ def test_a_bind_of_a_subtree_in_a_container() -> None:
     assert mounts.v2 == Path("/sys/fs/cgroup/y")
 
 
-def test_version_1_uses_the_directory_that_an_operator_made_for_us(tmp_path: Path) -> None:
+def test_version_1_uses_the_directory_that_an_operator_made_for_us(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tops = {name: tmp_path / name for name in ("memory", "cpu", "pids")}
     own = {name: top / "session" / "7" for name, top in tops.items()}
     for name in tops:
         own[name].mkdir(parents=True)
         (tops[name] / "vitrine").mkdir()
     groups, words = open_groups("t", Mounts(None, own, tops))
-    assert words == "cgroup v1"
+    assert (words, groups is not None) == ("cgroup v1", True)
+    assert groups is not None
+    assert groups.open("r-1").directories[0] == str(own["memory"] / "vitrine-t/r-1"), "our own group, where it is ours to write"
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path).name == "vitrine" and Path(path).is_dir())
+    groups, words = open_groups("t", Mounts(None, own, tops))
     assert groups is not None
     assert sorted(groups.open("r-1").directories) == [str(tops[n] / "vitrine/vitrine-t/r-1") for n in ("cpu", "memory", "pids")]
 
