@@ -28,7 +28,7 @@ def parse_tiers(text: str) -> dict[StorageTier, int]:
         name, _, size = part.partition("=")
         try:
             found[StorageTier(name)] = round(float(size) * _GB)
-        except ValueError as error:
+        except (ValueError, OverflowError) as error:
             raise Rejected(f"'{part[:60]}' is not a tier of storage such as small=20; names: {', '.join(StorageTier)}") from error
         if not 0 < found[StorageTier(name)] < 1 << 60:
             raise Rejected(f"the tier '{part[:60]}' has no usable size")

@@ -101,7 +101,8 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
 
 
 BODIES: dict[str, Any] = {
-    "hardware": {"flavor": "cpu-basic"}, "sleeptime": {"seconds": -1}, "replicas": {"replicas": 1}, "dev-mode": {"enabled": False},
+    "hardware": {"flavor": "cpu-basic"}, "sleeptime": {"seconds": -1}, "replicas": {"replicas": 1}, "storage": {"tier": "small"},
+    "dev-mode": {"enabled": False},
     "secrets": {"key": "K", "value": "v"}, "variables": {"key": "K", "value": "v"}, "tag/main": {"tag": "t"},
     "preupload/main": {"files": []},
     "discussions": {"title": "t"}, "comment": {"comment": "c"}, "title": {"title": "t"}, "status": {"status": "open"},

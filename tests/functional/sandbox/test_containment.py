@@ -153,6 +153,22 @@ async def test_a_volume_outlives_its_replica_and_a_read_only_one_stays_as_it_is(
     assert (data / "kept").stat().st_uid == os.geteuid()
 
 
+async def test_an_app_whose_volume_is_over_its_size_is_ended_with_the_reason(place: Place) -> None:
+    data = place.root / "volumes" / "own"
+    data.mkdir(parents=True)
+    await place.runtime.close()
+    place.runtime = ProcessRuntime(place.root, place._log, volume_check_s=0.2)
+    await place.runtime.start()
+    neighbour = place.spec(WEB, env={"NAME": "n", "PORT": "7860"}, mounts=(Mount(str(data), "/data", False, 1 << 30),))
+    await place.runtime.apply(neighbour)
+    app = "import time\nopen('/data/big', 'wb').write(bytes(3 << 20)); time.sleep(60)"
+    async with asyncio.timeout(30):
+        seen = await place.until_end(place.spec(app, mounts=(Mount(str(data), "/data", False, 2_000_000),)))
+    assert (seen.state, seen.reason) == (ReplicaState.FAILED, Reason.APP_DISK_FULL)
+    assert seen.message == "The app filled its persistent storage: /data holds more than 0.002 GB."
+    assert await get(place, neighbour) == b"neighbour n"
+
+
 async def test_the_hub_endpoint_is_reached_and_nothing_else_of_the_platform(place: Place) -> None:
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         asked = await reader.readuntil(b"\r\n\r\n")

@@ -20,7 +20,8 @@ POSTS = (
     *(
         f"/spaces/alice/marginalia/{what}"
         for what in (
-            "like", "duplicate", "settings/hardware", "settings/sleep", "settings/variable", "settings/secret", "settings/variable-remove",
+            "like", "duplicate", "settings/hardware", "settings/sleep", "settings/storage", "settings/storage-remove",
+            "settings/variable", "settings/secret", "settings/variable-remove",
             "settings/secret-remove", "settings/pause", "settings/restart", "settings/rebuild", "settings/deploy", "settings/cancel-build",
             "settings/visibility", "settings/rename", "settings/delete", "new/main", "edit/main/app.py", "upload/main",
             "delete/main/app.py",

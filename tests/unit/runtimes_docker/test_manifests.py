@@ -102,6 +102,13 @@ def test_mounts_are_volumes_or_directories_of_the_platform() -> None:
     assert [(m["Type"], m["Target"], m["ReadOnly"]) for m in mounts] == [("volume", "/data", False), ("bind", "/models", True)]
 
 
+def test_its_own_volume_is_told_by_its_labels() -> None:
+    own = Mount("/var/lib/v/volumes/a/k", "/data", False, 20 * 10**9)
+    labels = made(replace(SPEC, mounts=(own, Mount("/srv/x", "/models"))))["Labels"]
+    assert manifests.own_volumes(labels) == (own,)
+    assert manifests.own_volumes({}) == (), "a container of an earlier version"
+
+
 def test_networks_are_one_each_and_internal_without_egress() -> None:
     body = manifests.network(SPEC, NAMES, "10.213.0.8/29", has_egress=False)
     assert (body["internal"], body["enable_ipv6"]) == (True, False)

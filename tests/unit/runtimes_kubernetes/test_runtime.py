@@ -6,7 +6,7 @@ import asyncio
 import copy
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 
@@ -15,9 +15,11 @@ from control_plane.domain.errors import Broken, Rejected, StaleGeneration, Unava
 from control_plane.domain.ids import ReplicaId, SpaceId
 from control_plane.domain.reasons import Reason
 from control_plane.domain.replicas import ReplicaObservation, ReplicaState
+from control_plane.domain.spaces import Sdk, Space, SpaceConfig
 from control_plane.ports.log_store import LogLine
 from control_plane.runtimes.kubernetes.manifests import ClusterOptions
 from control_plane.runtimes.kubernetes.runtime import KubernetesRuntime
+from control_plane.runtimes.kubernetes.volumes import Claims
 from tests.fakes.api_server import ApiServer, api_server
 from tests.unit.runtimes_kubernetes.specs import REPLICA, SPACE, spec
 
@@ -495,6 +497,26 @@ async def test_remove_space_takes_everything() -> None:
         assert ("persistentvolumeclaims", "vitrine", f"storage-{SPACE}") in w.server.objects
         await w.runtime.remove_space(SPACE, "Ann/hello")
         assert {k[2] for k in w.server.objects if k[1] == "vitrine"} == {"default-deny"}
+
+
+async def test_a_volume_that_was_asked_for_is_a_claim_of_its_own() -> None:
+    space = Space(SPACE, "ann-hello", Sdk.GRADIO, SpaceConfig(Sdk.GRADIO), storage_tier="small", storage_key="k1", storage_bytes=20 * 10**9)
+    async with world(ClusterOptions(storage_gib=5, storage_class="fast")) as w:
+        claims = Claims(w.runtime)
+        mounts = claims.mounts_of(space)
+        assert claims.mounts_of(replace(space, storage_tier="")) == ()
+        await w.runtime.apply(replace(spec(pool="cpu"), mounts=mounts))
+        made = {name: found for (plural, _, name), found in w.server.objects.items() if plural == "persistentvolumeclaims"}
+        assert list(made) == ["volume-k1"], "not beside the one that every Space gets"
+        assert made["volume-k1"]["spec"]["resources"] == {"requests": {"storage": "19074Mi"}}
+        assert made["volume-k1"]["spec"]["storageClassName"] == "fast"
+        pod = next(d for (plural, _, _), d in w.server.objects.items() if plural == "deployments")["spec"]["template"]["spec"]
+        assert [m for m in pod["containers"][0]["volumeMounts"] if m["mountPath"] == "/data"] == [
+            {"name": "mount-0", "mountPath": "/data", "readOnly": False}
+        ]
+        await claims.remove_all(space, "Ann/hello")
+        await claims.remove(space.id, "Ann/hello", "k0")
+        assert not [key for key in w.server.objects if key[0] == "persistentvolumeclaims"]
 
 
 async def test_paged_lists() -> None:
