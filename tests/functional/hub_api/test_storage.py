@@ -129,7 +129,7 @@ def test_its_whole_size_is_taken_from_the_quota(platform: Platform, api: HfApi) 
             held = (await uow.quotas.held(user.id)).storage_bytes
             await uow.quotas.set_limit("alice", "storage-gb", held / 1e9 + 100)
             await uow.quotas.set_limit("small-org", "storage-gb", 1)
-        actor = Actor(user)
+        actor = Actor(user=user)
         await configure.request_storage(deps, actor, repo, "small")
         with pytest.raises(QuotaExceeded) as refused:
             await configure.request_storage(deps, actor, repo, "medium")
