@@ -10,6 +10,7 @@ import asyncio
 import itertools
 import os
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -65,8 +66,9 @@ class State:
             await template.migrate()
             await template.close()
 
-        with asyncio.Runner() as runner:
-            runner.run(migrate())
+        # In a thread of its own: the first platform that asks may be starting inside a running loop.
+        with ThreadPoolExecutor(1) as thread:
+            thread.submit(asyncio.run, migrate()).result()
         self._servers = (postgres, redis)
         return self._servers
 
