@@ -31,7 +31,17 @@ def raw(status: int, content_type: str, body: bytes, *, headers: str = "", keep:
 
 
 def refusal(
-    code: Code, *, route: Route | None, page: bool, request_id: str, keep: bool, head_only: bool, hub: str, extra: str = "", words: str = ""
+    code: Code,
+    *,
+    route: Route | None,
+    page: bool,
+    request_id: str,
+    keep: bool,
+    head_only: bool,
+    hub: str,
+    extra: str = "",
+    words: str = "",
+    language: str = "en",
 ) -> bytes:
     """A coded answer. Names of Spaces appear only when `route` is given: the caller has passed the guard by then."""
     answer = code.value
@@ -52,7 +62,7 @@ def refusal(
             f"base-uri 'none'; form-action 'none'; frame-ancestors {embed}\r\nReferrer-Policy: no-referrer\r\n"
         )
         if code is Code.SPACE_STARTING and route is not None:
-            text = progress_page(route, nonce, hub)
+            text = progress_page(route, nonce, hub, language)
         else:
             text = error_page(code, message, nonce, hub, request_id, route)
         return raw(answer.status, "text/html; charset=utf-8", text.encode(), headers=headers, keep=keep, head_only=head_only)

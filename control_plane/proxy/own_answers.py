@@ -9,6 +9,7 @@ from control_plane.proxy import answers, stages
 from control_plane.proxy.connection import BY_BUFFER, BY_UPSTREAM, CLOSED, DISCARD, FOLLOW, HEAD, Connection
 from control_plane.proxy.errors import Code
 from control_plane.proxy.table import Entry
+from control_plane.proxy.words import choose
 
 _LINGER_S = 3.0
 
@@ -35,6 +36,7 @@ class OwnAnswers(Connection):
             hub=self.core.hub,
             extra=extra,
             words=words,
+            language=choose(head.value(b"accept-language").decode("latin-1")) if head is not None else "en",
         )
         self.own_answer(code.value.status, data, keep=keep)
 

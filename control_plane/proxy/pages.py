@@ -3,10 +3,12 @@
 
 from __future__ import annotations
 
+import json
 from html import escape
 
 from control_plane.domain.routes import Route, RouteState
 from control_plane.proxy.errors import Code
+from control_plane.proxy.words import translate
 
 _STYLE = """:root{color-scheme:light dark;--paper:#f7f5f1;--case:#fff;--ink:#1c1b19;--ink2:#5d5a54;--line:#e2ded5;--accent:#b3401f;--work:#b7791f;--run:#1f8a4c;
 --fail:#c0392b;--serif:"Iowan Old Style","Palatino Linotype",Palatino,"Noto Serif",Georgia,serif;--sans:ui-sans-serif,system-ui,-apple-system,"Segoe UI","Noto Sans",sans-serif;
@@ -23,40 +25,49 @@ small{font:.8125rem var(--mono);color:var(--ink2)}a{color:inherit}a:hover{color:
 
 _SCRIPT = """const t0=Date.now(),bar=document.querySelector(".meter i"),word=document.querySelector(".stage"),say=document.getElementById("say"),took=document.getElementById("took");
 let eta=parseFloat(document.body.dataset.eta)||20,done=false,misses=0;
-const words={asleep:"Asleep, asking it to wake",starting:"Starting",ready:"Ready",failed:"Did not start",paused:"Paused",empty:"Nothing deployed"};
+const words=JSON.parse(document.body.dataset.words);
 function again(){if(!done){done=true;location.reload()}}
 function show(b){misses=0;word.textContent=words[b.state]||b.state;if(b.eta_s)eta=b.eta_s;if(b.message)say.textContent=b.message;
 if(b.ready){bar.style.width="100%";again()}else if(b.state==="failed"||b.state==="paused"||b.state==="empty"){word.classList.add("fail");again()}}
 function follow(){const s=new EventSource("/.well-known/vitrine/stages");s.addEventListener("stage",e=>show(JSON.parse(e.data)));
-s.onerror=()=>{if(s.readyState===2){s.close();setTimeout(again,1000)}else if(++misses>3)word.textContent="The server does not answer, trying again"}}
+s.onerror=()=>{if(s.readyState===2){s.close();setTimeout(again,1000)}else if(++misses>3)word.textContent=words.silent}}
 setInterval(()=>{const s=(Date.now()-t0)/1000;if(!done)bar.style.width=Math.min(96,100*(1-Math.exp(-1.6*s/eta)))+"%";took.textContent=Math.round(s)+" s"},500);follow();"""
 
 
-def _frame(title: str, nonce: str, body: str, *, data: str = "", script: str = "") -> str:
+def _frame(title: str, nonce: str, body: str, *, data: str = "", script: str = "", language: str = "en") -> str:
     code = f'<script nonce="{nonce}">{script}</script>' if script else ""
     return (
-        '<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1">'
+        f'<!doctype html><html lang="{language}"><meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1">'
         f'<meta name="robots" content="noindex"><title>{escape(title)}</title><style nonce="{nonce}">{_STYLE}</style>'
         f"<body{data}><main>{body}</main>{code}</body></html>"
     )
 
 
-def progress_page(route: Route, nonce: str, hub: str) -> str:
+_STATES = {
+    "asleep": "Asleep, asking it to wake", "starting": "Starting", "ready": "Ready", "failed": "Did not start", "paused": "Paused",
+    "empty": "Nothing deployed", "silent": "The server does not answer, trying again",
+}  # fmt: skip
+
+
+def progress_page(route: Route, nonce: str, hub: str, language: str = "en") -> str:
     """Says what happens and how long it usually takes; loads the app the moment it answers."""
     name = route.title or route.space_name
-    usual = f" It usually takes {max(1, round(route.eta_s))} s." if route.eta_s else ""
-    stage = "Asleep, asking it to wake" if route.state is RouteState.ASLEEP else "Starting"
-    say = route.message or f"This page shows the app as soon as it answers.{usual}"
+    states = {state: translate(language, text) for state, text in _STATES.items()}
+    stage = states["asleep" if route.state is RouteState.ASLEEP else "starting"]
+    say = route.message or translate(language, "This page shows the app as soon as it answers.")
+    if route.eta_s and not route.message:
+        say += " " + translate(language, "It usually takes {seconds} s.", seconds=max(1, round(route.eta_s)))
     return _frame(
-        f"{name} is waking up",
+        translate(language, "{name} is waking up", name=name),
         nonce,
         f'<div class="mark" aria-hidden="true">{escape(route.emoji) or "◻︎"}</div><h1>{escape(name)}</h1>'
         f'<p><span class="stage" role="status">{stage}</span></p><div class="meter" aria-hidden="true"><i></i></div>'
         f'<p id="say">{escape(say)}</p><p><small id="took"></small></p>'
-        f"<noscript><p>Reload this page in a few seconds.</p></noscript>"
-        f'<p><a href="{escape(hub)}/spaces/{escape(route.space_name)}" target="_top">About this Space</a></p>',
-        data=f' data-eta="{route.eta_s or 0:g}"',
+        f"<noscript><p>{escape(translate(language, 'Reload this page in a few seconds.'))}</p></noscript>"
+        f'<p><a href="{escape(hub)}/spaces/{escape(route.space_name)}" target="_top">{escape(translate(language, "About this Space"))}</a></p>',
+        data=f' data-eta="{route.eta_s or 0:g}" data-words="{escape(json.dumps(states))}"',
         script=_SCRIPT,
+        language=language,
     )
 
 
