@@ -41,6 +41,7 @@ class Storage(Protocol):
     """Room of a repository's owner: reserved before an object is sent, counted when it is in place."""
 
     async def hold(self, repo_id: RepoId, sizes: Mapping[str, int], *, life_s: float = 600.0) -> None: ...  # QuotaExceeded
+    async def keep(self, repo_id: RepoId, name: str, *, life_s: float) -> bool: ...  # False: nothing is held
     async def settle(self, repo_id: RepoId, *names: str) -> None: ...
 
 
@@ -57,6 +58,7 @@ class LfsDeps:
     part_bytes: int = 64 << 20
     max_parts: int = 1000
     valid_s: int = 6 * 3600
+    held_s: float = 1800.0  # how long an announced upload has its room without a byte coming
     idle_s: float = 120.0
     now: Callable[[], float] = time.time
 
@@ -154,10 +156,28 @@ class _Server:
             if fresh:
                 coming[str(answer["oid"])] = fresh
         if coming and self._deps.storage is not None:
-            await self._deps.storage.hold(access.repo_id, coming, life_s=self._deps.valid_s)
+            await self._deps.storage.hold(access.repo_id, coming, life_s=self._deps.held_s)
         return JSONResponse(
             {"transfer": "multipart" if multipart else "basic", "objects": answers, "hash_algo": "sha256"}, media_type=MEDIA_TYPE
         )
+
+    async def _held(self, repo_id: RepoId, oid: str, size: int) -> None:
+        """Its room, once more where the announcement is too long ago. QuotaExceeded when others have taken it."""
+        storage, life_s = self._deps.storage, self._deps.held_s
+        if storage is None or await storage.keep(repo_id, oid, life_s=life_s):
+            return
+        if await self._lfs.has(repo_id, oid) is None:  # else it is sent again, and its bytes are counted already
+            await storage.hold(repo_id, {oid: size}, life_s=life_s)
+
+    async def _keeping(self, repo_id: RepoId, oid: str, chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+        """Bytes that come keep the room for the object, however slow they are."""
+        storage, life_s = self._deps.storage, self._deps.held_s
+        renewed_at = self._deps.now()
+        async for chunk in chunks:
+            yield chunk
+            if storage is not None and self._deps.now() - renewed_at > life_s / 4:
+                renewed_at = self._deps.now()
+                await storage.keep(repo_id, oid, life_s=life_s)
 
     async def _stored(self, repo_id: RepoId, oid: str) -> None:
         if self._deps.storage is not None:
@@ -236,7 +256,8 @@ class _Server:
     async def put(self, request: Request) -> Response:
         repo_id, oid, size, _ = self._granted(request, "put")
         _check_length(request, size)
-        await self._lfs.put(repo_id, oid, size, read_body(request, size, self._deps.idle_s))
+        await self._held(repo_id, oid, size)
+        await self._lfs.put(repo_id, oid, size, self._keeping(repo_id, oid, read_body(request, size, self._deps.idle_s)))
         await self._stored(repo_id, oid)
         return Response(status_code=200)
 
@@ -249,7 +270,7 @@ class _Server:
         return FileAnswer(path, size, request, {**headers, "Content-Disposition": "attachment", "X-Content-Type-Options": "nosniff"})
 
     async def put_part(self, request: Request) -> Response:
-        _, _, size, fields = self._granted(request, "part", "upload", "part")
+        repo_id, oid, size, fields = self._granted(request, "part", "upload", "part")
         if request.path_params["number"] != fields["part"] or not _UPLOAD_ID.fullmatch(fields["upload"]):
             raise Forbidden("The address was signed for another part.", code="BadSignature")
         _check_length(request, size)
@@ -258,13 +279,15 @@ class _Server:
         digest, total = hashlib.sha256(), 0
         try:
             with draft.open("xb") as file:
-                async for chunk in read_body(request, size, self._deps.idle_s):
+                async for chunk in self._keeping(repo_id, oid, read_body(request, size, self._deps.idle_s)):
                     total += len(chunk)
                     digest.update(chunk)
                     await asyncio.to_thread(file.write, chunk)
             if total != size:
                 raise Rejected(f"{total} bytes came for a part of {size}", code="SizeMismatch")
             await asyncio.to_thread(os.replace, draft, target)
+            if self._deps.storage is not None:
+                await self._deps.storage.keep(repo_id, oid, life_s=self._deps.held_s)
         finally:
             draft.unlink(missing_ok=True)
         return Response(status_code=200, headers={"ETag": f'"{digest.hexdigest()}"'})
@@ -284,8 +307,9 @@ class _Server:
             if await self._lfs.has(repo_id, oid) == size:
                 return Response(status_code=200)  # asked again after the first answer got lost
             raise Rejected("some parts were not uploaded", code="PartsMissing")
+        await self._held(repo_id, oid, size)
         try:
-            await self._lfs.put(repo_id, oid, size, _joined(parts))
+            await self._lfs.put(repo_id, oid, size, self._keeping(repo_id, oid, _joined(parts)))
         finally:
             for part in parts:
                 part.unlink(missing_ok=True)

@@ -136,6 +136,21 @@ async def test_what_a_dead_process_reserved_counts_until_it_is_measured(db: Data
     await world.room.hold(repo_id, {"b": 2 * GB})
 
 
+async def test_a_reservation_lasts_as_long_as_it_is_kept(db: Database) -> None:
+    world = World(db)
+    [repo_id] = await world.begin(5, repos=1)
+    await world.room.hold(repo_id, {"a": 4 * GB}, life_s=60)
+    world.clock.advance(50)
+    assert await world.room.keep(repo_id, "a", life_s=60)
+    world.clock.advance(50)
+    assert await world.room.settle_overdue() == 0
+    assert await world.used() == 4 * GB
+    world.clock.advance(11)
+    assert await world.room.settle_overdue() == 1
+    assert not await world.room.keep(repo_id, "a", life_s=60)
+    assert await world.used() == 0
+
+
 async def test_a_repository_that_was_deleted_meanwhile_leaves_no_reservation(db: Database) -> None:
     world = World(db)
     [repo_id] = await world.begin(5, repos=1)
