@@ -19,11 +19,13 @@ from control_plane.domain.ids import ReplicaId, Sha, SpaceId, new_id
 from control_plane.domain.reasons import Reason
 from control_plane.domain.replicas import ReplicaObservation, ReplicaSpec, ReplicaState
 from control_plane.domain.sensitive import Sensitive
+from control_plane.domain.spaces import Sdk, Space, SpaceConfig
 from control_plane.net.dial import DialError, dial
 from control_plane.runtimes.docker.build_network import ensure_build_network, reach
 from control_plane.runtimes.docker.manifests import Names
 from control_plane.runtimes.docker.options import DockerOptions
 from control_plane.runtimes.docker.runtime import DockerRuntime
+from control_plane.runtimes.volumes import VolumeFolders
 from tests.contract import test_runtime as suite
 from tests.contract.docker_engine import TestEngine, needs_engine, test_engine
 
@@ -186,6 +188,24 @@ async def test_too_much_disk_has_its_reason(harness: DockerHarness) -> None:
     spec = harness.spec(app=app)
     await harness.docker.apply(spec)
     assert (await until_end(harness.docker, spec)).reason is Reason.APP_DISK_FULL
+
+
+async def test_its_volume_outlives_a_replica_and_ends_an_app_that_fills_it(harness: DockerHarness) -> None:
+    space = Space(
+        SpaceId("5a"), "ann-demo", Sdk.DOCKER, SpaceConfig(Sdk.DOCKER), storage_tier="small", storage_key="k1", storage_bytes=4_000_000
+    )
+    folders = VolumeFolders(harness.folder / "volumes", uid=1000)
+    app = "import sys\nopen('/data/kept', 'a').write('k')\nprint(open('/data/kept').read(), flush=True)\nsys.exit(3)\n"
+    for expected in ("k", "kk"):
+        spec = replace(harness.spec(app=app), mounts=folders.mounts_of(space))
+        await harness.docker.apply(spec)
+        assert (await until_end(harness.docker, spec)).log_tail[-1] == expected
+    filler = "import time\nopen('/data/big', 'wb').write(bytes(6 << 20))\ntime.sleep(60)\n"
+    spec = replace(harness.spec(app=filler), mounts=folders.mounts_of(space))
+    await harness.docker.apply(spec)
+    assert (await until_end(harness.docker, spec)).reason is Reason.APP_DISK_FULL
+    await folders.remove_all(space, "ann/demo")
+    assert list((harness.folder / "volumes").iterdir()) == []
 
 
 async def test_a_command_that_is_not_there_says_so(harness: DockerHarness) -> None:
