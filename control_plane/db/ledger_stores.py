@@ -47,7 +47,8 @@ class SqlQuotaStore:
         owned = repos.c.owner_id == account_id
         is_alive = or_(repos.c.type != RepoType.SPACE.value, spaces.c.desired.is_(None), spaces.c.desired != DesiredState.DELETED.value)
         is_space = case((repos.c.type == RepoType.SPACE.value, 1), else_=0)
-        totals = select(func.sum(is_space).label("spaces"), func.sum(repos.c.storage_bytes + func.coalesce(spaces.c.storage_bytes, 0)).label("bytes"))
+        taken = repos.c.storage_bytes + func.coalesce(spaces.c.storage_bytes, 0)  # the repository, and the Space's volume
+        totals = select(func.sum(is_space).label("spaces"), func.sum(taken).label("bytes"))
         total = await self._rows.one(totals.select_from(repos.outerjoin(spaces, spaces.c.id == repos.c.id)).where(owned, is_alive))
         running: dict[str, dict[str, int]] = {}
         # Let in: the owner wants it up and its newest deployment may still come up, whether a replica exists yet or not.
