@@ -20,7 +20,7 @@ import pytest
 from fastapi import Request
 
 from control_plane.git import xet_format as wire
-from control_plane.git.xet_http import issue_token
+from control_plane.git.xet_http import XetDeps, issue_token, xet_router
 from control_plane.ports.git import CommitRequest, FileChange, LfsPointer
 from tests.functional.git.conftest import PRIVATE, SPACE, World
 
@@ -107,6 +107,27 @@ async def test_the_real_client_uploads_through_the_store(world: World, tmp_path:
     paths[-1].write_bytes(edited + b"again")
     await upload(world, tmp_path, paths[-1])
     assert await world.lfs.has(SPACE, hashlib.sha256(edited + b"again").hexdigest()) == len(edited) + 5
+
+
+async def test_after_a_restart_the_client_sends_only_what_is_new(world: World, tmp_path: Path) -> None:
+    pytest.importorskip("hf_xet")
+    add_hub(world)
+    content = random.Random(8).randbytes(2 << 20)
+    (tmp_path / "weights.bin").write_bytes(content)
+    await upload(world, tmp_path, tmp_path / "weights.bin")
+    assert world.xet is not None
+    stored = await world.xet.store.total_bytes(SPACE)
+    fresh = XetDeps(tmp_path / "xet", type(world.lfs)(tmp_path / "lfs"), b"x" * 32, world.authorize)
+    routes = world.app.router.routes
+    before = len(routes)
+    world.app.include_router(xet_router(fresh))
+    routes[:] = routes[before:] + routes[:before]
+    edited = content[: 1 << 20] + b"edit" + content[1 << 20 :]
+    (tmp_path / "weights.bin").write_bytes(edited)
+    await upload(world, tmp_path, tmp_path / "weights.bin")
+    path = await fresh.lfs.file_path(SPACE, hashlib.sha256(edited).hexdigest())
+    assert path is not None and Path(path).read_bytes() == edited
+    assert stored < await fresh.store.total_bytes(SPACE) < stored + (1 << 20)
 
 
 def xorb_of(*chunks: bytes, scheme: int = 0) -> tuple[str, bytes]:
