@@ -25,6 +25,7 @@ from control_plane.db.account_stores import SqlAccountStore, SqlTokenStore
 from control_plane.db.ledger_stores import SqlAuditStore, SqlDocumentStore, SqlQuotaStore
 from control_plane.db.repo_store import SqlRepoStore
 from control_plane.db.rows import Rows
+from control_plane.db.search import begins_words
 from control_plane.db.space_stores import SqlBuildStore, SqlDeploymentStore, SqlEventStore, SqlSpaceStore
 from control_plane.db.traffic_store import SqlTrafficStore
 from control_plane.domain.errors import Broken, Conflict, Rejected, Unavailable, VitrineError
@@ -212,6 +213,7 @@ def _sqlite(url: URL, busy_timeout_s: float) -> tuple[AsyncEngine, AsyncEngine]:
 
         @event.listens_for(engine.sync_engine, "connect")
         def configure(connection: Any, _: object) -> None:
+            connection.create_function("begins_words", 2, begins_words, deterministic=True)
             connection.isolation_level = None  # the driver must not open transactions by itself; `begin` below does
             cursor = connection.cursor()
             for pragma in pragmas:

@@ -28,7 +28,6 @@ from sqlalchemy import (
     select,
     true,
     union,
-    union_all,
     update,
 )
 
@@ -39,13 +38,14 @@ from control_plane.db.tables import accounts, likes, old_names, removed_repos, r
 from control_plane.domain.accounts import Account
 from control_plane.domain.errors import NameTaken, Rejected
 from control_plane.domain.ids import AccountId, RepoId
-from control_plane.domain.spaces import DesiredState, Repo, RepoType
+from control_plane.domain.spaces import DesiredState, Repo, RepoType, Visibility
 from control_plane.ports.clock import Clock
 
 _HALF_LIFE_DAYS = 7.0
 _SORTS: dict[str, str] = {"trending": "trending", "likes": "likes", "created": "created_at", "updated": "updated_at"}
 _SHORT_WALK = 1000
 _FEW = 2000  # rows: a condition that leaves no more is answered from its own index
+_WINDOW = 2000  # rows from the head of an order that are looked at before every condition is asked for all its rows
 
 
 def _weight(at: datetime) -> float:
@@ -141,7 +141,6 @@ class SqlRepoStore:
             wanted.append(repos.c.origin.not_like("%#%"))  # previews of pull requests (community.previews) stand with their owner only
         base = tuple(wanted)
         narrow = [*self._words(search), *_tagged(tags), *_of_space(sdk, hardware, running_only)]
-        wanted += [one.of_row for one in narrow]
         column = repos.c[_SORTS[sort]]
         if owner is not None:
             # Without statistics SQLite would take the index of all public rows and look at each one's owner.
@@ -149,23 +148,25 @@ class SqlRepoStore:
         else:
             walks = [()] if see_all else [(repos.c.is_private == false(),), *((repos.c.owner_id == account,) for account in sorted(mine))]
         typed = repos.c.type == type.value
-        few = await self._few(narrow)
-        if few is None and any(one.is_short for one in narrow):
-            few = await self._walk([typed, *base], walks, column, _SHORT_WALK, 0)
-        order: Sequence[int]
-        if few is not None:
+        rows: tuple[Sequence[int], _Narrow | None] | None = await self._few(narrow)
+        if rows is None and any(one.is_short for one in narrow):
+            rows = await self._walk([typed, *base], walks, column, _SHORT_WALK, 0), None
+        order: Sequence[int] | None = None
+        if rows is None:
+            order = await self._page([typed, *base], narrow, walks, column, limit, offset)
+        if order is None:
+            within, answered = rows or (_all_of(narrow), None)
+            questions = [one.of_row for one in narrow if one is not answered and (rows or one.rows is None)]
             visible = [] if see_all else [or_(repos.c.is_private == false(), repos.c.owner_id.in_(sorted(mine)))]
             # Wrapped, so that no index but that of `seq` is chosen for so few rows.
-            wanted = [repos.c.seq.in_(few), func.coalesce(repos.c.type, "") == type.value, *wanted, *visible]
-            ordered = select(repos.c.seq).where(*wanted).order_by(func.coalesce(column, column).desc(), repos.c.seq.desc())
+            asked = [repos.c.seq.in_(within), func.coalesce(repos.c.type, "") == type.value, *base, *visible, *questions]
+            ordered = select(repos.c.seq).where(*asked).order_by(func.coalesce(column, column).desc(), repos.c.seq.desc())
             order = [row["seq"] for row in await self._rows.all(ordered.limit(limit).offset(offset))]
-        else:
-            order = await self._walk([typed, *wanted], walks, column, limit, offset)
         found = {row["seq"]: row for row in await self._rows.all(select(repos).where(repos.c.seq.in_(order)))}
         return tuple(mapping.repo_to_domain(found[seq]) for seq in order)
 
-    async def _few(self, narrow: Sequence[_Narrow]) -> Sequence[int] | None:
-        """The rows that one of the conditions leaves, when they are few; None when every condition is a common one.
+    async def _few(self, narrow: Sequence[_Narrow]) -> tuple[Sequence[int], _Narrow] | None:
+        """The rows that one of the conditions leaves, when they are few, and that condition; None when every one is common.
 
         A rare condition is cheapest from its own index, a common one by walking the order until the page is full; either way
         no more than about `_FEW` rows are looked at for one page, unless the order puts all that fit at its end.
@@ -178,7 +179,34 @@ class SqlRepoStore:
                 if seen <= _FEW:
                     seen += await self._rows.value(select(func.count()).select_from(part.limit(_FEW + 1).subquery()))
             if seen <= _FEW:
-                return [row["seq"] for row in await self._rows.all(one.rows)]
+                return [row["seq"] for row in await self._rows.all(one.rows)], one
+        return None
+
+    async def _page(
+        self,
+        wanted: Sequence[ColumnElement[bool]],
+        narrow: Sequence[_Narrow],
+        walks: Sequence[tuple[ColumnElement[bool], ...]],
+        rank: ColumnElement[Any],
+        limit: int,
+        offset: int,
+    ) -> Sequence[int] | None:
+        """One page from the head of the order; None when conditions that are common alone meet too seldom there to fill it."""
+        if not narrow:
+            return await self._walk(wanted, walks, rank, limit, offset)
+        needed = limit + offset
+        for size in (4 * needed, max(_WINDOW, 8 * needed)):
+            hits: dict[int, Any] = {}
+            for walk in walks:
+                ranked = select(repos.c.seq, rank.label("rank")).where(*wanted, *walk).order_by(rank.desc(), repos.c.seq.desc())
+                window = ranked.limit(size).subquery()
+                fits = select(window.c.seq, window.c.rank).join(repos, repos.c.seq == window.c.seq).where(*(one.of_row for one in narrow))
+                found = await self._rows.all(fits.order_by(window.c.rank.desc(), window.c.seq.desc()).limit(needed))
+                if len(found) < needed and await self._rows.value(select(func.count()).select_from(window)) == size:
+                    break  # there may be more beyond the window
+                hits |= {row["seq"]: row["rank"] for row in found}
+            else:
+                return sorted(hits, key=lambda seq: (hits[seq], seq), reverse=True)[offset:needed]
         return None
 
     async def _walk(
@@ -207,7 +235,7 @@ class SqlRepoStore:
 
         No index knows words of one or two characters: alone they are looked for in the first `_SHORT_WALK` of the order.
         """
-        found, known = [], []
+        found = []
         is_indexed = self._has_search_index or not self._rows.is_sqlite
         for word in words_of(search):
             term = source_term(self._rows, word) if is_indexed else ""
@@ -217,18 +245,14 @@ class SqlRepoStore:
                 rows = titles_with(self._rows, word)
                 if term:
                     of_row = or_(of_row, has_source(self._rows, word, term))
-                    inside = select(sources_with(self._rows, word, term).columns(repos.c.seq).subquery().c.seq)
-                    parts = (rows, inside)
-                    # Counting stops early over a plain chain of both; looking up in it wants each row once.
-                    once = select(union(select(rows.subquery().c.seq), inside).subquery().c.seq)
-                    rows = select(union_all(select(rows.subquery().c.seq), inside).subquery().c.seq)
-                known.append(once if term else rows)
+                    inside = sources_with(self._rows, word, term)
+                    # Counted a little too high: with what both know twice, and with hidden code.
+                    parts = (rows, select(inside.subquery()))
+                    open_source = select(repos.c.seq).where(
+                        repos.c.seq.in_(select(inside.subquery().c.seq)), repos.c.visibility != Visibility.PROTECTED.value
+                    )
+                    rows = select(union(select(rows.subquery().c.seq), open_source).subquery().c.seq)
             found.append(_Narrow(of_row, rows, len(word) < TRIGRAM, parts))
-        if len(known) > 1:
-            # Words that are common alone are often rare together.
-            first, *rest = (one.subquery() for one in known)
-            together = select(first.c.seq).where(*(first.c.seq.in_(select(one.c.seq)) for one in rest))
-            found.append(_Narrow(true(), together))
         return found
 
     async def set_text(self, repo_id: RepoId, text: str) -> None:
@@ -291,6 +315,12 @@ class _Narrow:
     rows: Select[Any] | None = None
     is_short: bool = False
     parts: tuple[Select[Any], ...] = ()  # `rows` in pieces that are quick to count up to a limit; () = `rows` itself is
+
+
+def _all_of(narrow: Sequence[_Narrow]) -> Select[Any]:
+    """The rows that meet every condition that has an index, whatever their number."""
+    first, *rest = (one.rows.subquery() for one in narrow if one.rows is not None)
+    return select(first.c.seq).where(*(first.c.seq.in_(select(one.c.seq)) for one in rest))
 
 
 def _tagged(tags: Sequence[str]) -> Sequence[_Narrow]:

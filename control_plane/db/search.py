@@ -8,9 +8,11 @@ whose code is hidden, is not found by them.
 from __future__ import annotations
 
 import re
+import unicodedata
+from functools import lru_cache
 from typing import Any
 
-from sqlalchemy import BigInteger, ColumnElement, Select, TextClause, and_, literal_column, select, text
+from sqlalchemy import BigInteger, ColumnElement, Select, TextualSelect, and_, literal_column, select, text
 
 from control_plane.db.rows import Rows
 from control_plane.db.tables import repos
@@ -19,16 +21,12 @@ from control_plane.domain.spaces import Visibility
 TRIGRAM = 3  # characters that the index of titles needs
 _WORDS = 12  # words of a search that count
 _PARTS = re.compile(r"\w+")
-_SQLITE = (
-    "SELECT s.rowid AS seq FROM repo_search_source s JOIN repos r ON r.seq = s.rowid AND r.visibility != 'protected' "
-    "WHERE repo_search_source MATCH :NAME"
-)
-_POSTGRESQL = (
-    "SELECT t.seq AS seq FROM repo_texts t JOIN repos r ON r.seq = t.seq AND r.visibility != 'protected' "
-    "WHERE t.document @@ to_tsquery('simple', :NAME)"
-)
-_ROW_SQLITE = "(SELECT 1 FROM repo_search_source WHERE repo_search_source MATCH :NAME AND rowid = repos.seq)"
+_SQLITE = "SELECT rowid AS seq FROM repo_search_source WHERE repo_search_source MATCH :NAME"
+_POSTGRESQL = "SELECT t.seq AS seq FROM repo_texts t WHERE t.document @@ to_tsquery('simple', :NAME)"
+# Not asked of the full-text index: for one row it would put together the list of all rows first.
+_ROW_SQLITE = "(SELECT 1 FROM repo_texts WHERE seq = repos.seq AND begins_words(body, :NAME))"
 _ROW_POSTGRESQL = "(SELECT 1 FROM repo_texts t WHERE t.seq = repos.seq AND t.document @@ to_tsquery('simple', :NAME))"
+_ACCENTS = re.compile("([a-z])[\u0300-\u036f]+")
 
 
 def words_of(search: str | None) -> list[str]:
@@ -58,17 +56,39 @@ def source_term(rows: Rows, word: str) -> str:
     return " <-> ".join([*(f"'{part}'" for part in parts[:-1]), f"'{parts[-1]}':*"])
 
 
-def sources_with(rows: Rows, word: str, term: str) -> TextClause:
-    """`seq` of what has the term in README or source."""
+def sources_with(rows: Rows, word: str, term: str) -> TextualSelect:
+    """`seq` of what has the term in README or source, hidden code included."""
     name = _name("source", word)
-    return text((_SQLITE if rows.is_sqlite else _POSTGRESQL).replace("NAME", name)).bindparams(**{name: term})
+    statement = text((_SQLITE if rows.is_sqlite else _POSTGRESQL).replace("NAME", name)).bindparams(**{name: term})
+    return statement.columns(repos.c.seq)
 
 
 def has_source(rows: Rows, word: str, term: str) -> ColumnElement[bool]:
     """The same, asked of the row of `repos` in the statement around it."""
     name = _name("inside", word)
     inside = (_ROW_SQLITE if rows.is_sqlite else _ROW_POSTGRESQL).replace("NAME", name)
-    return and_(repos.c.visibility != Visibility.PROTECTED.value, text(f"{inside} IS NOT NULL").bindparams(**{name: term}))
+    return and_(
+        repos.c.visibility != Visibility.PROTECTED.value,
+        text(f"{inside} IS NOT NULL").bindparams(**{name: word if rows.is_sqlite else term}),
+    )
+
+
+def begins_words(body: str | None, word: str) -> bool:
+    """SQLite's function of this name: whether the index of source would find `word` (as typed) in `body`."""
+    return body is not None and _beginning(word).search(_folded(body)) is not None
+
+
+@lru_cache(maxsize=256)
+def _beginning(word: str) -> re.Pattern[str]:
+    # As `source_term`: the parts side by side, the last one by its beginning.
+    return re.compile(r"(?<!\w)" + r"\W+".join(_PARTS.findall(_folded(word))))
+
+
+def _folded(body: str) -> str:
+    """In small letters, Latin ones without their accents, as the index keeps them."""
+    if body.isascii():
+        return body.lower()
+    return unicodedata.normalize("NFC", _ACCENTS.sub(r"\1", unicodedata.normalize("NFD", body.lower())))
 
 
 def _name(kind: str, word: str) -> str:
