@@ -51,7 +51,9 @@ class AppCacheKeeper:
 
     async def _hear(self) -> None:
         async for _, key in self.signals.subscribe("access", "reconcile"):
-            await self.changed(key)
+            # "*" after a reconnection: hints may have been lost.
+            for about in await asyncio.to_thread(self.cache.known) if key == "*" else (key,):
+                await self.changed(about)
 
     async def changed(self, key: str) -> None:
         """Something about this repository or Space is different now."""
