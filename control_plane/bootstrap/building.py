@@ -34,7 +34,7 @@ def worker_config(settings: Settings) -> WorkerConfig:
     from builder.broker import broker_options
     from builder.config import DoorConfig, ToolConfig, WorkerConfig
 
-    launcher = Path(__file__).parent / "runtimes" / "process" / "launcher.py"
+    launcher = Path(__file__).parent.parent / "runtimes" / "process" / "launcher.py"
     inherited = ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy", "SSL_CERT_FILE", "SSL_CERT_DIR")
     return WorkerConfig(
         broker=broker_options(settings.redis_url or None, settings.data_dir / "queue"),

@@ -243,7 +243,7 @@ def test_streamlit_and_static_with_a_build_command(running: Platform, space: Mak
     assert "Live at" in space("stream", "streamlit", more="sdk_version: 1.50.0\n", app__py="print(1)\n").push("x")
     assert running.app("admin-stream").text == "streamlit ran app.py"
     more = "app_build_command: mkdir dist && sed s/old/new/ page.html > dist/index.html\napp_file: dist/index.html\n"
-    assert "Live at" in space("built", "static", more=more, page__html="<h1>old</h1>").push("x")
+    assert "Live at" in (said := space("built", "static", more=more, page__html="<h1>old</h1>").push("x")), said
     assert "<h1>new</h1>" in running.app("admin-built").text
 
 
