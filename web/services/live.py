@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from control_plane.domain.errors import VitrineError
 from control_plane.ports.signals import Signals
 
-ALIVE_S = 15.0  # a sign of life on quiet streams; proxies close silent ones after a minute
+ALIVE_S = 40.0  # a sign of life on quiet streams; proxies close silent ones after a minute
 LOOK_S = 15.0
 
 
