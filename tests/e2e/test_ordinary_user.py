@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -14,6 +13,7 @@ import pytest
 
 from tests.e2e.conftest import ROOT, Platform, Work, start_platform, stop_platform
 from tests.e2e.test_push_to_live import plain, wait_for
+from tests.fakes.operator_groups import operator_groups
 
 NOBODY = 65534
 CONTROLLERS = ("memory", "cpu", "cpuacct", "pids")
@@ -28,8 +28,6 @@ def ordinary() -> Iterator[Path]:
     readable = subprocess.run(needed, user=NOBODY, group=NOBODY, extra_groups=[], check=False)
     if readable.returncode != 0:
         pytest.skip("this checkout cannot be read by other users")
-    if Path("/sys/fs/cgroup/memory/vitrine").exists():
-        pytest.skip("an operator made groups for an ordinary user here already")
     with tempfile.TemporaryDirectory(prefix="v", ignore_cleanup_errors=True) as folder:
         os.chown(folder, NOBODY, NOBODY)
         yield Path(folder)
@@ -68,12 +66,7 @@ def test_push_as_an_ordinary_user(ordinary: Path, tmp_path: Path) -> None:
         stop_platform(platform)
     if not all(Path("/sys/fs/cgroup", name).is_dir() for name in CONTROLLERS):
         return  # version 2 alone: a delegated scope needs systemd
-    groups = [Path("/sys/fs/cgroup", name, "vitrine") for name in CONTROLLERS]
-    try:
-        for group in groups:
-            group.mkdir()
-            for path in (group, *group.iterdir()):
-                shutil.chown(path, NOBODY, NOBODY)
+    with operator_groups([Path("/sys/fs/cgroup", name) for name in CONTROLLERS], NOBODY):
         platform = start(ordinary)
         try:
             assert not any("cannot isolate" in line for line in platform.output)
@@ -82,6 +75,3 @@ def test_push_as_an_ordinary_user(ordinary: Path, tmp_path: Path) -> None:
             wait_for(lambda: platform.app("bob-demo").text == "bob", 20, "a stranger's app does not start although the floor is met")
         finally:
             stop_platform(platform)
-    finally:
-        for group in groups:
-            group.rmdir()

@@ -140,6 +140,7 @@ class Platform:
         self._loop = asyncio.new_event_loop()
         self._socket = socket.socket()
         self._socket.bind(("127.0.0.1", 0))
+        self._socket.listen(128)  # who comes before the server accepts waits, and is not refused
         self.port = self._socket.getsockname()[1]
         self.url = f"http://localhost:{self.port}"
         self._thread = threading.Thread(target=self._serve, daemon=True)

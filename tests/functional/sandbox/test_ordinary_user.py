@@ -15,6 +15,7 @@ import pytest
 
 from control_plane.runtimes.process.cgroups import find_mounts
 from control_plane.runtimes.process.floor import launcher_command, sandbox_report
+from tests.fakes.operator_groups import operator_groups
 
 REPO = Path(__file__).resolve().parents[3]
 PYTHON = "/usr/bin/python3"  # another user may not read root's interpreter
@@ -96,17 +97,8 @@ def test_with_groups_made_by_the_operator_the_floor_is_met(copy: Path) -> None:
     mounts = find_mounts(Path("/proc/self/mountinfo").read_text(), Path("/proc/self/cgroup").read_text())
     if not mounts.v1.get("memory"):
         pytest.skip("no cgroup version 1 here")
-    made = []
-    try:
-        for directory in dict.fromkeys(mounts.v1.values()):
-            ready = directory / "vitrine"
-            ready.mkdir()
-            made.append(ready)
-            os.chown(ready, UID, UID)
+    with operator_groups(list(mounts.v1.values()), UID):
         result = run(copy)
-    finally:
-        for ready in made:
-            ready.rmdir()
     assert result["is_met"] is True
     assert "refused" not in result
     assert (result["uid"], result["answer"], result["hog"]) == (UID, "HTTP/1.0 200 OK", "APP_OUT_OF_MEMORY")
