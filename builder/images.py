@@ -27,6 +27,7 @@ from control_plane.domain.builds import Artifact, ArtifactKind, BuildPhase, Buil
 from control_plane.domain.reasons import Reason
 
 DOCKERFILE = "vitrine/Dockerfile"
+PUSH_PAUSES_S = (1.0, 2.0, 4.0, 8.0)  # between tries to push an image
 SMALL_TREE_BYTES = 256 << 20  # a tree that the runtime may copy at each start: a fraction of a second
 
 
@@ -110,8 +111,21 @@ class ImageBuilder:
         ref = built.id
         if self._config.registry:
             reporter.phase(BuildPhase.PUBLISH, "pushing the image")
-            ref = self._engine.push(tag, runner)
+            ref = self._push(tag, runner, reporter)
         return BuildResult(Artifact(ArtifactKind.IMAGE, ref, size_bytes=built.size_bytes), plan.launch, warnings=plan.warnings)
+
+    def _push(self, tag: str, runner: StepRunner, reporter: BuildReporter) -> str:
+        """The reference by digest. A registry that is away for a moment (a restart, an upgrade) does not cost the build."""
+        for pause_s in PUSH_PAUSES_S:
+            try:
+                return self._engine.push(tag, runner)
+            except BuildFailed as failure:
+                if failure.reason is not Reason.REGISTRY_UNAVAILABLE:
+                    raise
+                reporter.phase(BuildPhase.PUBLISH, f"the registry does not answer; trying again in {pause_s:.0f} s")
+                runner.cancel.wait(pause_s)
+                runner.cancel.check()
+        return self._engine.push(tag, runner)
 
     def _write_context(self, plan: Blueprint, tree: SourceTree, scratch: Path, labels: Mapping[str, str]) -> tuple[Path, str]:
         """The context's folder, and where the Dockerfile lies (absolute when it is outside)."""
