@@ -23,6 +23,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 
 from control_plane.db.account_stores import SqlAccountStore, SqlTokenStore
 from control_plane.db.ledger_stores import SqlAuditStore, SqlDocumentStore, SqlQuotaStore
+from control_plane.db.notice_store import SqlNoticeStore
 from control_plane.db.repo_store import SqlRepoStore
 from control_plane.db.rows import Rows
 from control_plane.db.search import begins_words
@@ -37,6 +38,7 @@ from control_plane.ports.stores import (
     DeploymentStore,
     DocumentStore,
     EventStore,
+    NoticeStore,
     QuotaStore,
     RepoStore,
     SpaceStore,
@@ -79,6 +81,7 @@ class SqlUnitOfWork:
         self.traffic: TrafficStore = SqlTrafficStore(rows)
         self.audit: AuditStore = SqlAuditStore(rows)
         self.documents: DocumentStore = SqlDocumentStore(rows)
+        self.notices: NoticeStore = SqlNoticeStore(rows)
         self.callbacks: list[Callable[[], Awaitable[None]]] = []
 
     def after_commit(self, callback: Callable[[], Awaitable[None]]) -> None:

@@ -423,3 +423,22 @@ counters = Table(
     Column("owner", Text, primary_key=True),
     Column("value", BigInteger, nullable=False),
 )
+
+# One row per person and topic; `domain.notices.Notice`.
+notices = Table(
+    "notices",
+    metadata,
+    _id("account_id", ForeignKey("accounts.id", ondelete="CASCADE"), primary_key=True),
+    Column("topic", Text, primary_key=True),
+    Column("kind", Text, nullable=False),
+    _id("repo_id", ForeignKey("repos.id", ondelete="CASCADE"), nullable=False, index=True),
+    Column("at", UtcTime, nullable=False),
+    Column("actor", Text, nullable=False),
+    Column("title", Text, nullable=False),
+    Column("words", Text, nullable=False),
+    Column("number", Integer, nullable=False),
+    Column("count", Integer, nullable=False),
+    Column("read_at", UtcTime),
+    Index("ix_notices_newest", "account_id", "at"),
+    Index("ix_notices_unread", "account_id", sqlite_where=text("read_at IS NULL"), postgresql_where=text("read_at IS NULL")),
+)

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 from control_plane.domain.accounts import Account, AccountKind, Membership, OrgRole, Session, Token
 from control_plane.domain.ids import AccountId, BuildId, ReplicaId, RepoId, SessionId, SpaceId, TokenId
+from control_plane.domain.notices import Notice
 from control_plane.domain.quotas import Held
 from control_plane.domain.spaces import Build, Deployment, Replica, Repo, RepoType, Setting, Space, SpaceEvent
 from control_plane.domain.traffic import Traffic
@@ -74,7 +75,7 @@ class RepoStore(Protocol):
     async def set_text(self, repo_id: RepoId, text: str) -> None:
         """What a search looks through besides the card: README and source. Kept apart: a listing never loads it."""
 
-    async def like(self, user_id: AccountId, repo_id: RepoId, liked: bool, at: datetime) -> None: ...
+    async def like(self, user_id: AccountId, repo_id: RepoId, liked: bool, at: datetime) -> bool: ...  # whether that changed anything
     async def likers(self, repo_id: RepoId) -> tuple[Account, ...]: ...
     async def liked_by(self, user_id: AccountId) -> tuple[tuple[Repo, datetime], ...]: ...
 
@@ -171,6 +172,23 @@ class DocumentStore(Protocol):
     async def next_number(self, kind: str, owner: str) -> int: ...  # 1, 2, 3 … atomically
 
 
+class NoticeStore(Protocol):
+    """Rows go with their account and their repository."""
+
+    async def tell(self, notice: Notice) -> None:
+        """New or, where the topic has one, new again: unread, and `count` one higher when nobody had read it."""
+
+    async def of_account(
+        self, account_id: AccountId, *, unread_only: bool = False, limit: int = 50, offset: int = 0
+    ) -> tuple[Notice, ...]: ...  # newest first
+
+    async def count(self, account_id: AccountId, *, unread_only: bool = False) -> int: ...
+    async def mark(self, account_id: AccountId, read_at: datetime | None, topics: Sequence[str] | None = None) -> int:
+        """Read since then, or unread (None); every notice, or those of the topics. Gives how many changed."""
+
+    async def prune(self, before: datetime) -> int: ...
+
+
 class UnitOfWork(Protocol):
     accounts: AccountStore
     tokens: TokenStore
@@ -183,6 +201,7 @@ class UnitOfWork(Protocol):
     traffic: TrafficStore
     audit: AuditStore
     documents: DocumentStore
+    notices: NoticeStore
 
     def after_commit(self, callback: Callable[[], Awaitable[None]]) -> None: ...
 
