@@ -179,7 +179,7 @@ async def _take(uow: UnitOfWork, clock: Clock, kind: str, text: str) -> dict[str
     return body
 
 
-async def refresh(uow: UnitOfWork, clock: Clock, client: Client, text: str) -> Issued:
+async def refresh(uow: UnitOfWork, clock: Clock, signals: Signals, client: Client, text: str) -> Issued:
     """A new pair for a refresh token; the old access token ends."""
     body = await _take(uow, clock, _REFRESH, text)
     if body["client_id"] != client.id:
@@ -189,20 +189,28 @@ async def refresh(uow: UnitOfWork, clock: Clock, client: Client, text: str) -> I
         raise OAuthError("invalid_grant", "access was taken back; sign in again")
     if old is not None:
         await uow.tokens.save(replace(old, revoked_at=clock.now()))
+        ended = old.id
+        uow.after_commit(lambda: signals.notify("access", ended))
     return await _issue(uow, clock, client, str(body["user_id"]), str(body["scope"]))
 
 
-async def revoke(uow: UnitOfWork, clock: Clock, signals: Signals, client: Client, text: str) -> None:
-    """An app gives back an access or refresh token, with what belongs to it. Unknown and others' tokens are ignored (RFC 7009)."""
+async def revoke(uow: UnitOfWork, clock: Clock, signals: Signals, client: Client, text: str) -> Token | None:
+    """An app gives back an access or refresh token, with what belongs to it: the token that ended by that.
+
+    Unknown and others' tokens are ignored (RFC 7009).
+    """
     if not text or len(text) > 256:
-        return
+        return None
     renewal = await uow.documents.get(_REFRESH, hash_text(text))
     token = await uow.tokens.get(renewal["token_id"]) if renewal else await uow.tokens.by_hash(hash_text(text))
     grant = await uow.documents.get(GRANT, token.id) if token else None
     if token is not None and grant is not None and grant["client_id"] == client.id:
+        was_live = token.revoked_at is None
         await revoke_token(uow, clock, signals, token.id)
         if renewal is not None:
             await uow.documents.remove(_REFRESH, hash_text(text))
+        return token if was_live else None
+    return None
 
 
 async def _issue(uow: UnitOfWork, clock: Clock, client: Client, user_id: str, scope: str, *, nonce: str = "") -> Issued:

@@ -121,12 +121,13 @@ async def _keep_an_admin(uow: UnitOfWork, org: Account, leaving: Account) -> Non
         raise Rejected(f"{leaving.name} is the last admin of {org.name}; make somebody else admin first")
 
 
-async def set_password(uow: UnitOfWork, user: Account, password: str) -> Account:
-    """Replaces the password and ends every browser session of the user."""
+async def set_password(uow: UnitOfWork, signals: Signals, user: Account, password: str) -> Account:
+    """Replaces the password and ends every browser session of the user, with what they opened in private apps."""
     changed = replace(user, password_hash=await hash_password(password))
     await uow.accounts.save(changed)
     for session in await uow.tokens.sessions_of(user.id):
         await uow.tokens.remove_session(session.id)
+    uow.after_commit(lambda: signals.notify("access", user.id))
     return changed
 
 

@@ -11,6 +11,7 @@ import binascii
 import secrets
 import time
 from collections import OrderedDict
+from collections.abc import Collection
 from dataclasses import replace
 from datetime import datetime, timedelta
 
@@ -29,6 +30,7 @@ from control_plane.domain.accounts import (
 from control_plane.domain.errors import NotSignedIn, RateLimited, Rejected
 from control_plane.domain.ids import AccountId, SessionId, new_id
 from control_plane.ports.clock import Clock
+from control_plane.ports.signals import Signals
 from control_plane.ports.stores import UnitOfWork, UnitOfWorkFactory
 
 BAD_CREDENTIALS = "Invalid credentials in Authorization header"
@@ -246,14 +248,11 @@ async def open_session(
     return session, cookie
 
 
-async def sign_out(uow: UnitOfWork, actor: Actor, *, everywhere: bool = False) -> None:
-    if actor.user is None:
-        return
-    if everywhere:
-        for session in await uow.tokens.sessions_of(actor.user.id):
-            await uow.tokens.remove_session(session.id)
-    elif actor.session is not None:
-        await uow.tokens.remove_session(actor.session.id)
+async def end_sessions(uow: UnitOfWork, signals: Signals, user: Account, session_ids: Collection[SessionId]) -> None:
+    """Browser sessions end, and within a second what they opened: cookies of private apps, sockets, streams."""
+    for session_id in session_ids:
+        await uow.tokens.remove_session(session_id)
+    uow.after_commit(lambda: signals.notify("access", user.id))
 
 
 async def create_sign_in_link(uow: UnitOfWork, clock: Clock, user: Account) -> str:

@@ -155,9 +155,9 @@ def router(hub: Hub) -> APIRouter:
             if owner is None:
                 raise NotFound(f"there is no account '{body.namespace}'")
             policy.require_curator(actor, owner)
-            made = await collections.create(
-                uow, services.clock.now(), owner, body.title, body.description or "", is_private=body.private
-            )  # fmt: skip
+            now = services.clock.now()
+            made = await collections.create(uow, now, owner, body.title, body.description or "", is_private=body.private)
+            await collections.noted(uow, actor, "create", owner, made, now, private=made.is_private)
             return ok(await answer(request, uow, actor, made, owner))
 
     @api.get(one)
@@ -184,14 +184,17 @@ def router(hub: Hub) -> APIRouter:
             fresh = await collections.save(uow, fresh, now)
             if body.position is not None:
                 fresh = await collections.move(uow, now, fresh, owner, body.position)
+            if changes := collections.changes_of(old, fresh):
+                await collections.noted(uow, actor, "update", owner, fresh, now, **changes)
             return ok({"success": True, "data": await answer(request, uow, actor, fresh, owner)})
 
     @api.delete(one)
     async def delete(request: Request, ns: str, slug: str) -> JSONResponse:
         actor, _ = await hub.user(request)
         async with services.uow.write() as uow:
-            gone, _ = await _editable(uow, actor, ns, slug)
+            gone, owner = await _editable(uow, actor, ns, slug)
             await uow.documents.remove(collections.KIND, gone.id)
+            await collections.noted(uow, actor, "delete", owner, gone, services.clock.now(), items=len(gone.items))
         return ok({"success": True})
 
     @api.post(one + "/items")
@@ -200,24 +203,32 @@ def router(hub: Hub) -> APIRouter:
         async with services.uow.write() as uow:
             old, owner = await _editable(uow, actor, ns, slug)
             target = await _target(uow, actor, body.item.type, body.item.id)
-            fresh = collections.with_item(old, body.item.type, target, body.note or "")
-            return ok(await answer(request, uow, actor, await collections.save(uow, fresh, services.clock.now()), owner))
+            now = services.clock.now()
+            fresh = await collections.save(uow, collections.with_item(old, body.item.type, target, body.note or ""), now)
+            await collections.noted(uow, actor, "add_item", owner, fresh, now, item=f"{body.item.type}:{body.item.id}")
+            return ok(await answer(request, uow, actor, fresh, owner))
 
     @api.patch(one + "/items/{item_id:seg}")
     async def update_item(request: Request, ns: str, slug: str, item_id: str, body: ItemUpdateBody) -> JSONResponse:
         actor, _ = await hub.user(request)
         async with services.uow.write() as uow:
             old, owner = await _editable(uow, actor, ns, slug)
+            now = services.clock.now()
             fresh = collections.with_changed_item(old, item_id, note=body.note, position=body.position)
-            fresh = await collections.save(uow, fresh, services.clock.now())
+            changed = fresh.items != old.items
+            fresh = await collections.save(uow, fresh, now)
+            if changed:
+                await collections.noted(uow, actor, "update_item", owner, fresh, now, item=item_id)
             return ok({"success": True, "data": await answer(request, uow, actor, fresh, owner)})
 
     @api.delete(one + "/items/{item_id:seg}")
     async def delete_item(request: Request, ns: str, slug: str, item_id: str) -> JSONResponse:
         actor, _ = await hub.user(request)
         async with services.uow.write() as uow:
-            old, _ = await _editable(uow, actor, ns, slug)
-            await collections.save(uow, collections.without_item(old, item_id), services.clock.now())
+            old, owner = await _editable(uow, actor, ns, slug)
+            now = services.clock.now()
+            await collections.save(uow, collections.without_item(old, item_id), now)
+            await collections.noted(uow, actor, "remove_item", owner, old, now, item=item_id)
         return ok({"success": True})
 
     return api

@@ -167,7 +167,7 @@ def router(hub: Hub) -> APIRouter:
             opens_pr = flag(request, "create_pr")
             if opens_pr:
                 base = repo_url(request, repo)
-                pull = await desk.open_pull(repo, user, draft.summary, draft.description, head)
+                pull = await desk.open_pull(repo, actor, draft.summary, draft.description, head, with_commit=True)
                 ref, pull_url = f"refs/pr/{pull.num}", f"{base}/discussions/{pull.num}"
             author, email = signature(user)
             message = f"{draft.summary}\n\n{draft.description}".strip() or "Upload files"

@@ -13,7 +13,7 @@ from control_plane.api.deps import Hub, ok
 from control_plane.community import discussions
 from control_plane.community.discussions import Discussion, Event
 from control_plane.community.pulls import MAIN, PullRequests
-from control_plane.domain.accounts import Account, Action, Actor
+from control_plane.domain.accounts import Action, Actor
 from control_plane.domain.errors import Forbidden
 from control_plane.domain.spaces import Repo
 from control_plane.http.addresses import base_url
@@ -83,11 +83,12 @@ def router(hub: Hub) -> APIRouter:
     async def readable(request: Request, kind: str, ns: str, name: str) -> tuple[Actor, Repo]:
         return await hub.repo(request, kind, ns, name, Action.READ_CODE)
 
-    async def speaker(request: Request, kind: str, ns: str, name: str) -> tuple[Actor, Account, Repo]:
+    async def speaker(request: Request, kind: str, ns: str, name: str) -> tuple[Actor, Repo]:
         actor, repo = await hub.repo(request, kind, ns, name, Action.DISCUSS)
         if repo.discussions_disabled:
             raise Forbidden("Discussions are disabled in this repository.")
-        return actor, policy.require_user(actor), repo
+        policy.require_user(actor)
+        return actor, repo
 
     async def item(repo: Repo, num: int) -> Discussion:
         async with services.uow.read() as uow:
@@ -147,13 +148,13 @@ def router(hub: Hub) -> APIRouter:
 
     @api.post(base)
     async def open_one(request: Request, kind: str, ns: str, name: str, body: OpenBody) -> JSONResponse:
-        _, user, repo = await speaker(request, kind, ns, name)
+        actor, repo = await speaker(request, kind, ns, name)
         title = discussions.checked_title(body.title)
         if body.pullRequest:
-            made = await desk.open_pull(repo, user, title, body.description or "", await hub.resolve(repo, "main"))
+            made = await desk.open_pull(repo, actor, title, body.description or "", await hub.resolve(repo, "main"))
         else:
             async with services.uow.write() as uow:
-                made = await discussions.create(uow, services.clock.now(), repo, user, title, body.description or "", is_pull=False)
+                made = await discussions.create(uow, services.clock.now(), repo, actor, title, body.description or "", is_pull=False)
         await tell(repo, made, "create")
         return ok(summary(repo, made, base_url(request)))
 
@@ -181,41 +182,41 @@ def router(hub: Hub) -> APIRouter:
 
     @api.post(base + "/{num:int}/comment")
     async def comment(request: Request, kind: str, ns: str, name: str, num: int, body: CommentBody) -> JSONResponse:
-        _, user, repo = await speaker(request, kind, ns, name)
-        found, event = await desk.comment(repo, num, user, body.comment)
+        actor, repo = await speaker(request, kind, ns, name)
+        found, event = await desk.comment(repo, num, actor, body.comment)
         await tell(repo, found, "create", event)
         return ok({"newMessage": event_json(event)})
 
     @api.post(base + "/{num:int}/title")
     async def title(request: Request, kind: str, ns: str, name: str, num: int, body: TitleBody) -> JSONResponse:
-        actor, user, repo = await speaker(request, kind, ns, name)
+        actor, repo = await speaker(request, kind, ns, name)
         await may_change(actor, repo, (await item(repo, num)).author)
-        found, event = await desk.rename(repo, num, user, body.title)
+        found, event = await desk.rename(repo, num, actor, body.title)
         await tell(repo, found, "update")
         return ok({"newTitle": event_json(event)})
 
     @api.post(base + "/{num:int}/status")
     async def status(request: Request, kind: str, ns: str, name: str, num: int, body: StatusBody) -> JSONResponse:
-        actor, user, repo = await speaker(request, kind, ns, name)
+        actor, repo = await speaker(request, kind, ns, name)
         await may_change(actor, repo, (await item(repo, num)).author)
-        found, event = await desk.set_status(repo, num, user, body.status, body.comment or "")
+        found, event = await desk.set_status(repo, num, actor, body.status, body.comment or "")
         await tell(repo, found, "update")
         return ok({"newStatus": event_json(event)})
 
     @api.post(base + "/{num:int}/comment/{event_id:seg}/edit")
     async def edit(request: Request, kind: str, ns: str, name: str, num: int, event_id: str, body: EditBody) -> JSONResponse:
-        actor, user, repo = await speaker(request, kind, ns, name)
+        actor, repo = await speaker(request, kind, ns, name)
         written = next((e for e in (await item(repo, num)).events if e.id == event_id), None)
         if written is not None and (actor.user is None or actor.user.name != written.author):
             raise Forbidden("only its author may edit a comment")
-        return ok({"updatedComment": event_json(await desk.change_comment(repo, num, user, event_id, body.content))})
+        return ok({"updatedComment": event_json(await desk.change_comment(repo, num, actor, event_id, body.content))})
 
     @api.post(base + "/{num:int}/comment/{event_id:seg}/hide")
     async def hide(request: Request, kind: str, ns: str, name: str, num: int, event_id: str) -> JSONResponse:
-        actor, user, repo = await speaker(request, kind, ns, name)
+        actor, repo = await speaker(request, kind, ns, name)
         written = next((e for e in (await item(repo, num)).events if e.id == event_id), None)
         if written is not None:
             await may_change(actor, repo, written.author)
-        return ok({"updatedComment": event_json(await desk.change_comment(repo, num, user, event_id, None))})
+        return ok({"updatedComment": event_json(await desk.change_comment(repo, num, actor, event_id, None))})
 
     return api

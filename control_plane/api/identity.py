@@ -12,6 +12,7 @@ from control_plane.accounts.audit import record
 from control_plane.accounts.tokens import revoke_leaked
 from control_plane.api import views
 from control_plane.api.deps import Hub, json_object, ok
+from control_plane.community import likes
 from control_plane.domain.accounts import ANONYMOUS, Account, AccountKind, Action, Actor, TokenRole
 from control_plane.domain.errors import Rejected
 from control_plane.domain.spaces import RepoType
@@ -176,7 +177,7 @@ def router(hub: Hub) -> APIRouter:
         actor, repo = await hub.repo(request, kind, ns, name, Action.VIEW)
         user = policy.require_user(actor, write=True)
         async with services.uow.write() as uow:
-            await uow.repos.like(user.id, repo.id, liked, services.clock.now())
+            await likes.like(uow, actor, user, repo, liked, services.clock.now())
         return ok({"liked": liked})
 
     @api.get("/api/{kind:kind}/{ns:seg}/{name:seg}/likers")

@@ -189,11 +189,15 @@ def router(hub: Hub, consent: ConsentPages) -> APIRouter:
                             verifier=params.get("code_verifier", ""),
                         )  # fmt: skip
                     case "refresh_token":
-                        issued = await oauth.refresh(uow, services.clock, client, params.get("refresh_token", ""))
+                        issued = await oauth.refresh(uow, services.clock, services.signals, client, params.get("refresh_token", ""))
                     case word if word == _DEVICE_GRANT:
                         issued = await oauth.redeem_device(uow, services.clock, client, params.get("device_code", ""))
                     case _:
                         raise OAuthError("unsupported_grant_type", "use authorization_code, refresh_token or device_code")
+                facts = {"id": issued.token.id, "role": issued.token.role.value, "app": client.id, "scope": issued.scope}
+                person = Actor(user=issued.user, address=caller_address(request))
+                verb = "token.renew" if params["grant_type"] == "refresh_token" else "token.add"
+                await record(uow, person, verb, f"user:{issued.user.name}", facts, services.clock.now())
             return ok(await _token_body(request, client, issued), {"Cache-Control": "no-store"})
         except OAuthError as error:
             status = 401 if error.code == "invalid_client" else 400
@@ -206,7 +210,12 @@ def router(hub: Hub, consent: ConsentPages) -> APIRouter:
             params = await _form(request)
             async with services.uow.write() as uow:
                 client = await _authenticated(uow, request, params)
-                await oauth.revoke(uow, services.clock, services.signals, client, params.get("token", ""))
+                ended = await oauth.revoke(uow, services.clock, services.signals, client, params.get("token", ""))
+                owner = await uow.accounts.get(ended.user_id) if ended else None
+                if ended is not None and owner is not None:
+                    facts = {"id": ended.id, "name": ended.name, "app": client.id}
+                    person = Actor(user=owner, address=caller_address(request))
+                    await record(uow, person, "token.revoke", f"user:{owner.name}", facts, services.clock.now())
             return ok({})
         except OAuthError as error:
             return JSONResponse({"error": error.code, "error_description": error.message}, 401)

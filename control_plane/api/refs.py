@@ -8,6 +8,7 @@ from fastapi import APIRouter, Request
 from pydantic import BaseModel, Field
 from starlette.responses import JSONResponse
 
+from control_plane.accounts.audit import record
 from control_plane.api import views
 from control_plane.api.deps import Hub, json_object, ok, read_body, texts
 from control_plane.domain.accounts import Account, Action, Actor
@@ -222,7 +223,7 @@ def router(hub: Hub) -> APIRouter:
     @api.post("/api/{kind:kind}/{ns:seg}/{name:seg}/lfs-files/batch")
     async def lfs_delete(request: Request, kind: str, ns: str, name: str) -> JSONResponse:
         """Drops stored objects that no head needs. History is never rewritten here: say so instead of half doing it."""
-        _, repo = await hub.repo(request, kind, ns, name, Action.ADMIN)
+        actor, repo = await hub.repo(request, kind, ns, name, Action.ADMIN)
         body = await json_object(request)
         deletions = body.get("deletions")
         wanted = deletions.get("sha") if isinstance(deletions, dict) else None
@@ -231,9 +232,16 @@ def router(hub: Hub) -> APIRouter:
         named = await _lfs_names(repo)
         if used := sorted(o for o in wanted if o in named):
             raise Rejected(f"still used by {', '.join(named[o][0] for o in used[:5])}; delete the files in a commit first")
-        for oid in wanted:
-            if await services.lfs.has(repo.id, oid) is not None:
-                await services.lfs.drop(repo.id, oid)
+        gone: dict[str, int] = {}
+        async with services.actions.room(repo, 0):  # counts what is left
+            for oid in wanted:
+                if (size := await services.lfs.has(repo.id, oid)) is not None:
+                    await services.lfs.drop(repo.id, oid)
+                    gone[oid] = size
+        if gone:
+            facts = {"objects": len(gone), "bytes": sum(gone.values()), "oids": [*gone][:50]}
+            async with services.uow.write() as uow:
+                await record(uow, actor, "repo.delete_lfs", f"{repo.type.value}:{repo.full_name}", facts, services.clock.now())
         return ok({})
 
     return api

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+from dataclasses import replace
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -11,6 +12,7 @@ from pydantic import BaseModel, Field
 from starlette.responses import JSONResponse
 
 from control_plane.accounts import people, policy
+from control_plane.accounts.audit import record
 from control_plane.api.deps import Hub, find_repo, ok
 from control_plane.api.side_calls import NOT_GATED
 from control_plane.domain.accounts import Account, Action, Actor
@@ -172,13 +174,13 @@ def router(hub: Hub) -> APIRouter:
         if visibility is not None and visibility is not repo.visibility:
             repo = await services.actions.set_visibility(actor, repo, visibility)
         if body.discussionsDisabled is not None and body.discussionsDisabled != repo.discussions_disabled:
-            from dataclasses import replace
-
             async with services.uow.write() as uow:
                 fresh = await uow.repos.get(repo.id)
                 if fresh is None:
                     raise RepoNotFound()
                 await uow.repos.save(replace(fresh, discussions_disabled=body.discussionsDisabled))
+                facts = {"before": not fresh.discussions_disabled, "after": not body.discussionsDisabled}
+                await record(uow, actor, "repo.discussions", f"{repo.type.value}:{repo.full_name}", facts, services.clock.now())
         private = repo.visibility is Visibility.PRIVATE
         await hub.deliveries.fire(repo, "update", "repo.config", more={"updatedConfig": {"private": private}})
         return ok({"visibility": repo.visibility.value, "private": repo.visibility is Visibility.PRIVATE})

@@ -11,7 +11,8 @@ from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
-from control_plane.domain.accounts import Account
+from control_plane.community.noted import note
+from control_plane.domain.accounts import Account, Actor
 from control_plane.domain.errors import Conflict, NotFound, Rejected
 from control_plane.domain.ids import new_id
 from control_plane.ports.stores import UnitOfWork
@@ -72,6 +73,17 @@ async def every(uow: UnitOfWork) -> list[Collection]:
 async def find(uow: UnitOfWork, collection_id: str) -> Collection | None:
     body = await uow.documents.get(KIND, collection_id)
     return _load(body) if body else None
+
+
+async def noted(uow: UnitOfWork, actor: Actor, verb: str, owner: Account, collection: Collection, now: datetime, **facts: object) -> None:
+    """The audit line of a change: `verb` is create, update, delete, add_item, update_item or remove_item."""
+    await note(uow, actor, f"collection.{verb}", f"collection:{owner.name}/{collection.name}", facts, now)
+
+
+def changes_of(old: Collection, fresh: Collection) -> dict[str, object]:
+    """What an edit changed, before and after."""
+    pairs = {name: (getattr(old, name), getattr(fresh, name)) for name in ("title", "description", "is_private", "theme", "position")}
+    return {name: {"before": before, "after": after} for name, (before, after) in pairs.items() if before != after}
 
 
 def checked_title(title: str) -> str:

@@ -9,8 +9,9 @@ from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
-from control_plane.domain.accounts import Account
-from control_plane.domain.errors import NotFound, Rejected
+from control_plane.community.noted import note, repo_subject
+from control_plane.domain.accounts import Account, Actor
+from control_plane.domain.errors import NotFound, NotSignedIn, Rejected
 from control_plane.domain.ids import RepoId, Sha, new_id
 from control_plane.domain.spaces import Repo
 from control_plane.ports.clock import Clock
@@ -112,16 +113,37 @@ def with_event(discussion: Discussion, event: Event, **changes: Any) -> Discussi
     return replace(discussion, events=(*discussion.events, event), **changes)
 
 
+def _person(actor: Actor) -> Account:
+    if actor.user is None:
+        raise NotSignedIn()
+    return actor.user
+
+
 async def create(
-    uow: UnitOfWork, at: datetime, repo: Repo, user: Account, title: str, description: str, *, is_pull: bool, base: str = ""
+    uow: UnitOfWork,
+    at: datetime,
+    repo: Repo,
+    actor: Actor,
+    title: str,
+    description: str,
+    *,
+    is_pull: bool,
+    base: str = "",
+    with_commit: bool = False,
 ) -> Discussion:
-    """A pull request made by the API starts as a draft, a discussion open."""
+    """A pull request made by the API starts as a draft, a discussion open.
+
+    `with_commit`: a commit to its ref is made by the same request, and the audit line of that commit tells of both.
+    """
+    user = _person(actor)
     number = await uow.documents.next_number(KIND, repo.id)
     events = (comment_event(at, user, description),) if description.strip() else ()
     made = Discussion(
         repo.id, number, checked_title(title[:200]), "draft" if is_pull else "open", is_pull, user.name, stamp(at), base=base, events=events
     )
     await save(uow, made)
+    if not with_commit:
+        await note(uow, actor, "discussion.create", repo_subject(repo), {"num": number, "pull_request": is_pull, "title": made.title}, at)
     return made
 
 
@@ -133,10 +155,13 @@ class Desk:
     clock: Clock
     git: GitStore
 
-    async def open_pull(self, repo: Repo, user: Account, title: str, description: str, head: Sha) -> Discussion:
-        """A pull request whose ref starts at `head`."""
+    async def open_pull(
+        self, repo: Repo, actor: Actor, title: str, description: str, head: Sha, *, with_commit: bool = False
+    ) -> Discussion:
+        """A pull request whose ref starts at `head`. `with_commit`: see `create`."""
+        now = self.clock.now()
         async with self.uow.write() as uow:
-            pull = await create(uow, self.clock.now(), repo, user, title, description, is_pull=True, base=head)
+            pull = await create(uow, now, repo, actor, title, description, is_pull=True, base=head, with_commit=with_commit)
         await self.git.set_ref(repo.id, pull.ref, head)
         return pull
 
@@ -154,36 +179,50 @@ class Desk:
                 event = plain_event(self.clock.now(), user, "commit", {"subject": subject, "oid": oid})
                 await save(uow, with_event(found, event, status=status))
 
-    async def comment(self, repo: Repo, num: int, user: Account, text: str) -> tuple[Discussion, Event]:
-        event = comment_event(self.clock.now(), user, text)
-        return await self._add(repo, num, event)
-
-    async def rename(self, repo: Repo, num: int, user: Account, title: str) -> tuple[Discussion, Event]:
-        title = checked_title(title)
-        async with self.uow.read() as uow:
-            old = (await need(uow, repo.id, num)).title
-        return await self._add(repo, num, plain_event(self.clock.now(), user, "title-change", {"from": old, "to": title}), title=title)
-
-    async def set_status(self, repo: Repo, num: int, user: Account, status: str, comment: str = "") -> tuple[Discussion, Event]:
-        """Open or close. A merged pull request stays merged."""
-        if status not in ("open", "closed"):
-            raise Rejected(f"status: '{status[:40]}' is not one of open, closed")
-        async with self.uow.read() as uow:
-            if (await need(uow, repo.id, num)).status == "merged":
-                raise Rejected("this pull request is merged; open a new one for further changes")
-        if comment.strip():
-            await self.comment(repo, num, user, comment)
-        return await self._add(repo, num, plain_event(self.clock.now(), user, "status-change", {"status": status}), status=status)
-
-    async def _add(self, repo: Repo, num: int, event: Event, **changes: Any) -> tuple[Discussion, Event]:
+    async def comment(self, repo: Repo, num: int, actor: Actor, text: str) -> tuple[Discussion, Event]:
+        now = self.clock.now()
+        event = comment_event(now, _person(actor), text)
         async with self.uow.write() as uow:
-            changed = with_event(await need(uow, repo.id, num), event, **changes)
+            changed = with_event(await need(uow, repo.id, num), event)
             await save(uow, changed)
+            await note(uow, actor, "discussion.comment", repo_subject(repo), {"num": num, "comment": event.id}, now)
         return changed, event
 
-    async def change_comment(self, repo: Repo, num: int, user: Account, event_id: str, text: str | None) -> Event:
+    async def rename(self, repo: Repo, num: int, actor: Actor, title: str) -> tuple[Discussion, Event]:
+        now, title = self.clock.now(), checked_title(title)
+        async with self.uow.write() as uow:
+            old = await need(uow, repo.id, num)
+            event = plain_event(now, _person(actor), "title-change", {"from": old.title, "to": title})
+            changed = with_event(old, event, title=title)
+            await save(uow, changed)
+            await note(uow, actor, "discussion.rename", repo_subject(repo), {"num": num, "before": old.title, "after": title}, now)
+        return changed, event
+
+    async def set_status(self, repo: Repo, num: int, actor: Actor, status: str, comment: str = "") -> tuple[Discussion, Event]:
+        """Open or close, with a comment before it when there is one. A merged pull request stays merged."""
+        if status not in ("open", "closed"):
+            raise Rejected(f"status: '{status[:40]}' is not one of open, closed")
+        async with self.uow.write() as uow:
+            if (await need(uow, repo.id, num)).status == "merged":
+                raise Rejected("this pull request is merged; open a new one for further changes")
+            return await self._turn(uow, repo, num, actor, status, comment)
+
+    async def _turn(
+        self, uow: UnitOfWork, repo: Repo, num: int, actor: Actor, status: str, comment: str, *, audited: bool = True, **changes: Any
+    ) -> tuple[Discussion, Event]:
+        now, user, old = self.clock.now(), _person(actor), await need(uow, repo.id, num)
+        changed = with_event(old, comment_event(now, user, comment)) if comment.strip() else old
+        event = plain_event(now, user, "status-change", {"status": status})
+        changed = with_event(changed, event, status=status, **changes)
+        await save(uow, changed)
+        if audited:
+            await note(uow, actor, "discussion.status", repo_subject(repo), {"num": num, "before": old.status, "after": status}, now)
+        return changed, event
+
+    async def change_comment(self, repo: Repo, num: int, actor: Actor, event_id: str, text: str | None) -> Event:
         """Edit a comment (`text`), or hide it for good (None). The caller has checked who may."""
-        now = stamp(self.clock.now())
+        user, at = _person(actor), self.clock.now()
+        now = stamp(at)
         async with self.uow.write() as uow:
             discussion = await need(uow, repo.id, num)
             found = next((e for e in discussion.events if e.id == event_id and e.type == "comment"), None)
@@ -201,10 +240,11 @@ class Desk:
                 data |= {"hidden": True, "hiddenBy": user.name, "history": []}
             changed = replace(found, data=data)
             await save(uow, replace(discussion, events=tuple(changed if e.id == event_id else e for e in discussion.events)))
+            verb = "discussion.edit_comment" if text is not None else "discussion.hide_comment"
+            await note(uow, actor, verb, repo_subject(repo), {"num": num, "comment": event_id, "author": found.author}, at)
         return changed
 
-    async def mark_merged(self, repo: Repo, num: int, user: Account, commit: Sha, comment: str = "") -> Discussion:
-        if comment.strip():
-            await self.comment(repo, num, user, comment)
-        event = plain_event(self.clock.now(), user, "status-change", {"status": "merged"})
-        return (await self._add(repo, num, event, status="merged", merge_commit=commit))[0]
+    async def mark_merged(self, repo: Repo, num: int, actor: Actor, commit: Sha, comment: str = "", *, moved: bool) -> Discussion:
+        """`moved`: main moved by this merge, and the audit line of that tells of it."""
+        async with self.uow.write() as uow:
+            return (await self._turn(uow, repo, num, actor, "merged", comment, audited=not moved, merge_commit=commit))[0]

@@ -92,7 +92,7 @@ class PullRequests:
             request = CommitRequest(ref=MAIN, message=message, author=user.name, author_email=email, changes=changes, parent=main)
             new = await git.commit(repo.id, request)
             await self.actions.accept_commit(actor, repo, MAIN, main, new)
-        return Merged(await self.desk.mark_merged(repo, num, user, new, comment), main, new)
+        return Merged(await self.desk.mark_merged(repo, num, actor, new, comment, moved=new != main), main, new)
 
     async def _change(self, repo: Repo, head: Sha, path: str, entry: TreeEntry | None) -> FileChange:
         if entry is None:

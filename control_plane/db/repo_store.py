@@ -266,16 +266,16 @@ class SqlRepoStore:
             query = query.where(repos.c.owner_id == owner_id)
         return int(await self._rows.value(query))
 
-    async def like(self, user_id: AccountId, repo_id: RepoId, liked: bool, at: datetime) -> None:
-        """Safe to repeat; a second like keeps the time of the first."""
+    async def like(self, user_id: AccountId, repo_id: RepoId, liked: bool, at: datetime) -> bool:
+        """Whether that changed anything. Safe to repeat; a second like keeps the time of the first."""
         if liked:
             if not await self._rows.add(likes, {"user_id": user_id, "repo_id": repo_id, "at": at}):
-                return
+                return False
         elif not await self._rows.run(delete(likes).where(likes.c.user_id == user_id, likes.c.repo_id == repo_id)):
-            return
+            return False
         repo = await self._rows.one(select(repos.c.trending, repos.c.created_at).where(repos.c.id == repo_id))
         if repo is None:
-            return
+            return False
         if liked:
             trending = _add_weights(repo["trending"], _weight(at))
         else:
@@ -284,6 +284,7 @@ class SqlRepoStore:
                 trending = _add_weights(trending, _weight(row["at"]))
         values = {"likes": repos.c.likes + (1 if liked else -1), "trending": trending}
         await self._rows.run(update(repos).where(repos.c.id == repo_id).values(values))
+        return True
 
     async def likers(self, repo_id: RepoId) -> tuple[Account, ...]:
         query = select(accounts).join(likes, likes.c.user_id == accounts.c.id).where(likes.c.repo_id == repo_id)

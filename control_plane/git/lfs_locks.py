@@ -16,7 +16,7 @@ from control_plane.domain.spaces import RepoType
 from control_plane.git.bodies import read_json
 from control_plane.git.names import check_path
 from control_plane.git.smart_http import Authorize, RepoAccess, Service, access_to, repo_path
-from control_plane.ports.stores import UnitOfWorkFactory
+from control_plane.ports.stores import UnitOfWork, UnitOfWorkFactory
 
 KIND = "lfs-lock"
 _MEDIA_TYPE = "application/vnd.git-lfs+json"
@@ -57,6 +57,7 @@ class Locks:
                     "owner": access.actor.name,
                 }
                 await uow.documents.put(KIND, f"{access.repo_id}:{lock_id}", access.repo_id, lock)
+                await _note(uow, access, "lfs.lock", {"path": path[:200]})
         if present is not None:
             return JSONResponse({"lock": _public(present), "message": "already created lock"}, 409, media_type=_MEDIA_TYPE)
         return JSONResponse({"lock": _public(lock)}, 201, media_type=_MEDIA_TYPE)
@@ -72,6 +73,7 @@ class Locks:
             if lock["owner"] != access.actor.name and not force:
                 raise Forbidden(f"the lock belongs to {lock['owner']}; use --force to break it")
             await uow.documents.remove(KIND, key)
+            await _note(uow, access, "lfs.unlock", {"path": str(lock["path"])[:200], "owner": lock["owner"]})
         return JSONResponse({"lock": _public(lock)}, media_type=_MEDIA_TYPE)
 
     async def _access(self, request: Request, repo_type: RepoType, service: Service) -> RepoAccess:
@@ -80,6 +82,13 @@ class Locks:
     async def _all(self, access: RepoAccess) -> tuple[dict[str, Any], ...]:
         async with self._uow.read() as uow:
             return await uow.documents.list(KIND, access.repo_id)
+
+
+async def _note(uow: UnitOfWork, access: RepoAccess, action: str, facts: Mapping[str, object]) -> None:
+    repo = await uow.repos.get(access.repo_id)
+    subject = f"{repo.type.value}:{repo.full_name}" if repo else f"repo:{access.repo_id}"
+    actor = access.actor
+    await uow.audit.append(at=datetime.now(UTC), actor=actor.name, action=action, subject=subject, address=actor.address, facts=facts)
 
 
 def _public(lock: Mapping[str, Any]) -> dict[str, Any]:

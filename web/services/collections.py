@@ -48,19 +48,24 @@ class CollectionsFamily(GalleryFamily):
             else:
                 found, account = await collections.create(uow, now, user, title, "", is_private=False), user
             kept = await collections.save(uow, collections.with_item(found, kind.value, repo.id, ""), now)
+            item = f"{kind.value}:{repo.full_name}"
+            await collections.noted(uow, actor, "add_item" if into else "create", account, kept, now, item=item)
         return f"{account.name}/{kept.name}"
 
     async def uncollect(self, actor: Actor, owner: str, slug: str, item_id: str) -> None:
         async with self.d.uow.write() as uow:
             found, account = await self._visible(uow, actor, owner, slug)
             policy.require_curator(actor, account)
-            await collections.save(uow, collections.without_item(found, item_id), self.d.clock.now())
+            now = self.d.clock.now()
+            await collections.save(uow, collections.without_item(found, item_id), now)
+            await collections.noted(uow, actor, "remove_item", account, found, now, item=item_id)
 
     async def remove_collection(self, actor: Actor, owner: str, slug: str) -> None:
         async with self.d.uow.write() as uow:
             found, account = await self._visible(uow, actor, owner, slug)
             policy.require_curator(actor, account)
             await uow.documents.remove(collections.KIND, found.id)
+            await collections.noted(uow, actor, "delete", account, found, self.d.clock.now(), items=len(found.items))
 
     async def _visible(self, uow: UnitOfWork, actor: Actor, owner: str, slug: str) -> tuple[Collection, Account]:
         found = await collections.find(uow, slug[-24:])

@@ -75,14 +75,14 @@ class CommunityFamily(Base):
         return card(repo, space, await self.d.actions.runtime_view(space)) if space else None
 
     async def open_discussion(self, actor: Actor, kind: RepoType, owner: str, name: str, title: str, text: str) -> int:
-        repo, user = await self._speaker(actor, kind, owner, name)
+        repo, _ = await self._speaker(actor, kind, owner, name)
         async with self.d.uow.write() as uow:
-            made = await discussions.create(uow, self.d.clock.now(), repo, user, title, text, is_pull=False)
+            made = await discussions.create(uow, self.d.clock.now(), repo, actor, title, text, is_pull=False)
         return made.num
 
     async def comment(self, actor: Actor, kind: RepoType, owner: str, name: str, number: int, text: str) -> None:
-        repo, user = await self._speaker(actor, kind, owner, name)
-        await self.desk.comment(repo, number, user, text)
+        repo, _ = await self._speaker(actor, kind, owner, name)
+        await self.desk.comment(repo, number, actor, text)
 
     async def set_discussion_status(self, actor: Actor, kind: RepoType, owner: str, name: str, number: int, status: str) -> None:
         if status == "merged":
@@ -98,7 +98,7 @@ class CommunityFamily(Base):
                 raise Forbidden("Only its author and people with write rights may close or open it.")
             if found.status == status:
                 return
-            await self.desk.set_status(repo, number, user, status)
+            await self.desk.set_status(repo, number, actor, status)
         if status != "open":
             await self.previews.remove(actor, repo, number)
 

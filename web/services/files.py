@@ -143,7 +143,7 @@ class FilesFamily(Base):
             raise Rejected("Discussions are switched off for this repository.")
         head = await self.d.git.resolve(repo.id, branch)
         desk = Desk(self.d.uow, self.d.clock, self.d.git)
-        pull = await desk.open_pull(repo, user, message.splitlines()[0][:200], "", head)
+        pull = await desk.open_pull(repo, actor, message.splitlines()[0][:200], "", head, with_commit=True)
         files = [FileChange(path=path, content=body) for path, body in changes.items()]
         try:
             new = await self.commit_changes(actor, repo, pull.ref, head, files, message, head)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from control_plane.accounts import people, policy
+from control_plane.community import likes
 from control_plane.domain.accounts import AccountKind, Action, Actor
 from control_plane.domain.errors import NotFound
 from control_plane.domain.ids import AccountId, RepoId
@@ -117,4 +118,4 @@ class GalleryFamily(Base):
         user = policy.require_user(actor, write=True)
         async with self.d.uow.write() as uow:
             repo = await self.find(uow, actor, kind, owner, name)
-            await uow.repos.like(user.id, repo.id, liked, self.d.clock.now())
+            await likes.like(uow, actor, user, repo, liked, self.d.clock.now())

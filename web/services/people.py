@@ -64,8 +64,18 @@ class PeopleFamily(Base):
         return SignedIn(cookie, session.expires_at, account.name)
 
     async def sign_out(self, actor: Actor) -> None:
+        if actor.user is None or actor.session is None:
+            return
         async with self.d.uow.write() as uow:
-            await sign_in.sign_out(uow, actor)
+            await sign_in.end_sessions(uow, self.d.signals, actor.user, [actor.session.id])
+            await uow.audit.append(
+                at=self.d.clock.now(),
+                actor=actor.name,
+                action="session.close",
+                subject=f"user:{actor.name}",
+                address=actor.address,
+                facts={},
+            )
 
     async def _audit(self, name: str, action: str, address: str) -> None:
         async with self.d.uow.write() as uow:
@@ -122,8 +132,7 @@ class PeopleFamily(Base):
             ended = [s for s in own if (s.id == session_id if session_id else s.id != this)]
             if session_id and not ended:
                 raise NotFound("there is no such session")
-            for session in ended:
-                await uow.tokens.remove_session(session.id)
+            await sign_in.end_sessions(uow, self.d.signals, user, [session.id for session in ended])
             await uow.audit.append(
                 at=self.d.clock.now(), actor=user.name, action="session.end", subject=f"user:{user.name}", address=actor.address,
                 facts={"ended": len(ended)},
@@ -137,7 +146,7 @@ class PeopleFamily(Base):
             self.d.throttle.failed(key)
             raise Rejected("The old password is not right.")
         async with self.d.uow.write() as uow:
-            await people.set_password(uow, user, new)
+            await people.set_password(uow, self.d.signals, user, new)
             await uow.audit.append(
                 at=self.d.clock.now(), actor=user.name, action="user.password", subject=f"user:{user.name}", address=actor.address, facts={}
             )

@@ -172,7 +172,7 @@ async def test_people(database: Database, clock: FixedClock, alice: Account) -> 
 async def test_a_new_password_ends_all_sessions(database: Database, clock: FixedClock, alice: Account) -> None:
     _, cookie = await sign_in.sign_in(database, clock, Throttle(clock), name="alice", password=PASSWORD)
     async with database.write() as uow:
-        await people.set_password(uow, alice, "another secret")
+        await people.set_password(uow, Quiet(), alice, "another secret")
     assert (await authenticate(database, clock, cookie=cookie)).is_anonymous
     with pytest.raises(Rejected):
         await sign_in.hash_password("short")
