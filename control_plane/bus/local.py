@@ -42,6 +42,7 @@ class BusServer:
         self._epoch = secrets.token_hex(6)
         self._version = 0
         self._routes: dict[str, Route] = {}
+        self._complete = False
 
     async def start(self) -> None:
         self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -82,8 +83,7 @@ class BusServer:
             case "subscribe":
                 self._writers[writer] |= set(message["topics"])
                 if "routes" in message["topics"]:
-                    body = {h: r.to_payload() for h, r in self._routes.items()}
-                    self._send(writer, {"op": "table", "epoch": self._epoch, "version": self._version, "routes": body})
+                    self._send(writer, self._table_message())
             case "notify":
                 self.spread(str(message["topic"]), str(message["key"]))
             case "wake":
@@ -139,6 +139,17 @@ class BusServer:
         if self._routes.pop(host, None) is not None:
             self._change(host, None)
 
+    async def complete(self) -> None:
+        self._complete = True
+        message = self._table_message()
+        for writer, topics in list(self._writers.items()):
+            if "routes" in topics:
+                self._send(writer, message)
+
+    def _table_message(self) -> dict[str, Any]:
+        routes = {host: route.to_payload() for host, route in self._routes.items()}
+        return {"op": "table", "epoch": self._epoch, "version": self._version, "complete": self._complete, "routes": routes}
+
     def _change(self, host: str, route: Route | None) -> None:
         self._version += 1
         body = route.to_payload() if route else None
@@ -148,7 +159,7 @@ class BusServer:
                 self._send(writer, message)
 
     async def table(self) -> RouteTable:
-        return RouteTable(self._epoch, self._version, dict(self._routes))
+        return RouteTable(self._epoch, self._version, dict(self._routes), self._complete)
 
     async def requests(self) -> AsyncIterator[SpaceId | ActivityReport]:
         while True:
@@ -221,7 +232,7 @@ class BusClient:
                 for host, body in message["routes"].items():
                     with contextlib.suppress(Rejected):
                         routes[host] = Route.from_payload(body)
-                yield RouteTable(message["epoch"], message["version"], routes)
+                yield RouteTable(message["epoch"], message["version"], routes, bool(message.get("complete", True)))
             elif message["op"] == "change":
                 body = message["route"]
                 try:

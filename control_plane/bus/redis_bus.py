@@ -1,6 +1,6 @@
 """The bus over Redis, for several hosts: hints by publish/subscribe, routes as one hash plus a stream of ordered changes.
 
-Keys: `vitrine:routes` (hash host → payload), `vitrine:routes:head` ({epoch, version}), `vitrine:routes:changes` (stream, trimmed),
+Keys: `vitrine:routes` (hash host → payload), `vitrine:routes:head` ({epoch, version, complete}), `vitrine:routes:changes` (trimmed stream),
 `vitrine:requests` (list that proxies push to), `vitrine:hint:<topic>` (channels). Redis may forget everything: the scheduler
 publishes the whole table again under a new epoch, and readers that see a gap read the hash anew.
 """
@@ -66,6 +66,7 @@ class RedisRouteStore(RedisSignals):
         self._routes: dict[str, Route] = {}
         self._lock = asyncio.Lock()
         self._whole = False  # whether Redis holds all of our table
+        self._complete = False  # whether our table holds every Space: until then the last scheduler's records stay beside ours
 
     async def start(self) -> None:
         """Nothing to open: the first publication writes the whole table."""
@@ -78,6 +79,17 @@ class RedisRouteStore(RedisSignals):
     async def withdraw(self, host: str) -> None:
         if self._routes.pop(host, None) is not None:
             await self._write(host, None)
+
+    async def complete(self) -> None:
+        self._complete = True
+        async with self._lock:
+            try:
+                await self._write_all()
+            except (RedisError, OSError):
+                self._whole = False  # the next publication writes everything
+
+    def _head(self) -> dict[str, Any]:
+        return {"epoch": self._epoch, "version": self._version, "complete": int(self._complete)}
 
     async def _write(self, host: str, route: Route | None) -> None:
         async with self._lock:
@@ -93,7 +105,7 @@ class RedisRouteStore(RedisSignals):
                         pipe.hset(_ROUTES, host, body)
                     else:
                         pipe.hdel(_ROUTES, host)
-                    pipe.hset(_HEAD, mapping={"epoch": self._epoch, "version": self._version})
+                    pipe.hset(_HEAD, mapping=self._head())
                     pipe.xadd(
                         _CHANGES,
                         {"epoch": self._epoch, "version": self._version, "host": host, "route": body},
@@ -108,16 +120,16 @@ class RedisRouteStore(RedisSignals):
     async def _write_all(self) -> None:
         self._epoch, self._version = secrets.token_hex(6), 1
         async with self._redis.pipeline(transaction=True) as pipe:
-            pipe.delete(_ROUTES, _CHANGES)
+            pipe.delete(_CHANGES, *([_ROUTES] if self._complete else []))
             if self._routes:
                 pipe.hset(_ROUTES, mapping={h: json.dumps(r.to_payload()) for h, r in self._routes.items()})
-            pipe.hset(_HEAD, mapping={"epoch": self._epoch, "version": self._version})
+            pipe.hset(_HEAD, mapping=self._head())
             pipe.xadd(_CHANGES, {"epoch": self._epoch, "version": self._version, "host": "", "route": ""}, maxlen=_KEEP)
             await pipe.execute()
         self._whole = True
 
     async def table(self) -> RouteTable:
-        return RouteTable(self._epoch, self._version, dict(self._routes))
+        return RouteTable(self._epoch, self._version, dict(self._routes), self._complete)
 
     async def requests(self) -> AsyncIterator[SpaceId | ActivityReport]:
         while True:
@@ -197,4 +209,4 @@ class RedisRouteFeed(RedisSignals):
         for host, body in rows.items():
             with contextlib.suppress(Rejected, ValueError):
                 routes[host] = Route.from_payload(json.loads(body))
-        return RouteTable(head["epoch"], int(head["version"]), routes), (last[0][0] if last else "0-0")
+        return RouteTable(head["epoch"], int(head["version"]), routes, head.get("complete", "1") == "1"), (last[0][0] if last else "0-0")

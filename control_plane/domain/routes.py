@@ -115,11 +115,16 @@ class RouteChange:
 
 @dataclass(frozen=True, slots=True)
 class RouteTable:
-    """A snapshot. `epoch` changes when the publisher lost its memory; versions only compare within one epoch."""
+    """A snapshot. `epoch` changes when the publisher lost its memory; versions only compare within one epoch.
+
+    `complete` is False while a publisher that has just started has not looked at every Space yet: a host that is not in
+    `routes` may still have one, so readers keep what they know of it.
+    """
 
     epoch: str
     version: int
     routes: Mapping[str, Route] = field(default_factory=dict)
+    complete: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,8 @@ from control_plane.domain.routes import ActivityReport, Route, RouteChange, Rout
 
 class Signals(Protocol):
     """Topics: `reconcile` (key = space id), `events` (key = space id: new SpaceEvent rows or runtime change),
-    `builds` (key = build id: new log lines or status), `access` (key = user or token id: rights changed)."""
+    `builds` (key = build id: new log lines or status), `access` (key = user or token id: rights changed),
+    `notices` (key = user id: something to be told, or read)."""
 
     async def notify(self, topic: str, key: str) -> None:
         """Tell everyone; never raises for a missing listener or a broken bus."""
@@ -25,6 +26,9 @@ class RouteStore(Protocol):
 
     async def publish(self, route: Route) -> None: ...
     async def withdraw(self, host: str) -> None: ...
+    async def complete(self) -> None:
+        """Every Space has been published once since the start: hosts that were not are gone. Until then readers keep them."""
+
     async def table(self) -> RouteTable: ...
     def requests(self) -> AsyncIterator[SpaceId | ActivityReport]:
         """What proxies say: wake this Space (SpaceId), or an ActivityReport."""

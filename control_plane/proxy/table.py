@@ -97,12 +97,13 @@ class Table:
     def apply(self, update: RouteTable | RouteChange) -> bool:
         """False when the change does not follow on what is known (a gap): the feed will send a table."""
         if isinstance(update, RouteTable):
-            gone = self._entries.keys() - update.routes.keys()
+            gone = self._entries.keys() - update.routes.keys() if update.complete else set()
             for host in gone:
                 self._remove(host)
             for host, route in update.routes.items():
                 self._put(host, route)
-            self.epoch, self.version, self.loaded, self._dirty = update.epoch, update.version, True, True
+            self.epoch, self.version, self._dirty = update.epoch, update.version, True
+            self.loaded |= update.complete
             self._activity.forget(entry.route.space_id for entry in self._entries.values())
             for host in (*gone, *update.routes):
                 self.on_change(host)

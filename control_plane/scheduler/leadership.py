@@ -218,5 +218,9 @@ class FencedRoutes:
         self._fence.check_belief()
         await self._inner.withdraw(host)
 
+    async def complete(self) -> None:
+        self._fence.check_belief()
+        await self._inner.complete()
+
     def __getattr__(self, name: str) -> Any:
         return getattr(self._inner, name)

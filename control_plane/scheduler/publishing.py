@@ -34,6 +34,10 @@ class RoutePublisher:
         self._hosts[space_id] = host
         await self._d.routes.publish(route)
 
+    def knows(self, space_id: SpaceId) -> bool:
+        """Whether it was published since the start."""
+        return space_id in self._hosts
+
     async def withdraw(self, space_id: SpaceId) -> None:
         if host := self._hosts.pop(space_id, None):
             await self._d.routes.withdraw(host)

@@ -75,8 +75,6 @@ class Reconciler:
             await self._admission.refresh()
         async with self._d.uow.read() as uow:
             known = await uow.spaces.all_ids()
-        for space_id in known:
-            self.request(space_id)
         async with asyncio.TaskGroup() as group:
             for _ in range(_CONCURRENCY):
                 group.create_task(self._work.worker())
@@ -88,7 +86,11 @@ class Reconciler:
             group.create_task(self._every(1.0, self._look_for_room))
             group.create_task(self._every(10.0, self._sweep))
             group.create_task(self._every(10.0, self._traffic.write))
-            await self._work.drained()
+            await self._work.looked_at(known)
+            for space_id in known:
+                if not self._routes.knows(space_id):  # its look failed: what is stored is the best there is
+                    await self._routes.publish(space_id)
+            await self._d.routes.complete()
             ready()
 
     async def _look_for_room(self) -> None:
@@ -241,6 +243,7 @@ class Reconciler:
                 self._d.prober.forget(replica.id)
                 await self._d.runtime.stop(replica.id, grace_s=0.5)
                 await self._ledger.finish(replica, state, action.reason, action.message)
+                await self._routes.publish(space_id)  # requests wait for the next replica instead of meeting one that is gone
             case Mark():
                 await self._ledger.advance(facts, action, now)
             case Wait(replica=replica):

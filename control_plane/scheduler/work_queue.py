@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from datetime import datetime, timedelta
 
 from control_plane.domain.errors import Unavailable
@@ -32,6 +32,7 @@ class WorkQueue:
         self._wanted: dict[SpaceId, float] = {}  # in order of the first request, with its moment on the monotonic clock
         self._busy: set[SpaceId] = set()
         self._wake = asyncio.Event()
+        self._unseen: set[SpaceId] = set()
         self._done = asyncio.Event()
         self._timers: dict[SpaceId, asyncio.TimerHandle] = {}
 
@@ -49,9 +50,12 @@ class WorkQueue:
             known.cancel()
         self._timers[space_id] = loop.call_later(delay, self._timer, space_id)
 
-    async def drained(self) -> None:
-        """Return once nobody waits and nobody is worked on."""
-        while self._wanted or self._busy:
+    async def looked_at(self, space_ids: Iterable[SpaceId]) -> None:
+        """Request all of them and return once each has had a look, however many are asked for again meanwhile."""
+        self._unseen.update(space_ids)
+        for space_id in tuple(self._unseen):
+            self.request(space_id)
+        while self._unseen:
             self._done.clear()
             await self._done.wait()
 
@@ -76,6 +80,7 @@ class WorkQueue:
             finally:
                 self._observe(began - asked, self._clock.monotonic() - began)
                 self._busy.discard(space_id)
+                self._unseen.discard(space_id)
                 self._wake.set()
                 self._done.set()
 

@@ -72,6 +72,9 @@ class World:
     async def withdraw(self, host: str) -> None:
         return
 
+    async def complete(self) -> None:
+        return
+
     async def notify(self, topic: str, key: str) -> None:
         return
 
