@@ -22,6 +22,7 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from control_plane.db.account_stores import SqlAccountStore, SqlTokenStore
+from control_plane.db.gate_store import SqlGateStore
 from control_plane.db.ledger_stores import SqlAuditStore, SqlDocumentStore, SqlQuotaStore
 from control_plane.db.notice_store import SqlNoticeStore
 from control_plane.db.repo_store import SqlRepoStore
@@ -38,6 +39,7 @@ from control_plane.ports.stores import (
     DeploymentStore,
     DocumentStore,
     EventStore,
+    GateStore,
     NoticeStore,
     QuotaStore,
     RepoStore,
@@ -82,6 +84,7 @@ class SqlUnitOfWork:
         self.audit: AuditStore = SqlAuditStore(rows)
         self.documents: DocumentStore = SqlDocumentStore(rows)
         self.notices: NoticeStore = SqlNoticeStore(rows)
+        self.gates: GateStore = SqlGateStore(rows)
         self.callbacks: list[Callable[[], Awaitable[None]]] = []
 
     def after_commit(self, callback: Callable[[], Awaitable[None]]) -> None:

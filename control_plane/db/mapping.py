@@ -11,6 +11,7 @@ from typing import Any
 from control_plane.db.rows import Row
 from control_plane.domain.accounts import Account, AccountKind, OrgRole, Session, Token, TokenRole
 from control_plane.domain.builds import Artifact, ArtifactKind, BuildPhase, BuildResult, BuildStatus, LaunchPlan
+from control_plane.domain.gates import Gate
 from control_plane.domain.ids import AccountId, BuildId, ReplicaId, RepoId, SessionId, Sha, SpaceId, TokenId
 from control_plane.domain.reasons import Reason
 from control_plane.domain.replicas import ReplicaState
@@ -134,6 +135,7 @@ def repo_to_row(repo: Repo) -> dict[str, Any]:
         "name_lower": repo.name.lower(),
         "is_private": repo.visibility is Visibility.PRIVATE,
         "search_text": search_text(repo),
+        "gate": repo.gate.value,
     }
 
 
@@ -161,6 +163,7 @@ def repo_to_domain(row: Row) -> Repo:
         storage_bytes=row["storage_bytes"],
         discussions_disabled=row["discussions_disabled"],
         origin=row["origin"],
+        gate=Gate(row["gate"]),
     )
 
 

@@ -24,6 +24,7 @@ from sqlalchemy import (
     false,
     func,
     literal,
+    literal_column,
     or_,
     select,
     true,
@@ -122,6 +123,7 @@ class SqlRepoStore:
         tags: Sequence[str] = (),
         hardware: Sequence[str] = (),
         running_only: bool = False,
+        gated: bool | None = None,
         sort: str = "trending",
         limit: int = 50,
         offset: int = 0,
@@ -139,8 +141,10 @@ class SqlRepoStore:
             wanted.append(repos.c.owner_id == owner_id)
         elif type is RepoType.SPACE:
             wanted.append(repos.c.origin.not_like("%#%"))  # previews of pull requests (community.previews) stand with their owner only
+        if gated is False:
+            wanted.append(repos.c.gate == "")
         base = tuple(wanted)
-        narrow = [*self._words(search), *_tagged(tags), *_of_space(sdk, hardware, running_only)]
+        narrow = [*self._words(search), *_tagged(tags), *_of_space(sdk, hardware, running_only), *([_GATED] if gated else ())]
         column = repos.c[_SORTS[sort]]
         if owner is not None:
             # Without statistics SQLite would take the index of all public rows and look at each one's owner.
@@ -316,6 +320,11 @@ class _Narrow:
     rows: Select[Any] | None = None
     is_short: bool = False
     parts: tuple[Select[Any], ...] = ()  # `rows` in pieces that are quick to count up to a limit; () = `rows` itself is
+
+
+# As a literal: PostgreSQL takes a partial index only for the words that the index was made with.
+_HAS_GATE = repos.c.gate != literal_column("''")
+_GATED = _Narrow(_HAS_GATE, select(repos.c.seq).where(_HAS_GATE))
 
 
 def _all_of(narrow: Sequence[_Narrow]) -> Select[Any]:

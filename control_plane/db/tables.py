@@ -147,6 +147,7 @@ repos = Table(
     Column("is_private", Boolean, nullable=False),
     Column("trending", Float(53), nullable=False),
     Column("search_text", Text, nullable=False),
+    Column("gate", Text, server_default="", nullable=False),
     UniqueConstraint("type", "owner_lower", "name_lower"),
     Index("ix_repos_listed_trending", "type", "is_private", "trending", "seq"),
     Index("ix_repos_listed_likes", "type", "is_private", "likes", "seq"),
@@ -160,6 +161,7 @@ repos = Table(
     Index("ix_repos_owned_likes", "owner_id", "type", "likes", "seq"),
     Index("ix_repos_owned_created", "owner_id", "type", "created_at", "seq"),
     Index("ix_repos_owned_updated", "owner_id", "type", "updated_at", "seq"),
+    Index("ix_repos_gated", "type", "seq", sqlite_where=text("gate <> ''"), postgresql_where=text("gate <> ''")),
 )
 
 repo_tags = Table(
@@ -441,4 +443,19 @@ notices = Table(
     Column("read_at", UtcTime),
     Index("ix_notices_newest", "account_id", "at"),
     Index("ix_notices_unread", "account_id", sqlite_where=text("read_at IS NULL"), postgresql_where=text("read_at IS NULL")),
+)
+
+# Who asked to read a gated repository. Rows stay when the gate is taken away: whoever was let in still is when it comes back.
+access_requests = Table(
+    "access_requests",
+    metadata,
+    _id("id", nullable=False, unique=True),
+    _id("repo_id", ForeignKey("repos.id", ondelete="CASCADE"), primary_key=True),
+    _id("user_id", ForeignKey("accounts.id", ondelete="CASCADE"), primary_key=True, index=True),
+    Column("status", Text, nullable=False),
+    Column("at", UtcTime, nullable=False),
+    Column("fields", JSON, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("is_granted", Boolean, nullable=False),
+    Index("ix_access_requests_listed", "repo_id", "status", "at"),
 )

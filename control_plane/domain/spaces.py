@@ -12,6 +12,7 @@ from datetime import datetime
 from enum import StrEnum
 
 from control_plane.domain.builds import Artifact, BuildPhase, BuildResult, BuildStatus, LaunchPlan
+from control_plane.domain.gates import Gate
 from control_plane.domain.hardware import DEFAULT_FLAVOR
 from control_plane.domain.ids import AccountId, BuildId, ReplicaId, RepoId, Sha, SpaceId
 from control_plane.domain.reasons import Reason
@@ -73,6 +74,7 @@ class Repo:
     storage_bytes: int = 0
     discussions_disabled: bool = False
     origin: str = ""  # "ns/name" it was duplicated from
+    gate: Gate = Gate.OPEN  # models and datasets only
 
     @property
     def full_name(self) -> str:

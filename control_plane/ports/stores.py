@@ -13,6 +13,7 @@ from datetime import datetime
 from typing import Any, Protocol
 
 from control_plane.domain.accounts import Account, AccountKind, Membership, OrgRole, Session, Token
+from control_plane.domain.gates import AccessRequest, RequestStatus
 from control_plane.domain.ids import AccountId, BuildId, ReplicaId, RepoId, SessionId, SpaceId, TokenId
 from control_plane.domain.notices import Notice
 from control_plane.domain.quotas import Held
@@ -67,6 +68,7 @@ class RepoStore(Protocol):
         tags: Sequence[str] = (),
         hardware: Sequence[str] = (),
         running_only: bool = False,
+        gated: bool | None = None,
         sort: str = "trending",  # trending | likes | created | updated
         limit: int = 50,
         offset: int = 0,
@@ -178,6 +180,7 @@ class NoticeStore(Protocol):
     async def tell(self, notice: Notice) -> None:
         """New or, where the topic has one, new again: unread, and `count` one higher when nobody had read it."""
 
+    async def get(self, account_id: AccountId, topic: str) -> Notice | None: ...
     async def of_account(
         self, account_id: AccountId, *, unread_only: bool = False, limit: int = 50, offset: int = 0
     ) -> tuple[Notice, ...]: ...  # newest first
@@ -187,6 +190,17 @@ class NoticeStore(Protocol):
         """Read since then, or unread (None); every notice, or those of the topics. Gives how many changed."""
 
     async def prune(self, before: datetime) -> int: ...
+
+
+class GateStore(Protocol):
+    """Requests for gated repositories. Rows go with their account and their repository; `put` keeps the id of a request."""
+
+    async def get(self, repo_id: RepoId, user_id: AccountId) -> AccessRequest | None: ...
+    async def by_id(self, repo_id: RepoId, request_id: str) -> AccessRequest | None: ...
+    async def put(self, request: AccessRequest) -> None: ...
+    async def of_repo(
+        self, repo_id: RepoId, status: RequestStatus, *, limit: int = 100, offset: int = 0
+    ) -> tuple[AccessRequest, ...]: ...  # newest first
 
 
 class UnitOfWork(Protocol):
@@ -202,6 +216,7 @@ class UnitOfWork(Protocol):
     audit: AuditStore
     documents: DocumentStore
     notices: NoticeStore
+    gates: GateStore
 
     def after_commit(self, callback: Callable[[], Awaitable[None]]) -> None: ...
 
