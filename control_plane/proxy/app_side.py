@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 _CODING = re.compile(rb"\r\ntransfer-encoding:[^\r]*", re.IGNORECASE)
 _LAST_WORDS_S = 3.0
-_CONNECT_RETRY_S = (0.05, 0.2, 0.5)  # an app may be between two processes; then it is refused
+_CONNECT_RETRY_S = (0.05, 0.2, *(0.5,) * 9)  # an app, or the API, may be between two processes: 5 s, then it is refused
 
 
 class AppSide(OwnAnswers):
