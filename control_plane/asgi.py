@@ -29,6 +29,7 @@ from control_plane.api.push_door import PushDoor
 from control_plane.api.site_uploads import SiteUploads
 from control_plane.api.webhook_delivery import Deliveries
 from control_plane.bootstrap import PROXY_SOCKET, Services, floor_warning
+from control_plane.community.notices import SpaceNotices
 from control_plane.domain.accounts import Account, TokenRole
 from control_plane.domain.builds import Artifact, ArtifactKind
 from control_plane.domain.errors import Rejected, VitrineError
@@ -70,6 +71,7 @@ def build_app(services: Services) -> FastAPI:
             services.upkeep().forever(),
             collect_forever(services),
             cache.run(),
+            SpaceNotices(services.uow, services.clock, services.signals).run(),
         )
         tasks = [asyncio.create_task(one) for one in work]
         if (thumbnails := app.state.web_backend.d.thumbnails) is not None:

@@ -6,7 +6,7 @@ Forbidden for a known caller without the right, Rejected subclasses for bad inpu
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import datetime
 from typing import Protocol
 
@@ -29,6 +29,7 @@ from web.views import (
     LiveEvent,
     LogEntry,
     LogPage,
+    NoticePage,
     PlatformFacts,
     Profile,
     QuotaRow,
@@ -175,11 +176,25 @@ class CommunityDoor(Protocol):
     async def discussion(self, actor: Actor, kind: RepoType, owner: str, name: str, number: int) -> DiscussionPage: ...
     async def open_discussion(self, actor: Actor, kind: RepoType, owner: str, name: str, title: str, text: str) -> int: ...
     async def comment(self, actor: Actor, kind: RepoType, owner: str, name: str, number: int, text: str) -> None: ...
-    async def set_discussion_status(self, actor: Actor, kind: RepoType, owner: str, name: str, number: int, status: str) -> None:
+    async def set_discussion_status(
+        self, actor: Actor, kind: RepoType, owner: str, name: str, number: int, status: str, comment: str = ""
+    ) -> None:
         """`status`: open, closed or merged."""
 
     async def start_preview(self, actor: Actor, owner: str, name: str, number: int) -> None: ...
     async def stop_preview(self, actor: Actor, owner: str, name: str, number: int) -> None: ...
+
+
+class NoticesDoor(Protocol):
+    async def notices(self, actor: Actor, unread_only: bool, page: int) -> NoticePage: ...
+    async def open_notice(self, actor: Actor, topic: str) -> str:
+        """Read from now on; gives the address on this site that it leads to."""
+
+    async def mark_notices(self, actor: Actor, topics: Sequence[str] | None, read: bool) -> None:
+        """None marks every one."""
+
+    def follow_notices(self, actor: Actor) -> AsyncIterator[int | None]:
+        """How many are unread, now and whenever it changes; None as a sign of life."""
 
 
 class AdminDoor(Protocol):
@@ -198,6 +213,16 @@ class AdminDoor(Protocol):
 
 
 class WebBackend(
-    SignInDoor, GalleryDoor, CollectionsDoor, SpaceDoor, SettingsDoor, FilesDoor, AccountDoor, CommunityDoor, AdminDoor, Protocol
+    SignInDoor,
+    GalleryDoor,
+    CollectionsDoor,
+    SpaceDoor,
+    SettingsDoor,
+    FilesDoor,
+    AccountDoor,
+    CommunityDoor,
+    NoticesDoor,
+    AdminDoor,
+    Protocol,
 ):
     """All that the pages need."""

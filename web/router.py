@@ -20,6 +20,7 @@ from web.pages.community import community_router
 from web.pages.consent import WebConsent
 from web.pages.files import files_router, repo_router
 from web.pages.gallery import gallery_router, profile_router
+from web.pages.notices import notices_router
 from web.pages.settings import model_settings_router, settings_router
 from web.pages.sign_in import sign_in_router
 from web.pages.space import space_router
@@ -35,7 +36,10 @@ def web_pages(backend: WebBackend, clock: Clock, *, secure: bool) -> Pages:
 def web_router(pages: Pages) -> APIRouter:
     """Every page. `secure` of `pages` says whether people reach us by https."""
     router = APIRouter(route_class=page_route(pages), include_in_schema=False)
-    for part in (gallery_router, sign_in_router, account_router, admin_router, space_router, settings_router, collections_router):
+    families = (
+        gallery_router, sign_in_router, account_router, notices_router, admin_router, space_router, settings_router, collections_router,
+    )  # fmt: skip
+    for part in families:
         router.include_router(part(pages))
     for kind in (RepoType.SPACE, RepoType.DATASET, RepoType.MODEL):
         router.include_router(files_router(pages, kind))

@@ -11,11 +11,14 @@ from web.services.community import CommunityFamily
 from web.services.deps import WebDeps
 from web.services.files import FilesFamily
 from web.services.gallery import GalleryFamily
+from web.services.notices import NoticesFamily
 from web.services.settings import SettingsFamily
 from web.services.spaces import SpaceFamily
 
 
-class ServicesBackend(AdminFamily, CollectionsFamily, SpaceFamily, AnalyticsFamily, SettingsFamily, FilesFamily, CommunityFamily):
+class ServicesBackend(
+    AdminFamily, CollectionsFamily, SpaceFamily, AnalyticsFamily, SettingsFamily, FilesFamily, CommunityFamily, NoticesFamily
+):
     """Implements `web.backend.WebBackend` over use cases and stores. `close` ends its one background listener."""
 
     def __init__(self, deps: WebDeps) -> None:

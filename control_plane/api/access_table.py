@@ -78,9 +78,11 @@ _BY_RIGHT: dict[Right, tuple[str, ...]] = {
         "GET /api/spaces/zero-gpu/quota",
     ),
     Access.SIGNED_IN_WRITE: (
+        "GET /api/notifications",
         "POST /api/repos/create",
         "POST /api/settings/webhooks",
         "POST /api/settings/webhooks/{hook_id:seg}",
+        "POST /api/discussions/mark-as-read",
         "DELETE /api/settings/webhooks/{hook_id:seg}",
         "POST /api/settings/webhooks/{hook_id:seg}/enable",
         "POST /api/settings/webhooks/{hook_id:seg}/disable",

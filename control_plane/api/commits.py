@@ -79,7 +79,7 @@ def router(hub: Hub) -> APIRouter:
     api = APIRouter(tags=["commits"])
     services = hub.services
     git = services.git
-    desk = discussions.Desk(services.uow, services.clock, git)
+    desk = discussions.Desk(services.uow, services.clock, git, services.signals)
 
     @api.post("/api/validate-yaml")
     async def validate_yaml(request: Request, body: ValidateBody) -> JSONResponse:
@@ -186,7 +186,7 @@ def router(hub: Hub) -> APIRouter:
             await services.actions.accept_commit(actor, repo, ref, old, new)
             await hub.deliveries.content(repo, ref, old, new)
             if ref.startswith("refs/pr/"):
-                await desk.note_commit(repo, int(ref.rpartition("/")[2]), user, made.title, new)
+                await desk.note_commit(repo, int(ref.rpartition("/")[2]), actor, made.title, new)
         answer: dict[str, object] = {
             "success": True,
             "commitOid": new,

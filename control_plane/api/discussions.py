@@ -76,7 +76,7 @@ def event_json(event: Event) -> dict[str, Any]:
 def router(hub: Hub) -> APIRouter:
     api = APIRouter(tags=["discussions"])
     services = hub.services
-    desk = discussions.Desk(services.uow, services.clock, services.git)
+    desk = discussions.Desk(services.uow, services.clock, services.git, services.signals)
     pulls = PullRequests(desk, services.actions)
     base = "/api/{kind:kind}/{ns:seg}/{name:seg}/discussions"
 
@@ -153,8 +153,7 @@ def router(hub: Hub) -> APIRouter:
         if body.pullRequest:
             made = await desk.open_pull(repo, actor, title, body.description or "", await hub.resolve(repo, "main"))
         else:
-            async with services.uow.write() as uow:
-                made = await discussions.create(uow, services.clock.now(), repo, actor, title, body.description or "", is_pull=False)
+            made = await desk.open(repo, actor, title, body.description or "")
         await tell(repo, made, "create")
         return ok(summary(repo, made, base_url(request)))
 

@@ -14,6 +14,7 @@ from control_plane.api import (
     identity,
     internal,
     oauth,
+    notifications,
     refs,
     repos,
     side_calls,
@@ -54,6 +55,7 @@ def hub_router(services: Services, consent: ConsentPages, deliveries: Deliveries
         collections,
         catalogue,
         files,
+        notifications,
     ):
         api.include_router(room.router(hub))
     api.add_api_route("/api/{rest:tail}", _nothing_here, methods=["GET", "POST", "PUT", "PATCH", "DELETE"], include_in_schema=False)

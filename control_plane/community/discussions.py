@@ -9,13 +9,16 @@ from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
+from control_plane.community import notices
 from control_plane.community.noted import note, repo_subject
 from control_plane.domain.accounts import Account, Actor
 from control_plane.domain.errors import NotFound, NotSignedIn, Rejected
 from control_plane.domain.ids import RepoId, Sha, new_id
+from control_plane.domain.notices import NoticeKind
 from control_plane.domain.spaces import Repo
 from control_plane.ports.clock import Clock
 from control_plane.ports.git import GitStore
+from control_plane.ports.signals import Signals
 from control_plane.ports.stores import UnitOfWork, UnitOfWorkFactory
 
 KIND = "discussion"
@@ -154,6 +157,21 @@ class Desk:
     uow: UnitOfWorkFactory
     clock: Clock
     git: GitStore
+    signals: Signals
+
+    async def open(self, repo: Repo, actor: Actor, title: str, text: str) -> Discussion:
+        now = self.clock.now()
+        async with self.uow.write() as uow:
+            made = await create(uow, now, repo, actor, title, text, is_pull=False)
+            await self._tell(uow, repo, made, NoticeKind.DISCUSSION_OPENED, actor, now, text)
+        return made
+
+    async def _tell(
+        self, uow: UnitOfWork, repo: Repo, about: Discussion, kind: NoticeKind, actor: Actor, at: datetime, text: str = ""
+    ) -> None:
+        """Those who own the repository or talk here, in the transaction of the change."""
+        notice = notices.discussion_notice(repo, about.num, about.title, kind, actor.name, at, text)
+        await notices.of_discussion(uow, self.signals, repo, notice, {about.author, *(e.author for e in about.events)}, text)
 
     async def open_pull(
         self, repo: Repo, actor: Actor, title: str, description: str, head: Sha, *, with_commit: bool = False
@@ -162,6 +180,8 @@ class Desk:
         now = self.clock.now()
         async with self.uow.write() as uow:
             pull = await create(uow, now, repo, actor, title, description, is_pull=True, base=head, with_commit=with_commit)
+            if not with_commit:  # else its first commit tells; it may be refused yet
+                await self._tell(uow, repo, pull, NoticeKind.PULL_OPENED, actor, now, description)
         await self.git.set_ref(repo.id, pull.ref, head)
         return pull
 
@@ -171,13 +191,16 @@ class Desk:
         async with self.uow.write() as uow:
             await uow.documents.remove(KIND, _key(repo.id, num))
 
-    async def note_commit(self, repo: Repo, num: int, user: Account, subject: str, oid: Sha) -> None:
+    async def note_commit(self, repo: Repo, num: int, actor: Actor, subject: str, oid: Sha) -> None:
+        now = self.clock.now()
         async with self.uow.write() as uow:
             found = await find(uow, repo.id, num)
             if found is not None:
                 status = "open" if found.status == "draft" else found.status
-                event = plain_event(self.clock.now(), user, "commit", {"subject": subject, "oid": oid})
+                event = plain_event(now, _person(actor), "commit", {"subject": subject, "oid": oid})
                 await save(uow, with_event(found, event, status=status))
+                if found.status == "draft":
+                    await self._tell(uow, repo, found, NoticeKind.PULL_OPENED, actor, now)
 
     async def comment(self, repo: Repo, num: int, actor: Actor, text: str) -> tuple[Discussion, Event]:
         now = self.clock.now()
@@ -186,6 +209,7 @@ class Desk:
             changed = with_event(await need(uow, repo.id, num), event)
             await save(uow, changed)
             await note(uow, actor, "discussion.comment", repo_subject(repo), {"num": num, "comment": event.id}, now)
+            await self._tell(uow, repo, changed, NoticeKind.COMMENT, actor, now, text)
         return changed, event
 
     async def rename(self, repo: Repo, num: int, actor: Actor, title: str) -> tuple[Discussion, Event]:
@@ -217,6 +241,8 @@ class Desk:
         await save(uow, changed)
         if audited:
             await note(uow, actor, "discussion.status", repo_subject(repo), {"num": num, "before": old.status, "after": status}, now)
+        kind = {"merged": NoticeKind.MERGED, "closed": NoticeKind.CLOSED}.get(status, NoticeKind.REOPENED)
+        await self._tell(uow, repo, changed, kind, actor, now, comment)
         return changed, event
 
     async def change_comment(self, repo: Repo, num: int, actor: Actor, event_id: str, text: str | None) -> Event:

@@ -35,6 +35,10 @@ class SqlNoticeStore:
         }
         await self._rows.put(notices, row, key=("account_id", "topic"))
 
+    async def get(self, account_id: AccountId, topic: str) -> Notice | None:
+        row = await self._rows.one(select(notices).where(notices.c.account_id == account_id, notices.c.topic == topic))
+        return _notice(row) if row is not None else None
+
     async def of_account(self, account_id: AccountId, *, unread_only: bool = False, limit: int = 50, offset: int = 0) -> tuple[Notice, ...]:
         query = select(notices).where(notices.c.account_id == account_id)
         if unread_only:

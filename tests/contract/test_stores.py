@@ -19,6 +19,7 @@ from control_plane.domain.accounts import Account, AccountKind, Membership, OrgR
 from control_plane.domain.builds import Artifact, ArtifactKind, BuildPhase, BuildResult, BuildStatus, LaunchPlan
 from control_plane.domain.errors import Broken, Conflict, NameTaken, Rejected, StaleGeneration, Unavailable
 from control_plane.domain.ids import AccountId, BuildId, ReplicaId, RepoId, SessionId, Sha, SpaceId, TokenId, new_id
+from control_plane.domain.notices import Notice, NoticeKind
 from control_plane.domain.reasons import Reason
 from control_plane.domain.replicas import ReplicaState
 from control_plane.domain.routes import Endpoint, EndpointKind, IdleRule
@@ -719,6 +720,40 @@ async def test_documents_are_keyed_and_listed_in_order(db: Database) -> None:
         assert [d["n"] for d in await work.documents.list("hook", "ann")] == [22, 1]
         await work.documents.remove("hook", "1")
         assert [d["n"] for d in await work.documents.list("hook", "ann")] == [22]
+
+
+async def test_a_notice_is_one_row_per_person_and_topic(db: Database) -> None:
+    ann, bob = user(), user("bob")
+    its_repo = repo(ann)
+    first = Notice(ann.id, "t", NoticeKind.COMMENT, its_repo.id, NOW, "bob", "Which edition?", "The first?", 3)
+    async with db.write() as work:
+        await work.accounts.add(ann)
+        await work.accounts.add(bob)
+        await work.repos.add(its_repo)
+        await work.notices.tell(first)
+        assert await work.notices.get(ann.id, "t") == first
+        later = replace(first, at=NOW + timedelta(hours=1), kind=NoticeKind.CLOSED, words="")
+        await work.notices.tell(later)  # nobody read the first
+        await work.notices.tell(replace(first, topic="u", at=NOW - timedelta(days=1)))
+        await work.notices.tell(replace(first, account_id=bob.id))
+        assert await work.notices.of_account(ann.id) == (
+            replace(later, count=2),
+            replace(first, topic="u", at=NOW - timedelta(days=1)),
+        )
+        assert [n.topic for n in await work.notices.of_account(ann.id, limit=1, offset=1)] == ["u"]
+        assert await work.notices.mark(ann.id, NOW, ["t", "nothing"]) == 1
+        assert await work.notices.mark(ann.id, NOW, ["t"]) == 0
+        assert (await work.notices.count(ann.id), await work.notices.count(ann.id, unread_only=True)) == (2, 1)
+        assert [n.topic for n in await work.notices.of_account(ann.id, unread_only=True)] == ["u"]
+        await work.notices.tell(later)  # after it was read, the count begins again
+        told = await work.notices.get(ann.id, "t")
+        assert told is not None and (told.count, told.read_at) == (1, None)
+        assert await work.notices.mark(ann.id, NOW) == 2
+        assert await work.notices.mark(ann.id, None, ["u"]) == 1
+        assert await work.notices.count(bob.id, unread_only=True) == 1, "another person's stay"
+        assert await work.notices.prune(NOW) == 1
+        await work.repos.remove(its_repo.id)
+        assert await work.notices.of_account(bob.id) == ()
 
 
 async def test_numbers_are_handed_out_once_by_parallel_writers_of_two_processes(db: Database, url: str) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 
@@ -35,6 +35,8 @@ from web.views import (
     LogEntry,
     LogPage,
     Measure,
+    NoticePage,
+    NoticeRow,
     PlatformFacts,
     PoolRow,
     Profile,
@@ -187,7 +189,7 @@ class MemoryWebBackend:
         return Actor(Via.SESSION, user, session=session)
 
     async def viewer(self, actor: Actor) -> Viewer:
-        return Viewer(actor.user.name, actor.user.fullname, actor.is_admin, ("alice", "lab-oslo")) if actor.user else Viewer()
+        return Viewer(actor.user.name, actor.user.fullname, actor.is_admin, ("alice", "lab-oslo"), 2) if actor.user else Viewer()
 
     async def sign_in(self, name: str, password: str, *, address: str, user_agent: str) -> SignedIn:
         if (name, password) != ("alice", "correct horse"):
@@ -592,8 +594,31 @@ class MemoryWebBackend:
     async def comment(self, actor: Actor, kind: RepoType, owner: str, name: str, number: int, text: str) -> None:
         self.calls.append(("comment", number, text))
 
-    async def set_discussion_status(self, actor: Actor, kind: RepoType, owner: str, name: str, number: int, status: str) -> None:
+    async def set_discussion_status(
+        self, actor: Actor, kind: RepoType, owner: str, name: str, number: int, status: str, comment: str = ""
+    ) -> None:
         self.calls.append(("status", number, status))
+
+    # notices
+    async def notices(self, actor: Actor, unread_only: bool, page: int) -> NoticePage:
+        here, ago = "alice/marginalia", timedelta(hours=3)
+        rows = (
+            NoticeRow("t1", "run", "New comment", here, f"/spaces/{here}/discussions/1", self.now, "mira", self.discussion_title, self.comment_text, 1, 3),
+            NoticeRow("t2", "fail", "Build failed", "alice/broken", "/spaces/alice/broken/logs", self.now - ago, "", self.commit_title, "A requirement could not be installed; the build log has its error."),
+            NoticeRow("t3", "sleep", "Merged", here, f"/spaces/{here}/discussions/2", self.now - 9 * ago, "bob", "Faster search", "", 2, is_read=True),
+        )  # fmt: skip
+        return NoticePage(tuple(r for r in rows if not (unread_only and r.is_read)), 2, page, False)
+
+    async def open_notice(self, actor: Actor, topic: str) -> str:
+        self.calls.append(("open-notice", topic))
+        return "/spaces/alice/marginalia/discussions/1"
+
+    async def mark_notices(self, actor: Actor, topics: Sequence[str] | None, read: bool) -> None:
+        self.calls.append(("mark", topics, read))
+
+    async def follow_notices(self, actor: Actor) -> AsyncIterator[int | None]:
+        yield 2
+        yield None
 
     # admin
     def _list(self) -> CollectionRow:

@@ -23,7 +23,7 @@ OPEN = ("open", "draft")
 class CommunityFamily(Base):
     @property
     def desk(self) -> Desk:
-        return Desk(self.d.uow, self.d.clock, self.d.git)
+        return Desk(self.d.uow, self.d.clock, self.d.git, self.d.signals)
 
     @property
     def pulls(self) -> PullRequests:
@@ -76,9 +76,7 @@ class CommunityFamily(Base):
 
     async def open_discussion(self, actor: Actor, kind: RepoType, owner: str, name: str, title: str, text: str) -> int:
         repo, _ = await self._speaker(actor, kind, owner, name)
-        async with self.d.uow.write() as uow:
-            made = await discussions.create(uow, self.d.clock.now(), repo, actor, title, text, is_pull=False)
-        return made.num
+        return (await self.desk.open(repo, actor, title, text)).num
 
     async def comment(self, actor: Actor, kind: RepoType, owner: str, name: str, number: int, text: str) -> None:
         repo, _ = await self._speaker(actor, kind, owner, name)

@@ -137,12 +137,12 @@ class FilesFamily(Base):
     async def propose_files(
         self, actor: Actor, kind: RepoType, owner: str, name: str, branch: str, changes: Mapping[str, bytes | None], message: str
     ) -> int:
-        user = policy.require_user(actor, write=True)
+        policy.require_user(actor, write=True)
         repo = await self.repo_for(actor, kind, owner, name, Action.DISCUSS)
         if repo.discussions_disabled:
             raise Rejected("Discussions are switched off for this repository.")
         head = await self.d.git.resolve(repo.id, branch)
-        desk = Desk(self.d.uow, self.d.clock, self.d.git)
+        desk = Desk(self.d.uow, self.d.clock, self.d.git, self.d.signals)
         pull = await desk.open_pull(repo, actor, message.splitlines()[0][:200], "", head, with_commit=True)
         files = [FileChange(path=path, content=body) for path, body in changes.items()]
         try:
@@ -150,7 +150,7 @@ class FilesFamily(Base):
         except BaseException:
             await desk.undo_pull(repo, pull.num)
             raise
-        await desk.note_commit(repo, pull.num, user, message.splitlines()[0], new)
+        await desk.note_commit(repo, pull.num, actor, message.splitlines()[0], new)
         return pull.num
 
     async def commit_changes(

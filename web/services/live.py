@@ -16,10 +16,11 @@ from control_plane.ports.signals import Signals
 
 ALIVE_S = 40.0  # a sign of life on quiet streams; proxies close silent ones after a minute
 LOOK_S = 15.0
+LOOK_EVERY = 20  # signs of life after which a stream looks at its rows and rights without having been told to
 
 
 class LiveHub:
-    """Tells waiting pages which Space changed. `newest` gives the id of the newest event of all Spaces."""
+    """Tells waiting pages which Space, or whose notices, changed. `newest` gives the id of the newest event of all Spaces."""
 
     def __init__(self, signals: Signals, newest: Callable[[], Awaitable[int]]) -> None:
         self._signals = signals
@@ -44,7 +45,7 @@ class LiveHub:
                 del self._waiting[key]
 
     async def _listen(self) -> None:
-        async for _topic, key in self._signals.subscribe("events", "builds", "access"):
+        async for _topic, key in self._signals.subscribe("events", "builds", "access", "notices"):
             self._heard = True
             self._wake(None if key == "*" else key)
 

@@ -31,11 +31,12 @@ class PeopleFamily(Base):
         if actor.user is None:
             return Viewer()
         spaces = [actor.user.name]
-        if actor.roles:
-            async with self.d.uow.read() as uow:
+        async with self.d.uow.read() as uow:
+            unread = await uow.notices.count(actor.user.id, unread_only=True)
+            if actor.roles:
                 memberships = await uow.accounts.memberships(actor.user.id)
-            spaces += [org.name for org, role in memberships if role.includes(OrgRole.CONTRIBUTOR)]
-        return Viewer(actor.user.name, actor.user.fullname, actor.is_admin, tuple(spaces))
+                spaces += [org.name for org, role in memberships if role.includes(OrgRole.CONTRIBUTOR)]
+        return Viewer(actor.user.name, actor.user.fullname, actor.is_admin, tuple(spaces), unread)
 
     async def sign_in(self, name: str, password: str, *, address: str, user_agent: str) -> SignedIn:
         session, cookie = await sign_in.sign_in(

@@ -18,14 +18,13 @@ from control_plane.domain.stage import Stage
 from control_plane.ports.log_store import LogLine
 from control_plane.ports.space_actions import DuplicateOrder, NewRepo, RuntimeView
 from web.services.deps import Base, WebDeps
-from web.services.live import ALIVE_S, LiveHub, changed
+from web.services.live import ALIVE_S, LOOK_EVERY, LiveHub, changed
 from web.services.stages import card
 from web.services.starters import starter_app
 from web.services.timeline import timeline, usual_seconds
 from web.views import BuildRow, LiveEvent, LogEntry, LogPage, SpacePage
 
 DOWNLOAD_LINES = 200_000
-LOOK_EVERY = 20  # signs of life after which a stream looks at its rows and rights without having been told to
 
 
 class SpaceFamily(Base):

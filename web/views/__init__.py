@@ -7,6 +7,7 @@ the message catalogues translate; everything else is shown as it is (and escaped
 from __future__ import annotations
 
 from web.views.community import DiscussionEntry, DiscussionPage, DiscussionRow
+from web.views.notices import NoticePage, NoticeRow
 from web.views.operations import AdminBuildRow, AdminOverview, AnalyticsView, AuditRow, HourBar, Measure, PoolRow, UsageRow, UserRow
 from web.views.people import CollectionPage, CollectionRow, Profile, SessionRow, SignedIn, TokenRow
 from web.views.repositories import BlobView, CommitRow, CommitsView, CommitView, FileRow, RepoPage, RepoRow, TreeView
@@ -50,6 +51,8 @@ __all__ = [
     "LogEntry",
     "LogPage",
     "Measure",
+    "NoticePage",
+    "NoticeRow",
     "PlatformFacts",
     "PoolRow",
     "Profile",

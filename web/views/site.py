@@ -13,6 +13,7 @@ class Viewer:
     fullname: str = ""
     is_admin: bool = False
     namespaces: tuple[str, ...] = ()  # own name first, then organisations one may write to
+    unread: int = 0  # notices
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,6 +39,7 @@ PAGES: dict[str, str] = {
     "settings": f"{SPACE}/settings", "share": f"{SPACE}/share", "new-space": "/new-space", "profile": "/alice",
     "collection": "/collections/alice/reading-room",
     "tokens": "/settings/tokens",
+    "notifications": "/notifications",
     "account": "/settings/account", "admin": "/admin", "admin-users": "/admin/users", "admin-quotas": "/admin/quotas?subject=alice",
     "admin-audit": "/admin/audit", "datasets": "/datasets", "dataset": "/datasets/alice/books", "missing": "/spaces/alice/nowhere",
 }  # fmt: skip

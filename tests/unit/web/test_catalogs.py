@@ -13,6 +13,7 @@ from control_plane.domain.stage import Stage
 from web.catalog import LANGUAGES, choose, load, plural_form
 from web.page import DONE
 from web.services.history import WORDS
+from web.services.notices import SAYS
 from web.services.stages import badge
 from web.services.timeline import CAUSES, PHASES
 
@@ -24,6 +25,7 @@ OTHERS = [code for code, _ in LANGUAGES if code != "en"]
 
 def sentences() -> set[str]:
     found = set(DONE.values()) | {r.words for r in Reason} | set(WORDS.values()) | set(CAUSES.values()) | set(PHASES.values())
+    found |= {label for _, label in SAYS.values()}
     for stage in Stage:
         found |= {badge(stage).label, badge(stage).detail} - {""}
     for path in [*(ROOT / "templates").rglob("*.html"), ROOT / "words.py"]:
