@@ -13,8 +13,8 @@ from control_plane.api import (
     files,
     identity,
     internal,
-    oauth,
     notifications,
+    oauth,
     refs,
     repos,
     side_calls,
@@ -53,9 +53,9 @@ def hub_router(services: Services, consent: ConsentPages, deliveries: Deliveries
         discussions,
         webhooks,
         collections,
+        notifications,
         catalogue,
         files,
-        notifications,
     ):
         api.include_router(room.router(hub))
     api.add_api_route("/api/{rest:tail}", _nothing_here, methods=["GET", "POST", "PUT", "PATCH", "DELETE"], include_in_schema=False)
