@@ -118,14 +118,14 @@ class ImageBuilder:
         """The reference by digest. A registry that is away for a moment (a restart, an upgrade) does not cost the build."""
         for pause_s in PUSH_PAUSES_S:
             try:
-                return self._engine.push(tag, runner)
+                return self._engine.push(tag, runner, reporter.registry_token())
             except BuildFailed as failure:
                 if failure.reason is not Reason.REGISTRY_UNAVAILABLE:
                     raise
                 reporter.phase(BuildPhase.PUBLISH, f"the registry does not answer; trying again in {pause_s:.0f} s")
                 runner.cancel.wait(pause_s)
                 runner.cancel.check()
-        return self._engine.push(tag, runner)
+        return self._engine.push(tag, runner, reporter.registry_token())
 
     def _write_context(self, plan: Blueprint, tree: SourceTree, scratch: Path, labels: Mapping[str, str]) -> tuple[Path, str]:
         """The context's folder, and where the Dockerfile lies (absolute when it is outside)."""

@@ -58,7 +58,9 @@ class LayeredImages:
             app = pack(tree_entries(tree.root, APP, uid=USER), Path(scratch, "app"), cancel)
             layers = (base, env, app)
             reporter.phase(BuildPhase.PUBLISH, "pushing the image")
-            ref = self._registry.push(request.space_id, layers, _config(request, plan), request.build_id, cancel)
+            ref = self._registry.push(
+                request.space_id, layers, _config(request, plan), request.build_id, cancel, token=reporter.registry_token()
+            )
         size = sum(layer.size for layer in layers)
         return BuildResult(Artifact(ArtifactKind.IMAGE, ref, size_bytes=size), replace(plan.launch, argv=()))
 

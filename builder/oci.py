@@ -139,8 +139,10 @@ class Registry:
         self._prefix = prefix.strip("/")
         self._login = httpx.BasicAuth(*login) if login else None
 
-    def push(self, repository: str, layers: Sequence[Layer], config: Mapping[str, Any], tag: str, cancel: CancelToken) -> str:
-        """Blobs that the registry has are not sent again. Gives `host/name@sha256:…`."""
+    def push(
+        self, repository: str, layers: Sequence[Layer], config: Mapping[str, Any], tag: str, cancel: CancelToken, *, token: str = ""
+    ) -> str:
+        """Blobs that the registry has are not sent again. `token` signs in instead of `login`. Gives `host/name@sha256:…`."""
         name = f"{self._prefix}/{repository}".lstrip("/")
         body = json.dumps(
             {
@@ -152,7 +154,11 @@ class Registry:
             sort_keys=True,
         ).encode()
         try:
-            with httpx.Client(base_url=self._base(), auth=self._login, timeout=300, follow_redirects=True, trust_env=False) as client:
+            bearer = {"Authorization": f"Bearer {token}"} if token else {}
+            auth = None if token else self._login
+            with httpx.Client(
+                base_url=self._base(), auth=auth, headers=bearer, timeout=300, follow_redirects=True, trust_env=False
+            ) as client:
                 for layer in layers:
                     cancel.check()
                     _send(client, name, layer.digest, layer.path, cancel)

@@ -179,6 +179,12 @@ class BuildDoor:
         body = response.json()
         return {str(name): str(value) for name, value in body.items()}
 
+    def registry_token(self, build_id: BuildId) -> str:
+        """A token to push this build's image with, "" where the worker's own sign-in holds. Raises DoorClosed."""
+        response = self._retrying(lambda: self._client.get(f"/internal/builds/{build_id}/registry"), None)
+        _open(response)
+        return str(response.json().get("token", ""))
+
     def _post(self, path: str, body: dict[str, Any], retry_s: float | None) -> httpx.Response:
         return self._retrying(lambda: self._client.post(path, json=body), retry_s)
 
@@ -264,6 +270,10 @@ class BuildReporter:
     def secrets(self) -> dict[str, str]:
         """Values of this build's secrets; asked for only by builds that mount them."""
         return self._door.secrets(self._request.build_id)
+
+    def registry_token(self) -> str:
+        """Lets this build push its own Space's image; "" where the worker's own sign-in holds."""
+        return self._door.registry_token(self._request.build_id)
 
     def hide(self, values: Iterable[str]) -> None:
         """From now on these values appear in no line of the log (short ones could be anything and are left)."""

@@ -96,7 +96,8 @@ def build_app(services: Services) -> FastAPI:
                 uow=services.uow, clock=services.clock, signals=services.signals, git=services.git, logs=services.logs,
                 open_secret=lambda setting: open_secret(services.spaces, setting), worker_secret=services.internal_secret,
                 meter=services.spaces.meter_build,
-                admit=services.admit, sites=_site_uploads(services),
+                admit=services.admit, sites=_site_uploads(services), registry_sign=services.registry_sign,
+                registry=services.settings.registry,
             )
         )
     )  # fmt: skip
@@ -112,10 +113,12 @@ def build_app(services: Services) -> FastAPI:
 
 def _hub(app: FastAPI, services: Services, deliveries: Deliveries, pages: Pages) -> None:
     from control_plane.api.admin import admin_router
+    from control_plane.api.images import images_router
     from control_plane.api.single_sign_on import sso_router
     from web.router import consent_pages
 
     app.include_router(admin_router(services))
+    app.include_router(images_router(services))
     if (provider := sign_in_provider(services.settings)) is not None:
         app.include_router(sso_router(services, provider))
     app.include_router(hub_router(services, consent_pages(pages), deliveries))

@@ -52,6 +52,12 @@ class Settings:
     registry: str = field(default="", metadata={"doc": "`host:port[/prefix]` where images are pushed (container runtimes)"})
     registry_user: str = field(default="", metadata={"doc": "Name to sign in to the registry with; default: no sign-in"})
     registry_password: str = field(default="", metadata={"doc": "Password of that name"})
+    registry_tokens: bool = field(
+        default=False,
+        metadata={
+            "doc": "The registry trusts `vitrine images certificate`: builds and starts get tokens for their own Space's images only"
+        },
+    )
     docker_host: str = field(default="", metadata={"doc": "Docker Engine address; default: the engine's own default"})
     kube_namespace: str = field(default="vitrine", metadata={"doc": "Namespace of apps on Kubernetes"})
     kube_reach: str = field(

@@ -78,9 +78,11 @@ class DockerEngine:
             )
         return image
 
-    def push(self, tag: str, runner: StepRunner) -> str:
+    def push(self, tag: str, runner: StepRunner, token: str = "") -> str:
         login = self._config.login
         auth = {"username": login.username, "password": login.password} if login else {}
+        if token:
+            auth = {"registrytoken": token}
         return str(self._step({"do": "push", "tag": tag, "auth": auth}, runner)["ref"])
 
     def untag(self, tag: str, runner: StepRunner) -> None:

@@ -48,8 +48,8 @@ class ImageEngine(Protocol):
 
     def build(self, build: ImageBuild, runner: StepRunner) -> BuiltImage: ...
 
-    def push(self, tag: str, runner: StepRunner) -> str:
-        """Pushes to the registry that the tag names; gives `name@sha256:…`."""
+    def push(self, tag: str, runner: StepRunner, token: str = "") -> str:
+        """Pushes to the registry that the tag names, with `token` where there is one; gives `name@sha256:…`."""
         ...
 
     def untag(self, tag: str, runner: StepRunner) -> None:

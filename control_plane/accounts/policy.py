@@ -191,3 +191,8 @@ def require_admin(actor: Actor) -> Account:
     if not actor.is_admin:
         raise Forbidden("Only platform administrators may do this, with a token of role write.")
     return user
+
+
+def may_pull_image(actor: Actor, repo: Repo) -> bool:
+    """Whoever may change the Space, with any token that covers it: pulling changes nothing."""
+    return standing(actor, repo) >= NEEDS[Action.WRITE][repo.visibility] and _token_right(actor, repo.owner_name, repo.name) != ""

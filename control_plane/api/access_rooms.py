@@ -28,6 +28,7 @@ _FIXED: dict[Right, tuple[str, ...]] = {
     Access.PLATFORM_ADMIN: ("ANY /admin", "ANY /admin/{page}", "ANY /api/admin/{rest}"),
     Access.INTERNAL: ("ANY /internal/builds/{rest}",),
     Access.SIGNED_LINK: ("ANY /_lfs/{rest}", "ANY /_cas/{rest}"),
+    Access.IMAGE: ("GET /v2", "GET /v2/", "GET /v2/token", "ANY /v2/{rest:tail}"),
     Action.VIEW: (
         "GET /spaces/{owner:seg}/{name:seg}", "GET /-/spaces/{owner:seg}/{name:seg}/panel", "GET /-/spaces/{owner:seg}/{name:seg}/events",
         "GET /spaces/{owner:seg}/{name:seg}/share", "GET /datasets/{owner:seg}/{name:seg}", "GET /{owner:seg}/{name:seg}",

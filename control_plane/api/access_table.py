@@ -22,6 +22,7 @@ class Access(StrEnum):
     PLATFORM_ADMIN = "platform-admin"
     GIT = "git"  # fetch: read the code; push, upload and locks: write
     SIGNED_LINK = "signed-link"  # the address or its short-lived token is the right
+    IMAGE = "image"  # pull: may change the Space, with a token that reads it
     INTERNAL = "internal"  # the platform's own processes, by shared secret
 
 

@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Collection
 from datetime import datetime, timedelta
 from typing import Any, Protocol, cast
 
+import httpx
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
@@ -46,6 +47,8 @@ class AdminServices(HubServices, Protocol):
     def keys(self) -> Any: ...  # bootstrap.Keys: `box` with the master keys
     @property
     def storage(self) -> StorageRoom: ...
+    @property
+    def registry_auth(self) -> httpx.Auth | None: ...
     @property
     def change_master_key(self) -> Callable[..., None]: ...  # retire=…
     @property

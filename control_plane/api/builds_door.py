@@ -20,7 +20,8 @@ from control_plane.domain.builds import BuildEvent, BuildStatus
 from control_plane.domain.errors import Forbidden, NotFound, Rejected
 from control_plane.domain.ids import BuildId, RepoId
 from control_plane.domain.sensitive import Sensitive
-from control_plane.domain.spaces import Build, Setting
+from control_plane.domain.spaces import Build, RepoType, Setting
+from control_plane.net.registry import Sign
 from control_plane.ports.clock import Clock
 from control_plane.ports.git import GitStore
 from control_plane.ports.log_store import LogLine, LogStore
@@ -29,6 +30,7 @@ from control_plane.ports.stores import UnitOfWorkFactory
 
 _MAX_LINES = 5000  # of one request
 _MAX_BODY = 64 << 20
+_SHARING = 30  # Spaces of an owner whose layers a new image may share; each is a part of the token
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,8 @@ class BuildsDoor:
     meter: BuildMeter
     admit: Admit | None = None
     sites: SiteUploads | None = None  # where builders on other hosts bring static Spaces' trees
+    registry: str = ""  # host:port[/prefix]
+    registry_sign: Sign | None = None  # where the registry takes this platform's tokens
 
 
 def builds_door(deps: BuildsDoor) -> APIRouter:
@@ -99,6 +103,25 @@ def builds_door(deps: BuildsDoor) -> APIRouter:
             settings = await uow.spaces.settings(build.space_id)
         values = {s.key: deps.open_secret(s).reveal() for s in settings if s.is_secret}
         return JSONResponse(values, headers={"Cache-Control": "no-store"})
+
+    @router.get("/{build_id}/registry")
+    async def registry(build_id: str, request: Request) -> JSONResponse:
+        """A token to push this Space's image with; {} where builders have a name and password, or need none.
+
+        It also reads the owner's other Spaces, so that the registry can share their layers instead of taking them once more.
+        """
+        guard(request)
+        build = await running(build_id)
+        if deps.registry_sign is None:
+            return JSONResponse({})
+        async with deps.uow.read() as uow:
+            repo = await uow.repos.get(RepoId(build.space_id))
+            assert repo is not None
+            others = await uow.repos.list(RepoType.SPACE, owner=repo.owner_name, see_all=True, sort="updated", limit=_SHARING)
+        prefix = deps.registry.partition("/")[2].strip("/")
+        named = [f"repository:{prefix}/{one.id}".replace(":/", ":") for one in (*others, repo)]
+        rights = {**dict.fromkeys(named, ("pull",)), named[-1]: ("pull", "push")}
+        return JSONResponse({"token": deps.registry_sign(rights)}, headers={"Cache-Control": "no-store"})
 
     @router.get("/{build_id}/site")
     async def has_site(build_id: str, request: Request) -> JSONResponse:

@@ -15,6 +15,8 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, Protocol
 
+import httpx
+
 from control_plane.accounts.storage import StorageRoom
 from control_plane.api.registry_garbage import RegistryImages
 from control_plane.domain.errors import Unavailable, VitrineError
@@ -22,6 +24,7 @@ from control_plane.domain.ids import BuildId, RepoId, SpaceId
 from control_plane.ports.clock import Clock
 from control_plane.ports.git import LfsStore
 from control_plane.ports.stores import UnitOfWork, UnitOfWorkFactory
+from control_plane.spaces.versions import versions_of
 
 log = logging.getLogger("vitrine.garbage")
 
@@ -45,6 +48,8 @@ class Services(Protocol):
     def lfs(self) -> LfsStore: ...
     @property
     def storage(self) -> StorageRoom: ...
+    @property
+    def registry_auth(self) -> httpx.Auth | None: ...
     @property
     def remove_environments(self) -> Callable[[Collection[str]], Awaitable[None]]: ...
 
@@ -72,9 +77,10 @@ async def collect_garbage(services: Services, *, dry_run: bool) -> list[dict[str
     if unused and not dry_run:
         await services.remove_environments(environments)
     if registry := services.settings.registry:
-        login = (services.settings.registry_user, services.settings.registry_password) if services.settings.registry_user else None
         try:
-            found += await RegistryImages(registry, login).garbage(services.uow, services.clock, known, kept, dry_run=dry_run)
+            found += await RegistryImages(registry, services.registry_auth).garbage(
+                services.uow, services.clock, known, kept, dry_run=dry_run
+            )
         except Unavailable as error:  # its images wait for the next time
             log.warning("garbage.registry", extra={"error": error.message})
     return [*found, *unused, *await _unnamed_large_files(services, data_dir / "lfs", dry_run), *await _old_audit(services, dry_run)]
@@ -103,7 +109,8 @@ async def _named(work: UnitOfWork, known: set[SpaceId]) -> tuple[set[str], set[s
         space = await work.spaces.get(space_id)
         deployments = list(await work.deployments.of_space(space_id, limit=KEPT_DEPLOYMENTS))
         live = await work.deployments.get(space_id, space.live_generation) if space else None
-        for deployment in [*deployments, *([live] if live else [])]:
+        rollbacks = await versions_of(work, space) if space else ()  # many restarts put them beyond the last deployments
+        for deployment in [*deployments, *rollbacks, *([live] if live else [])]:
             artifacts.add(deployment.artifact.ref)
             environments.add(deployment.artifact.env_key)
         artifacts |= {f"{space_id}/{b.id}" for b in await work.builds.of_space(space_id, limit=5) if not b.status.is_terminal}

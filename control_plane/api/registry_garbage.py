@@ -15,6 +15,7 @@ import httpx
 
 from control_plane.domain.errors import Unavailable
 from control_plane.domain.ids import BuildId
+from control_plane.net.registry import connect
 from control_plane.ports.clock import Clock
 from control_plane.ports.stores import UnitOfWorkFactory
 
@@ -31,10 +32,10 @@ _KINDS = ", ".join(
 class RegistryImages:
     """`address` is `host:port[/prefix]`, as builders push to it. Raises Unavailable when the registry does not answer or refuses."""
 
-    def __init__(self, address: str, login: tuple[str, str] | None = None, *, transport: httpx.AsyncBaseTransport | None = None) -> None:
+    def __init__(self, address: str, auth: httpx.Auth | None = None, *, transport: httpx.AsyncBaseTransport | None = None) -> None:
         self.host, _, prefix = address.partition("/")
         self._prefix = f"{prefix.strip('/')}/" if prefix.strip("/") else ""
-        self._login, self._transport = login, transport
+        self._auth, self._transport = auth, transport
 
     async def garbage(
         self, uow: UnitOfWorkFactory, clock: Clock, known: Collection[str], kept: Collection[str], *, dry_run: bool
@@ -42,7 +43,7 @@ class RegistryImages:
         """`known`: ids of Spaces. `kept`: refs (`host/name@digest`) that deployments name. A digest named once keeps all of its tags."""
         found: list[dict[str, Any]] = []
         digests = {ref.rpartition("@")[2] for ref in kept if "@" in ref}
-        client = await self._client()
+        client = await connect(self.host, self._auth, self._transport)
         try:
             async for name in self._repositories(client):
                 why = "no deployment names it" if name.removeprefix(self._prefix) in known else "its Space is gone"
@@ -57,21 +58,6 @@ class RegistryImages:
         finally:
             await client.aclose()
         return found
-
-    async def _client(self) -> httpx.AsyncClient:
-        """https, or plain http where the registry speaks only that."""
-        for scheme in ("https", "http"):
-            client = httpx.AsyncClient(
-                base_url=f"{scheme}://{self.host}", auth=httpx.BasicAuth(*self._login) if self._login else None, timeout=30,
-                trust_env=False, transport=self._transport,
-            )  # fmt: skip
-            try:
-                if (await client.get("/v2/")).status_code == 200:
-                    return client
-            except httpx.HTTPError:
-                pass
-            await client.aclose()
-        raise Unavailable(f"the registry {self.host} does not answer, or refuses VITRINE_REGISTRY_USER")
 
     async def _asked(self, client: httpx.AsyncClient, method: str, path: str) -> httpx.Response | None:
         """None for what is gone already."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,7 @@ from control_plane.domain.ids import ReplicaId, SpaceId
 from control_plane.settings import Settings
 
 if TYPE_CHECKING:
+    from control_plane.net.registry import Sign
     from control_plane.ports.volumes import Volumes
     from control_plane.runtimes.kubernetes.manifests import ClusterOptions
     from control_plane.runtimes.process.floor import FloorReport
@@ -60,6 +61,7 @@ def build_runtime(settings: Settings, services: Services) -> Any:
         return docker_runtime(
             settings.docker_host, sink, settings.data_dir, flavors=flavors, gpus=gpus, hub=(settings.host, settings.port),
             egress_ports=settings.egress_ports, egress_allow=settings.egress_allow, login=registry_login(settings),
+            pull_token=pull_token(services.registry_sign),
         )  # fmt: skip
     if settings.runtime == "kubernetes":
         from control_plane.runtimes.kubernetes.assemble import kubernetes_runtime
@@ -80,6 +82,15 @@ def build_runtime(settings: Settings, services: Services) -> Any:
         egress_ports=tuple(int(port) for port in settings.egress_ports.split(",") if port.strip()),
         egress_allow=tuple(pair.strip() for pair in settings.egress_allow.split(",") if pair.strip()),
     )
+
+
+def pull_token(sign: Sign | None) -> Callable[[str], str]:
+    """For `host/name@digest`: a token that pulls that name and nothing else, "" where the registry takes none of ours."""
+
+    def token(ref: str) -> str:
+        return sign({f"repository:{ref.partition('/')[2].partition('@')[0]}": ("pull",)}) if sign else ""
+
+    return token
 
 
 def build_volumes(settings: Settings, runtime: Any) -> Volumes:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import AsyncIterator, Callable, Collection
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,6 +28,8 @@ from control_plane.ports.stores import UnitOfWork, UnitOfWorkFactory
 from control_plane.settings import Settings
 
 if TYPE_CHECKING:
+    import httpx
+
     from control_plane.accounts.sign_in import Throttle
     from control_plane.accounts.storage import StorageRoom
     from control_plane.bus.local import BusClient
@@ -36,6 +39,7 @@ if TYPE_CHECKING:
     from control_plane.git.lfs import FileLfsStore
     from control_plane.git.store import BareGitStore
     from control_plane.git.upkeep import Upkeep
+    from control_plane.net.registry import Sign
     from control_plane.scheduler.pools import Hardware
     from control_plane.secrets.envelope import EnvelopeBox
     from control_plane.spaces.actions import Actions
@@ -60,6 +64,7 @@ class Keys:
     box: EnvelopeBox
     signing: bytes
     worker_secret: str
+    registry: bytes = field(repr=False)
 
 
 def load_platform_keys(settings: Settings) -> Keys:
@@ -68,7 +73,8 @@ def load_platform_keys(settings: Settings) -> Keys:
     keys = load_keys(settings.secret_key, settings.data_dir / "secret.key")
     box = EnvelopeBox(*keys, reload=lambda: load_keys(settings.secret_key, settings.data_dir / "secret.key"))
     # From the oldest key: a rotation must not part processes that started before it from those that start after it.
-    return Keys(box, derive(keys[-1], "signing"), settings.worker_secret or derive(keys[-1], "worker").hex())
+    worker_secret = settings.worker_secret or derive(keys[-1], "worker").hex()
+    return Keys(box, derive(keys[-1], "signing"), worker_secret, derive(keys[-1], "registry"))
 
 
 def load_worker_secret(settings: Settings) -> str:
@@ -190,6 +196,17 @@ class Services:
         file = self.settings.data_dir / "secret.key"
         self.keys.box.take(drop_old_keys(file) if retire else add_key(file))
 
+    @cached_property
+    def registry_sign(self) -> Sign | None:
+        """Makes tokens for the registry, where it takes this platform's."""
+        return registry_sign(self.settings, self.keys, self.clock)
+
+    @property
+    def registry_auth(self) -> httpx.Auth | None:
+        from control_plane.net.registry import registry_auth
+
+        return registry_auth(registry_login(self.settings), self.registry_sign)
+
     @property
     def apps_domain(self) -> str:
         return self.settings.apps_domain
@@ -215,7 +232,12 @@ def prepare_data_dir(settings: Settings) -> None:
         *(settings.data_dir / n for n in ("repos", "lfs", "envs", "bundles", "logs", "cache", "queue")),
     ):
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    os.chmod(settings.run_dir, 0o700)
+    try:
+        os.chmod(settings.run_dir, 0o700)
+    except PermissionError:
+        # A volume of a container, owned by whoever mounts volumes there: nobody but that container's processes sees it.
+        if not settings.run_dir.is_mount():
+            raise
 
 
 def target_of(settings: Settings) -> SourceKind:
@@ -351,6 +373,19 @@ def redis_check(settings: Settings) -> dict[str, str]:
     except (RedisError, OSError) as error:
         return {"redis": f"does not answer ({type(error).__name__})"}
     return {"redis": "ok"}
+
+
+def registry_sign(settings: Settings, keys: Keys, clock: Clock) -> Sign | None:
+    if not settings.registry_tokens:
+        return None
+    from control_plane.secrets.registry_tokens import RegistryTokens
+
+    tokens = RegistryTokens(keys.registry)
+
+    def sign(rights: Mapping[str, Sequence[str]], *, life_s: float = 3600.0) -> str:
+        return tokens.sign(rights, clock.now(), life_s=life_s)
+
+    return sign
 
 
 def registry_login(settings: Settings) -> tuple[str, str] | None:

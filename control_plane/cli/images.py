@@ -100,6 +100,20 @@ def build_images(
             click.echo(f"{one.name}  {built.id}  {built.size_bytes >> 20} MiB")
 
 
+@images.command("certificate", epilog="Example: vitrine images certificate > registry-tokens.pem")
+def certificate() -> None:
+    """Print what a registry must trust to take this platform's tokens (VITRINE_REGISTRY_TOKENS)."""
+    from control_plane.bootstrap import load_platform_keys
+    from control_plane.secrets.registry_tokens import RegistryTokens
+
+    try:
+        keys = load_platform_keys(load_settings())
+    except VitrineError as error:
+        _fail(error.message)
+        raise AssertionError from error
+    click.echo(RegistryTokens(keys.registry).certificate(), nl=False)
+
+
 @images.command("prune", epilog="Example: vitrine images prune --docker-host unix:///run/docker.sock")
 @_host
 def prune_images(docker_host: str | None) -> None:

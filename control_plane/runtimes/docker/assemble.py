@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,9 +25,10 @@ def docker_runtime(
     egress_ports: str,
     egress_allow: str,
     login: tuple[str, str] | None = None,
+    pull_token: Callable[[str], str] = lambda ref: "",
 ) -> DockerRuntime:
     """`hub`: where the proxy listens. `egress_ports` and `egress_allow` ("host:port") are comma-separated. `login`: name and password
-    at the registry."""
+    at the registry; `pull_token`: for an image's reference, instead."""
     host, port = hub
     openings = replace(
         openings_of((), egress_allow.split(",")),
@@ -38,7 +40,7 @@ def docker_runtime(
         docker_host,
         log,
         data_dir,
-        DockerOptions(flavors=flavors, gpus=gpus, openings=openings, login=RegistryLogin(*login) if login else None),
+        DockerOptions(flavors=flavors, gpus=gpus, openings=openings, login=RegistryLogin(*login) if login else None, pull_token=pull_token),
     )
 
 

@@ -96,9 +96,11 @@ class Engine:
             return False
         return True
 
-    def pull(self, ref: str) -> None:
-        """Raises Absent, Refused or Broken when the registry does not give it; may take minutes."""
+    def pull(self, ref: str, token: str = "") -> None:
+        """With `token` where there is one. Raises Absent, Refused or Broken when the registry does not give it; may take minutes."""
         auth = {"username": self._login.username, "password": self._login.password} if self._login else None
+        if token:
+            auth = {"registrytoken": token}
 
         def call(client: Any) -> None:
             for said in client.pull(ref, stream=True, decode=True, auth_config=auth):

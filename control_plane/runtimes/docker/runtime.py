@@ -221,7 +221,7 @@ class DockerRuntime:
         """Pulling may take minutes: meanwhile the replica is PENDING, and its Space can be observed and stopped."""
         reason, message = Reason.PLATFORM_ERROR, ""
         try:
-            await self._do(lambda: self._engine.pull(spec.artifact.ref))
+            await self._do(lambda: self._engine.pull(spec.artifact.ref, self._options.pull_token(spec.artifact.ref)))
             await self._launch(spec)
             self._waiting.pop(spec.replica_id, None)
         except (Absent, Refused, Clash) as error:

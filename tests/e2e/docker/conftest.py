@@ -43,10 +43,10 @@ marks = (
 
 
 class Registry:
-    """Debian's docker-registry on a port of its own."""
+    """Debian's docker-registry on a port of its own. `auth`: lines of its configuration."""
 
-    def __init__(self, folder: Path) -> None:
-        self.port, self._folder = free_port(), folder
+    def __init__(self, folder: Path, auth: str = "") -> None:
+        self.port, self._folder, self._auth = free_port(), folder, auth
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -57,6 +57,7 @@ class Registry:
         config = self._folder / "registry.yml"
         config.write_text(
             f"version: 0.1\nstorage:\n  filesystem:\n    rootdirectory: {self._folder}/registry\nhttp:\n  addr: 127.0.0.1:{self.port}\n"
+            + self._auth
         )
         with open(self._folder / "registry.log", "ab") as log:
             self._process = subprocess.Popen(["docker-registry", "serve", str(config)], stdout=log, stderr=log)

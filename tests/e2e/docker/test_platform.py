@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import json
 import os
 import signal
 import socket
 import sqlite3
+import subprocess
+import sys
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +26,7 @@ from builder.engines.docker_engine import DockerEngine
 from control_plane.runtimes.docker.manifests import Names
 from tests.contract.docker_engine import TestEngine
 from tests.e2e.conftest import Platform, Work, start_platform, stop_platform
-from tests.e2e.docker.conftest import Registry, marks, until
+from tests.e2e.docker.conftest import Registry, free_port, marks, until
 from tests.e2e.test_push_to_live import child_named, rewind
 
 pytestmark = list(marks)
@@ -93,13 +97,50 @@ http.server.ThreadingHTTPServer(("0.0.0.0", int(os.environ.get("PORT", "7860")))
 """
 
 
+@dataclass(frozen=True)
+class Keys:
+    """The platform's master key, what a registry must trust for its tokens, and the port where it signs them."""
+
+    secret: str
+    certificate: Path
+    port: int
+
+
 @pytest.fixture(scope="module")
-def running(host: TestEngine, engine: DockerEngine, registry: str, http_index: str) -> Iterator[Platform]:
+def keys(tmp_path_factory: pytest.TempPathFactory) -> Keys:
+    secret = base64.urlsafe_b64encode(os.urandom(32)).decode()
+    done = subprocess.run(
+        [sys.executable, "-m", "control_plane.cli.main", "images", "certificate"],
+        env={**os.environ, "VITRINE_SECRET_KEY": secret}, capture_output=True, check=True,
+    )  # fmt: skip
+    file = tmp_path_factory.mktemp("keys") / "certificate.pem"
+    file.write_bytes(done.stdout)
+    return Keys(secret, file, free_port())
+
+
+@pytest.fixture(scope="module")
+def registry_server(keys: Keys, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
+    """One that takes nothing but the platform's tokens."""
+    auth = (
+        f"auth:\n  token:\n    realm: http://localhost:{keys.port}/v2/token\n    service: vitrine-registry\n    issuer: vitrine\n"
+        f"    rootcertbundle: {keys.certificate}\n"
+    )
+    made = Registry(tmp_path_factory.mktemp("registry"), auth)
+    made.start()
+    yield made
+    made.stop()
+
+
+@pytest.fixture(scope="module")
+def running(host: TestEngine, engine: DockerEngine, registry_server: Registry, keys: Keys, http_index: str) -> Iterator[Platform]:
     with tempfile.TemporaryDirectory(prefix="v", ignore_cleanup_errors=True) as folder:
         data = Path(folder) / "d"
         host.tags.add(Names.of_platform(data).tag)
-        settings = {"VITRINE_DOCKER_HOST": host.host, "VITRINE_REGISTRY": registry, "VITRINE_PYPI_INDEX_URL": http_index}
-        platform = start_platform(data, "--runtime", "docker", env=settings)
+        settings = {
+            "VITRINE_DOCKER_HOST": host.host, "VITRINE_REGISTRY": registry_server.prefix, "VITRINE_PYPI_INDEX_URL": http_index,
+            "VITRINE_SECRET_KEY": keys.secret, "VITRINE_REGISTRY_TOKENS": "true", "VITRINE_DRAIN_S": "2",
+        }  # fmt: skip
+        platform = start_platform(data, "--runtime", "docker", env=settings, port=keys.port)
         yield platform
         stop_platform(platform)
 
@@ -181,6 +222,58 @@ def test_push_to_live_switch_roll_back_sleep_and_wake(running: Platform, space: 
     began = time.monotonic()
     assert running.app("admin-first", "/x", headers={"Accept": "application/json"}).text == "one"
     assert time.monotonic() - began < 30
+
+
+def test_an_image_is_pulled_by_name_elsewhere(running: Platform, space: Make, host: TestEngine, tmp_path: Path) -> None:
+    work = space("Export", app__py=APP.format(words="taken along"))
+    assert "Live at" in work.push("x")
+    assert running.api("POST", "/api/admin/users", json={"name": "stranger"}).status_code == 201
+    tokens = {
+        name: running.api("POST", "/api/admin/tokens", json={"user": name, "role": "read", "name": "pull"}).json()["token"]
+        for name in ("admin", "stranger")
+    }
+    (version,) = running.api("GET", "/api/spaces/admin/Export/versions").json()
+    client = Client(host.host, f"localhost:{running.port}", tmp_path / "client")
+
+    assert "401" in client.run("pull", client.image("admin-export"), ok=False), "nobody without a token"
+    assert "incorrect" in client.login("admin", "hf_" + "x" * 34, ok=False) or "401" in client.said
+    client.login("stranger", tokens["stranger"])
+    assert "no such Space" in client.run("pull", client.image("admin-export"), ok=False)
+    client.login("admin", tokens["admin"])
+    for name in ("admin-export", "admin/export", "spaces/admin/export", f"admin-export:{work.commit_id()[:7]}"):
+        assert version["image"].rpartition("@")[2] in client.run("pull", client.image(name)), name
+    said = client.run("run", "--rm", "--network=none", client.image("admin-export"), "python", "-c", "print(open('app.py').read())")
+    assert "taken along" in said
+    assert "405" in client.run("push", client.image("admin-export"), ok=False) or "only be pulled" in client.said
+
+    registry = Client(host.host, version["image"].partition("/")[0], tmp_path / "registry")
+    repository = version["image"].partition("/")[2].partition("@")[0]
+    registry.login("stranger", tokens["stranger"])
+    assert "denied" in registry.run("pull", f"{registry.address}/{repository}@{version['image'].rpartition('@')[2]}", ok=False)
+    registry.login("admin", tokens["admin"])
+    registry.run("pull", version["image"])
+    registry.run("tag", version["image"], f"{registry.address}/{repository}:mine")
+    assert "denied" in registry.run("push", f"{registry.address}/{repository}:mine", ok=False), "people push to git, not to the registry"
+
+
+class Client:
+    """Docker's own command line with a configuration of its own."""
+
+    def __init__(self, engine: str, address: str, folder: Path) -> None:
+        self.address, self.said = address, ""
+        self._argv = ("docker", "--host", engine, "--config", str(folder))
+
+    def image(self, name: str) -> str:
+        return f"{self.address}/{name}"
+
+    def run(self, *words: str, ok: bool = True, stdin: str = "") -> str:
+        done = subprocess.run([*self._argv, *words], input=stdin, capture_output=True, text=True, timeout=120, check=False)
+        self.said = done.stdout + done.stderr
+        assert (done.returncode == 0) == ok, self.said
+        return self.said
+
+    def login(self, user: str, token: str, *, ok: bool = True) -> str:
+        return self.run("login", "--username", user, "--password-stdin", self.address, ok=ok, stdin=token)
 
 
 def is_asleep(platform: Platform, name: str) -> bool:

@@ -70,7 +70,8 @@ class FakeDoor:
 
             def do_GET(self) -> None:
                 if not self._away():
-                    self._answer(door.source if self.path.endswith("/source") else b'{"TOKEN": "s3cret"}')
+                    answers = {"source": door.source, "registry": b"{}"}
+                    self._answer(answers.get(self.path.rpartition("/")[2], b'{"TOKEN": "s3cret"}'))
 
             def _away(self) -> bool:
                 assert self.headers["Authorization"] == "Bearer worker-secret"

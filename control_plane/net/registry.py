@@ -1,0 +1,61 @@
+"""The platform's own connection to the registry: by name and password, or with tokens that it signs itself."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Generator, Mapping, Sequence
+from typing import Protocol
+
+import httpx
+
+from control_plane.domain.errors import Unavailable
+
+
+class Sign(Protocol):
+    """Makes a bearer token with these rights: "repository:NAME" or "registry:catalog" → actions. `life_s` in seconds."""
+
+    def __call__(self, rights: Mapping[str, Sequence[str]], *, life_s: float = 3600.0) -> str: ...
+
+
+_OF_REPOSITORY = re.compile(r"/v2/(.+)/(?:manifests|blobs|tags)/")
+
+
+class SignedAuth(httpx.Auth):
+    """Each request carries a token with the rights that it needs."""
+
+    def __init__(self, sign: Sign) -> None:
+        self._sign = sign
+
+    def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
+        request.headers["Authorization"] = f"Bearer {self._sign(_needed(request.method, request.url.path))}"
+        yield request
+
+
+def _needed(method: str, path: str) -> dict[str, Sequence[str]]:
+    if path == "/v2/_catalog":
+        return {"registry:catalog": ("*",)}
+    found = _OF_REPOSITORY.match(path)
+    return {f"repository:{found.group(1)}": ("delete",) if method == "DELETE" else ("pull",)} if found else {}
+
+
+def registry_auth(login: tuple[str, str] | None, sign: Sign | None) -> httpx.Auth | None:
+    """`sign` where the registry takes this platform's tokens, else `login` where it wants a name and password."""
+    if sign is not None:
+        return SignedAuth(sign)
+    return httpx.BasicAuth(*login) if login else None
+
+
+async def connect(host: str, auth: httpx.Auth | None, transport: httpx.AsyncBaseTransport | None = None) -> httpx.AsyncClient:
+    """A client for `host`: https, or plain http where the registry speaks only that. The caller closes it.
+
+    Raises Unavailable when the registry does not answer or refuses the sign-in.
+    """
+    for scheme in ("https", "http"):
+        client = httpx.AsyncClient(base_url=f"{scheme}://{host}", auth=auth, timeout=30, trust_env=False, transport=transport)
+        try:
+            if (await client.get("/v2/")).status_code == 200:
+                return client
+        except httpx.HTTPError:
+            pass
+        await client.aclose()
+    raise Unavailable(f"the registry {host} does not answer, or refuses VITRINE_REGISTRY_USER")
