@@ -236,8 +236,16 @@ def prepare_data_dir(settings: Settings) -> None:
         os.chmod(settings.run_dir, 0o700)
     except PermissionError:
         # A volume of a container, owned by whoever mounts volumes there: nobody but that container's processes sees it.
-        if not settings.run_dir.is_mount():
+        if not _is_volume(settings.run_dir):
             raise
+
+
+def _is_volume(folder: Path) -> bool:
+    """Whether it is mounted here. Devices do not tell: a bind mount may come from the file system around it (proc(5), mountinfo)."""
+    try:
+        return any(line.split()[4] == str(folder.resolve()) for line in Path("/proc/self/mountinfo").read_text("utf-8").splitlines())
+    except OSError:
+        return False
 
 
 def target_of(settings: Settings) -> SourceKind:
