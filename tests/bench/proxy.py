@@ -319,10 +319,15 @@ async def _echo_main(port: int) -> None:
 
 
 def ws_rows(rounds: int = 3, seconds: float = 2.0, connections: int = 100) -> list[Row]:
-    """proxy.ws: echo messages per second over 100 connections, through the proxy and directly. App and load share core 1."""
-    _need("taskset")
-    upstream = _free_port()
+    """proxy.ws: echo messages per second over 100 connections, through the proxy and directly; .nginx: beside nginx in its place.
+
+    App and load share core 1, the proxies have core 0.
+    """
+    _need("taskset", "nginx")
+    upstream, front = _free_port(), _free_port()
     with contextlib.ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="vbench")))
+        folder.chmod(0o755)
         me = [sys.executable, "-m", "tests.bench.proxy"]
         echo = subprocess.Popen(["taskset", "-c", "1", *me, "echo", str(upstream)], stdout=subprocess.PIPE)
         ours = subprocess.Popen(
@@ -334,12 +339,20 @@ def ws_rows(rounds: int = 3, seconds: float = 2.0, connections: int = 100) -> li
             stack.callback(process.wait)
             stack.callback(process.kill)
         _wait_port(upstream)
+        stack.enter_context(
+            _nginx(
+                folder, "front", 0, front,
+                f"access_log off; server {{ listen 127.0.0.1:{front}; location / {{ proxy_pass http://127.0.0.1:{upstream};\n"
+                "proxy_http_version 1.1; proxy_set_header Connection upgrade; proxy_set_header Upgrade $http_upgrade; } }",
+            )
+        )  # fmt: skip
         assert ours.stdout is not None
         port = int(ours.stdout.readline())
         through: list[float] = []
         direct: list[float] = []
+        peer: list[float] = []
         for _ in range(rounds):
-            for where, rates in ((port, through), (upstream, direct)):
+            for where, rates in ((port, through), (upstream, direct), (front, peer)):
                 out = subprocess.run(
                     ["taskset", "-c", "1", *me, "ask", str(where), str(connections), str(seconds)],
                     capture_output=True,
@@ -347,8 +360,8 @@ def ws_rows(rounds: int = 3, seconds: float = 2.0, connections: int = 100) -> li
                     check=True,
                 )
                 rates.append(float(out.stdout))
-    row = _row("proxy.ws", "msg/s", through, direct, less_is_better=False)
-    return [row | {"reference": "direct to the app"}]
+    row = _row("proxy.ws", "msg/s", through, direct, less_is_better=False) | {"reference": "direct to the app"}
+    return [row, _row("proxy.ws.nginx", "msg/s", through, peer, less_is_better=False)]
 
 
 def rows(rounds: int = 3, seconds: float = 4.0) -> list[Row]:
