@@ -66,9 +66,7 @@ def community_router(pages: Pages, kind: RepoType) -> APIRouter:
     @router.post(f"{base}/{{number:int}}/status")
     async def status(request: Request, owner: str, name: str, number: int) -> Response:
         visit = signed_in(await pages.submitted(request))
-        if visit.text("text"):
-            await backend.comment(visit.actor, kind, owner, name, number, visit.text("text"))
-        await backend.set_discussion_status(visit.actor, kind, owner, name, number, visit.text("status"))
+        await backend.set_discussion_status(visit.actor, kind, owner, name, number, visit.text("status"), visit.text("text"))
         return pages.go(f"/{kind.url_prefix}{owner}/{name}/discussions/{number}", "saved")
 
     def add_preview(word: str, change: Callable[[Actor, str, str, int], Awaitable[None]]) -> None:

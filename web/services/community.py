@@ -82,11 +82,13 @@ class CommunityFamily(Base):
         repo, _ = await self._speaker(actor, kind, owner, name)
         await self.desk.comment(repo, number, actor, text)
 
-    async def set_discussion_status(self, actor: Actor, kind: RepoType, owner: str, name: str, number: int, status: str) -> None:
+    async def set_discussion_status(
+        self, actor: Actor, kind: RepoType, owner: str, name: str, number: int, status: str, comment: str = ""
+    ) -> None:
         if status == "merged":
             user = policy.require_user(actor, write=True)
             repo = await self.repo_for(actor, kind, owner, name, Action.WRITE)
-            done = await self.pulls.merge(actor, user, repo, number)
+            done = await self.pulls.merge(actor, user, repo, number, comment)
             await self.d.moved(repo, MAIN, done.before, done.commit)
         else:
             repo, user = await self._speaker(actor, kind, owner, name)
@@ -95,8 +97,10 @@ class CommunityFamily(Base):
             if found.author != user.name and not policy.allowed(actor, Action.WRITE, repo):
                 raise Forbidden("Only its author and people with write rights may close or open it.")
             if found.status == status:
+                if comment.strip():
+                    await self.desk.comment(repo, number, actor, comment)
                 return
-            await self.desk.set_status(repo, number, actor, status)
+            await self.desk.set_status(repo, number, actor, status, comment)
         if status != "open":
             await self.previews.remove(actor, repo, number)
 

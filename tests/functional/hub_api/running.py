@@ -207,9 +207,10 @@ class WholePlatform(Platform):
 
     admin_token: str
     built: Services
+    more: dict[str, Any] = {}  # noqa: RUF012  (settings beyond the usual, set by subclasses)
 
     async def _main(self) -> None:
-        settings = Settings(data_dir=self._root, port=self.port, **STATE.settings())
+        settings = Settings(data_dir=self._root, port=self.port, **STATE.settings(), **self.more)
         services = self.built = build_services(settings)
         await services.database.migrate()
         self.admin_token = (await first_start(services))["admin_token"]
