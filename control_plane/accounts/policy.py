@@ -16,7 +16,8 @@ from control_plane.domain.accounts import (
     OrgRole,
     TokenRole,
 )
-from control_plane.domain.errors import Forbidden, NotSignedIn, RepoNotFound
+from control_plane.domain.errors import Forbidden, GatedRepo, NotSignedIn, RepoNotFound
+from control_plane.domain.gates import AccessRequest, Gate, RequestStatus
 from control_plane.domain.spaces import Repo, Visibility
 
 
@@ -43,6 +44,11 @@ NEEDS: dict[Action, dict[Visibility, Standing]] = {
         Visibility.PRIVATE: Standing.READER,
     },
     Action.READ_CODE: {
+        Visibility.PUBLIC: Standing.STRANGER,
+        Visibility.PROTECTED: Standing.READER,
+        Visibility.PRIVATE: Standing.READER,
+    },
+    Action.READ_FILES: {
         Visibility.PUBLIC: Standing.STRANGER,
         Visibility.PROTECTED: Standing.READER,
         Visibility.PRIVATE: Standing.READER,
@@ -96,8 +102,11 @@ def _token_right(actor: Actor, owner: str, name: str = "") -> str:
     return right
 
 
-def allowed(actor: Actor, action: Action, repo: Repo) -> bool:
+def allowed(actor: Actor, action: Action, repo: Repo, request: AccessRequest | None = None) -> bool:
+    """`request`: what the caller asked of a gated repository, from `gates.request_of`; without it nobody is let in by one."""
     needed = NEEDS[action][repo.visibility]
+    if action is Action.READ_FILES and repo.gate is not Gate.OPEN:
+        needed = max(needed, Standing.VISITOR if _is_let_in(actor, repo, request) else Standing.READER)
     if needed > standing(actor, repo):
         return False
     if needed is Standing.STRANGER:
@@ -108,12 +117,20 @@ def allowed(actor: Actor, action: Action, repo: Repo) -> bool:
     return right != ""
 
 
-def require(actor: Actor, action: Action, repo: Repo | None) -> Repo:
-    """The repository, or the error that fits: absent and hidden are one answer; then sign in; then forbidden."""
+def _is_let_in(actor: Actor, repo: Repo, request: AccessRequest | None) -> bool:
+    if request is None or actor.user is None or (request.repo_id, request.user_id) != (repo.id, actor.user.id):
+        return False
+    return request.status is RequestStatus.ACCEPTED
+
+
+def require(actor: Actor, action: Action, repo: Repo | None, request: AccessRequest | None = None) -> Repo:
+    """The repository, or the error that fits: absent and hidden are one answer; then the gate; then sign in; then forbidden."""
     if repo is None or not allowed(actor, Action.VIEW, repo):
         raise RepoNotFound()
-    if allowed(actor, action, repo):
+    if allowed(actor, action, repo, request):
         return repo
+    if action is Action.READ_FILES and allowed(actor, Action.READ_CODE, repo):
+        raise GatedRepo(_before_the_gate(actor, repo, request))
     if actor.is_anonymous:
         raise NotSignedIn("Sign in first: send a token as `Authorization: Bearer hf_…`.")
     if actor.token is not None and NEEDS[action][repo.visibility] <= standing(actor, repo):
@@ -121,10 +138,24 @@ def require(actor: Actor, action: Action, repo: Repo | None) -> Repo:
     raise Forbidden(f"{actor.name} is not allowed to {words(action)} {repo.full_name}; ask its owner for the right.")
 
 
+def _before_the_gate(actor: Actor, repo: Repo, request: AccessRequest | None) -> str:
+    thing = f"{repo.type.value} {repo.full_name}"
+    if actor.is_anonymous:
+        return f"Access to {thing} is restricted. Sign in with an account that was given access to it: send a token as a Bearer header."
+    if _is_let_in(actor, repo, request):
+        return f"This token does not cover the restricted {thing}; use a token with role read or write."
+    if request is not None and request.status is RequestStatus.PENDING:
+        return f"Your request to access {thing} awaits a decision of its authors."
+    if request is not None and request.status is RequestStatus.REJECTED:
+        return f"Your request to access {thing} was rejected by its authors."
+    return f"Access to {thing} is restricted and you have not been given it. Ask for access on its page."
+
+
 def words(action: Action) -> str:
     return {
         Action.VIEW: "see",
-        Action.READ_CODE: "read the files of",
+        Action.READ_CODE: "read the code of",
+        Action.READ_FILES: "read the files of",
         Action.USE_APP: "use the app of",
         Action.DISCUSS: "discuss in",
         Action.WRITE: "change",

@@ -34,7 +34,7 @@ _FIXED: dict[Right, tuple[str, ...]] = {
         "GET /spaces/{owner:seg}/{name:seg}/share", "GET /datasets/{owner:seg}/{name:seg}", "GET /{owner:seg}/{name:seg}",
         "GET /-/thumbnails/{space_id:seg}/{name:seg}",
     ),
-    Access.READ_CODE_AND_CREATE: ("GET /spaces/{owner:seg}/{name:seg}/duplicate", "POST /spaces/{owner:seg}/{name:seg}/duplicate"),
+    Access.READ_FILES_AND_CREATE: ("GET /spaces/{owner:seg}/{name:seg}/duplicate", "POST /spaces/{owner:seg}/{name:seg}/duplicate"),
     Action.WRITE: (
         "GET /spaces/{owner:seg}/{name:seg}/logs", "GET /-/spaces/{owner:seg}/{name:seg}/logs/{which}",
         "GET /-/spaces/{owner:seg}/{name:seg}/logs/{which}/download", "GET /spaces/{owner:seg}/{name:seg}/analytics",
@@ -63,10 +63,13 @@ _PER_PREFIX: dict[Right, tuple[str, ...]] = {
         *(
             f"GET {{P}}/{{owner:seg}}/{{name:seg}}/{page}"
             for page in (
-                "tree/{rev:seg}", "tree/{rev:seg}/{path:tail}", "blob/{rev:seg}/{path:tail}", "raw/{rev:seg}/{path:tail}",
-                "commits/{rev:seg}", "commit/{sha:seg}", "discussions", "discussions/{number:int}",
+                "tree/{rev:seg}", "tree/{rev:seg}/{path:tail}", "commits/{rev:seg}", "discussions", "discussions/{number:int}",
             )
         ),
+    ),
+    Action.READ_FILES: tuple(
+        f"GET {{P}}/{{owner:seg}}/{{name:seg}}/{page}"
+        for page in ("blob/{rev:seg}/{path:tail}", "raw/{rev:seg}/{path:tail}", "commit/{sha:seg}")
     ),
     Action.DISCUSS: (
         "GET {P}/{owner:seg}/{name:seg}/discussions/new", "POST {P}/{owner:seg}/{name:seg}/discussions/new",
@@ -87,7 +90,7 @@ _PER_PREFIX: dict[Right, tuple[str, ...]] = {
 
 _XET: dict[Right, tuple[str, ...]] = {
     Action.WRITE: tuple(f"GET /api/{kind}/{{owner}}/{{name}}/xet-write-token/{{rev:path}}" for kind in _KINDS),
-    Action.READ_CODE: tuple(f"GET /api/{kind}/{{owner}}/{{name}}/xet-read-token/{{rev:path}}" for kind in _KINDS),
+    Action.READ_FILES: tuple(f"GET /api/{kind}/{{owner}}/{{name}}/xet-read-token/{{rev:path}}" for kind in _KINDS),
 }
 
 ROOMS: dict[str, Right] = {

@@ -18,11 +18,12 @@ class Access(StrEnum):
     SIGNED_IN = "signed-in"
     SIGNED_IN_WRITE = "signed-in-write"  # with a token that may change things
     VIEW_AND_WRITE_TOKEN = "view-and-write-token"  # signed in, may see the repository
-    READ_CODE_AND_CREATE = "read-code-and-create"  # may read it and make repositories elsewhere
+    READ_FILES_AND_CREATE = "read-files-and-create"  # may read it and make repositories elsewhere
+    READ_CODE_AND_WRITE_TOKEN = "read-code-and-write-token"  # signed in, may read the code
     PLATFORM_ADMIN = "platform-admin"
-    GIT = "git"  # fetch: read the code; push, upload and locks: write
-    SIGNED_LINK = "signed-link"  # the address or its short-lived token is the right
+    GIT = "git"  # fetch: read the files; push, upload and locks: write
     IMAGE = "image"  # pull: may change the Space, with a token that reads it
+    SIGNED_LINK = "signed-link"  # the address or its short-lived token is the right
     INTERNAL = "internal"  # the platform's own processes, by shared secret
 
 
@@ -108,7 +109,6 @@ _BY_RIGHT: dict[Right, tuple[str, ...]] = {
         "DELETE /api/{kind:kind}/{ns:seg}/{name:seg}/like",
     ),
     Action.READ_CODE: (
-        "GET /api/{kind:kind}/{ns:seg}/{name:seg}/auth-check",
         "GET /api/{kind:kind}/{ns:seg}/{name:seg}/revision/{rev:seg}",
         "GET /api/{kind:kind}/{ns:seg}/{name:seg}/refs",
         "GET /api/{kind:kind}/{ns:seg}/{name:seg}/commits/{rev:seg}",
@@ -118,6 +118,9 @@ _BY_RIGHT: dict[Right, tuple[str, ...]] = {
         "HEAD /api/{kind:kind}/{ns:seg}/{name:seg}/discussions",
         "GET /api/{kind:kind}/{ns:seg}/{name:seg}/discussions",
         "GET /api/{kind:kind}/{ns:seg}/{name:seg}/discussions/{num:int}",
+    ),
+    Action.READ_FILES: (
+        "GET /api/{kind:kind}/{ns:seg}/{name:seg}/auth-check",
         "GET /spaces/{ns:seg}/{name:seg}/resolve/{rev:seg}/{path:tail}",
         "HEAD /spaces/{ns:seg}/{name:seg}/resolve/{rev:seg}/{path:tail}",
         "GET /spaces/{ns:seg}/{name:seg}/raw/{rev:seg}/{path:tail}",
@@ -131,7 +134,8 @@ _BY_RIGHT: dict[Right, tuple[str, ...]] = {
         "GET /{ns:seg}/{name:seg}/raw/{rev:seg}/{path:tail}",
         "HEAD /{ns:seg}/{name:seg}/raw/{rev:seg}/{path:tail}",
     ),
-    Access.READ_CODE_AND_CREATE: ("POST /api/{kind:kind}/{ns:seg}/{name:seg}/duplicate",),
+    Access.READ_FILES_AND_CREATE: ("POST /api/{kind:kind}/{ns:seg}/{name:seg}/duplicate",),
+    Access.READ_CODE_AND_WRITE_TOKEN: ("POST /{ns:seg}/{name:seg}/ask-access", "POST /datasets/{ns:seg}/{name:seg}/ask-access"),
     Action.DISCUSS: (
         "POST /api/{kind:kind}/{ns:seg}/{name:seg}/discussions",
         "POST /api/{kind:kind}/{ns:seg}/{name:seg}/discussions/{num:int}/comment",
@@ -151,7 +155,8 @@ _BY_RIGHT: dict[Right, tuple[str, ...]] = {
         "POST /api/{kind:kind}/{ns:seg}/{name:seg}/super-squash/{branch:seg}",
         "GET /api/{kind:kind}/{ns:seg}/{name:seg}/lfs-files",
         "GET /api/{kind:kind}/{ns:seg}/{name:seg}/user-access-request/{status:seg}",
-        "POST /api/{kind:kind}/{ns:seg}/{name:seg}/user-access-request/{verb:seg}",
+        "POST /api/{kind:kind}/{ns:seg}/{name:seg}/user-access-request/handle",
+        "POST /api/{kind:kind}/{ns:seg}/{name:seg}/user-access-request/grant",
         "POST /api/{kind:kind}/{ns:seg}/{name:seg}/discussions/{num:int}/merge",
         "POST /api/spaces/{ns:seg}/{name:seg}/hardware",
         "POST /api/spaces/{ns:seg}/{name:seg}/sleeptime",

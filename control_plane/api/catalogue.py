@@ -22,6 +22,11 @@ from control_plane.ports.stores import UnitOfWork
 _SORTS = {"trendingScore": "trending", "likes": "likes", "createdAt": "created", "lastModified": "updated", "downloads": "likes"}
 
 
+def _choice(request: Request, name: str) -> bool | None:
+    """A filter that may be left out."""
+    return flag(request, name) if name in request.query_params else None
+
+
 def router(hub: Hub) -> APIRouter:
     api = APIRouter(tags=["catalogue"])
     services = hub.services
@@ -67,7 +72,7 @@ def router(hub: Hub) -> APIRouter:
                 uow, actor, of_type,
                 owner=next(iter(values(request, "author")), None) or None,
                 search=next(iter(values(request, "search")), None) or None,
-                sdk=sdks, tags=tags, sort=_SORTS.get(request.query_params.get("sort", ""), "trending"),
+                sdk=sdks, tags=tags, gated=_choice(request, "gated"), sort=_SORTS.get(request.query_params.get("sort", ""), "trending"),
                 limit=limit + 1, offset=offset,
             )  # fmt: skip
             made = await infos(uow, rows[:limit], runtime="runtime" in expand)

@@ -10,7 +10,7 @@ from urllib.parse import quote
 from fastapi import Request
 from starlette.responses import JSONResponse
 
-from control_plane.accounts import policy
+from control_plane.accounts import gates, policy
 from control_plane.accounts.sign_in import Throttle, authenticate, csrf_matches
 from control_plane.api.webhook_delivery import Deliveries
 from control_plane.domain.accounts import Account, Action, Actor
@@ -118,10 +118,17 @@ class Hub:
         actor = await self.actor(request)
         async with self.services.uow.read() as uow:
             found, moved = await find_repo(uow, addresses.repo_type(kind), ns, name)
-        repo = policy.require(actor, action, found)
+            asked = await gates.request_of(uow, actor, action, found)
+        repo = policy.require(actor, action, found, asked)
         if moved:
             raise Moved(_relocated(request, ns, name, repo))
         return actor, repo
+
+    async def reads_files(self, actor: Actor, repo: Repo) -> bool:
+        """Whether a caller who may see the repository was let in to what its files hold."""
+        async with self.services.uow.read() as uow:
+            asked = await gates.request_of(uow, actor, Action.READ_FILES, repo)
+        return policy.allowed(actor, Action.READ_FILES, repo, asked)
 
     async def space(self, request: Request, ns: str, name: str, action: Action) -> tuple[Actor, Repo, Space]:
         actor, repo = await self.repo(request, "spaces", ns, name, action)

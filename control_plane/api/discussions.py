@@ -159,13 +159,13 @@ def router(hub: Hub) -> APIRouter:
 
     @api.get(base + "/{num:int}")
     async def details(request: Request, kind: str, ns: str, name: str, num: int) -> JSONResponse:
-        _, repo = await readable(request, kind, ns, name)
+        actor, repo = await readable(request, kind, ns, name)
         found = await item(repo, num)
         body = summary(repo, found, base_url(request)) | {"events": [event_json(e) for e in found.events]}
         if found.is_pull:
             body["changes"] = {"base": MAIN, "mergeCommitId": found.merge_commit or None}
             body["filesWithConflicts"] = (await pulls.plan(repo, found))[1] if found.status != "merged" else []
-            if flag(request, "diff"):
+            if flag(request, "diff") and await hub.reads_files(actor, repo):
                 body["diff"] = await pulls.diff(repo, found)
         return ok(body)
 

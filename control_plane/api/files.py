@@ -12,7 +12,7 @@ from starlette.responses import Response
 from control_plane.api.deps import Hub
 from control_plane.domain.accounts import Action
 from control_plane.domain.errors import EntryNotFound
-from control_plane.domain.spaces import Repo, Visibility
+from control_plane.domain.spaces import Repo, is_open
 from control_plane.git.downloads import FileStream
 from control_plane.http.addresses import calls_from_app
 
@@ -61,7 +61,7 @@ def router(hub: Hub) -> APIRouter:
     services = hub.services
 
     async def send(request: Request, kind: str, ns: str, name: str, rev: str, path: str, *, follow_lfs: bool) -> Response:
-        _, repo = await hub.repo(request, kind, ns, name, Action.READ_CODE)
+        _, repo = await hub.repo(request, kind, ns, name, Action.READ_FILES)
         sha = await hub.resolve(repo, rev)
         entry = await services.git.entry(repo.id, sha, path)
         if entry.is_dir or entry.is_submodule:
@@ -104,7 +104,7 @@ def router(hub: Hub) -> APIRouter:
             headers["Content-Range"] = f"bytes {first}-{last}/{size}"
         if request.method == "HEAD":
             return Response(status_code=status, headers=headers)
-        if follow_lfs and first == 0 and repo.visibility is Visibility.PUBLIC and calls_from_app(request):
+        if follow_lfs and first == 0 and is_open(repo) and calls_from_app(request):
             services.app_downloads.note(repo, sha, entry)
         if file is not None:
             del headers["Content-Length"]
@@ -139,6 +139,6 @@ def _etags(header: str | None) -> set[str]:
 
 
 def _cache(repo: Repo, rev: str) -> str:
-    if _SHA.fullmatch(rev) and repo.visibility is Visibility.PUBLIC:
+    if _SHA.fullmatch(rev) and is_open(repo):
         return "public, max-age=31536000, immutable"
     return "private, no-cache"

@@ -6,6 +6,7 @@ from fastapi import APIRouter
 from starlette.responses import Response
 
 from control_plane.api import (
+    access_requests,
     catalogue,
     collections,
     commits,
@@ -42,6 +43,7 @@ def hub_router(services: Services, consent: ConsentPages, deliveries: Deliveries
     api.include_router(oauth.router(hub, consent))
     for room in (
         side_calls,
+        access_requests,
         internal,
         identity,
         repos,

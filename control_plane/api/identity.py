@@ -157,7 +157,7 @@ def router(hub: Hub) -> APIRouter:
 
     @api.get("/api/{kind:kind}/{ns:seg}/{name:seg}/auth-check")
     async def auth_check(request: Request, kind: str, ns: str, name: str) -> JSONResponse:
-        await hub.repo(request, kind, ns, name, Action.READ_CODE)
+        await hub.repo(request, kind, ns, name, Action.READ_FILES)
         return ok({})
 
     @api.get("/api/{kind:kind}/{ns:seg}/{name:seg}/auth-check/write")

@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from control_plane.accounts import policy
+from control_plane.accounts import gates, policy
 from control_plane.accounts.sign_in import authenticate
 from control_plane.accounts.storage import StorageRoom
 from control_plane.api.deps import find_repo
@@ -55,10 +55,13 @@ class PushDoor:
         actor = await authenticate(self.deps.uow, self.deps.clock, authorization=headers.get("authorization"), cookie=None, address=address)
         async with self.deps.uow.read() as uow:
             repo, moved = await find_repo(uow, path.type, path.owner, path.name)
+            action = Action.READ_FILES if service.reads else Action.READ_CODE
+            asked = await gates.request_of(uow, actor, action, repo)
         if repo is None or not policy.allowed(actor, Action.READ_CODE, repo):
             if actor.is_anonymous:
                 raise NotSignedIn()
             raise RepoNotFound()
+        policy.require(actor, action, repo, asked)
         redirect = f"{repo.type.url_prefix}{repo.full_name}" if moved else ""
         return RepoAccess(
             repo.id,

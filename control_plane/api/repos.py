@@ -11,10 +11,9 @@ from fastapi import APIRouter, Request
 from pydantic import BaseModel, Field
 from starlette.responses import JSONResponse
 
-from control_plane.accounts import people, policy
+from control_plane.accounts import gates, people, policy
 from control_plane.accounts.audit import record
 from control_plane.api.deps import Hub, find_repo, ok
-from control_plane.api.side_calls import NOT_GATED
 from control_plane.domain.accounts import Account, Action, Actor
 from control_plane.domain.errors import NameTaken, Rejected, RepoNotFound
 from control_plane.domain.sensitive import Sensitive
@@ -168,8 +167,7 @@ def router(hub: Hub) -> APIRouter:
     @api.put("/api/{kind:kind}/{ns:seg}/{name:seg}/settings")
     async def settings(request: Request, kind: str, ns: str, name: str, body: SettingsBody) -> JSONResponse:
         actor, repo = await hub.repo(request, kind, ns, name, Action.ADMIN)
-        if body.gated not in (None, False):
-            raise Rejected(NOT_GATED, code="NotSupported")
+        gate = gates.gate_of(body.gated, repo.type) if body.gated is not None else repo.gate
         visibility = _visibility(body.visibility, body.private, repo.type)
         if visibility is not None and visibility is not repo.visibility:
             repo = await services.actions.set_visibility(actor, repo, visibility)
@@ -181,13 +179,16 @@ def router(hub: Hub) -> APIRouter:
                 await uow.repos.save(replace(fresh, discussions_disabled=body.discussionsDisabled))
                 facts = {"before": not fresh.discussions_disabled, "after": not body.discussionsDisabled}
                 await record(uow, actor, "repo.discussions", f"{repo.type.value}:{repo.full_name}", facts, services.clock.now())
+        if gate is not repo.gate:
+            async with services.uow.write() as uow:
+                repo = await gates.set_gate(uow, services.clock, services.signals, actor, repo, gate)
         private = repo.visibility is Visibility.PRIVATE
         await hub.deliveries.fire(repo, "update", "repo.config", more={"updatedConfig": {"private": private}})
         return ok({"visibility": repo.visibility.value, "private": repo.visibility is Visibility.PRIVATE})
 
     @api.post("/api/{kind:kind}/{ns:seg}/{name:seg}/duplicate")
     async def duplicate(request: Request, kind: str, ns: str, name: str, body: DuplicateBody) -> JSONResponse:
-        actor, source = await hub.repo(request, kind, ns, name, Action.READ_CODE)
+        actor, source = await hub.repo(request, kind, ns, name, Action.READ_FILES)
         user = policy.require_user(actor)
         namespace, target = _split(body.repository, user.name)
         owner = await _owner(actor, namespace)

@@ -9,10 +9,8 @@ from starlette.responses import JSONResponse, Response
 from control_plane.api import app_access
 from control_plane.api.deps import Hub, ok
 from control_plane.domain.accounts import Action
-from control_plane.domain.errors import Rejected
 from control_plane.http.error_map import plain
 
-NOT_GATED = "gated repositories are not offered here; use visibility private and organisation members instead"
 _ABSENT = ("jobs", "scheduled-jobs", "buckets", "papers", "daily_papers", "sandboxes", "kernels", "docs")
 
 
@@ -62,19 +60,6 @@ def router(hub: Hub) -> APIRouter:
             f'text-anchor="middle">{letter}</text></svg>'
         )
         return Response(drawing, media_type="image/svg+xml", headers={"Cache-Control": "public, max-age=86400"})
-
-    requests = "/api/{kind:kind}/{ns:seg}/{name:seg}/user-access-request"
-
-    @api.get(requests + "/{status:seg}")
-    async def access_requests(request: Request, kind: str, ns: str, name: str, status: str) -> JSONResponse:
-        """Nothing is gated here, so nobody ever asked for access."""
-        await hub.repo(request, kind, ns, name, Action.WRITE)
-        return ok([])
-
-    @api.post(requests + "/{verb:seg}")
-    async def answer_request(request: Request, kind: str, ns: str, name: str, verb: str) -> JSONResponse:
-        await hub.repo(request, kind, ns, name, Action.WRITE)
-        raise Rejected(NOT_GATED, code="NotSupported")
 
     async def absent(word: str) -> Response:
         return plain(404, f"This platform offers no {word.replace('-', ' ').replace('_', ' ')}.")

@@ -92,7 +92,7 @@ def repo_json(
         "createdAt": when(repo.created_at),
         "private": repo.visibility.value == "private",
         "visibility": repo.visibility.value,
-        "gated": False,
+        "gated": repo.gate.value or False,
         "disabled": False,
         "likes": repo.likes,
         "trendingScore": repo.likes,

@@ -128,7 +128,8 @@ class Action(StrEnum):
     """What somebody wants to do with a repository or account."""
 
     VIEW = "view"  # see that it exists, its runtime
-    READ_CODE = "read-code"  # files, git fetch
+    READ_CODE = "read-code"  # names and history of files, discussions
+    READ_FILES = "read-files"  # what is in them: download, git fetch, differences; a gate asks for more than READ_CODE
     USE_APP = "use-app"  # talk to the running app
     DISCUSS = "discuss"
     WRITE = "write"  # push, commit, settings, secrets, hardware, logs

@@ -4,6 +4,7 @@
     ├── Rejected          the caller can fix it
     │   ├── NotSignedIn         no or bad credentials
     │   ├── Forbidden           known caller, not allowed
+    │   │   └── GatedRepo           may see the repository, was not let in to its files
     │   ├── NotFound            absent or hidden; the two cannot be told apart
     │   ├── NameTaken           a name exists already
     │   ├── QuotaExceeded       a limit, its use, and when it frees up
@@ -59,6 +60,10 @@ class NotSignedIn(Rejected):
 
 class Forbidden(Rejected):
     code = "Forbidden"
+
+
+class GatedRepo(Forbidden):
+    code = "GatedRepo"
 
 
 class NotFound(Rejected):

@@ -81,6 +81,11 @@ class Repo:
         return f"{self.owner_name}/{self.name}"
 
 
+def is_open(repo: Repo) -> bool:
+    """Whether anybody at all may read its files."""
+    return repo.visibility is Visibility.PUBLIC and repo.gate is Gate.OPEN
+
+
 @dataclass(frozen=True, slots=True)
 class SpaceConfig:
     """The meaning of a valid front matter. Produced by `spaces.space_card.parse`; defaults follow the public service."""

@@ -5,8 +5,8 @@
     root/known/<repo id>                                  the folder's name, to find it again when the repository changes
 
 A runtime lays it below each app's own cache, read-only: the client finds the file there and downloads nothing, and whatever
-the app writes stays its own. Only public repositories come in, by their own content; one that is deleted, renamed or made
-private goes out again. Large files cost nothing: they are the same bytes on disk as the repository's.
+the app writes stays its own. Only public repositories without a gate come in, by their own content; one that is deleted,
+renamed, made private or gated goes out again. Large files cost nothing: they are the same bytes on disk as the repository's.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pathlib import Path
 
 from control_plane.domain.errors import NotFound
 from control_plane.domain.ids import RepoId, Sha
-from control_plane.domain.spaces import Repo, Visibility
+from control_plane.domain.spaces import Repo, is_open
 from control_plane.git.names import check_path, check_repo_id
 from control_plane.git.store import BareGitStore
 from control_plane.ports.git import LfsStore, TreeEntry
@@ -61,8 +61,8 @@ class HubCache:
             await self.keep(repo, sha, entries)
 
     async def keep(self, repo: Repo, sha: Sha, entries: Sequence[TreeEntry]) -> None:
-        """Take files of one commit in. Repositories that are not public are left out; so are links and submodules."""
-        if repo.visibility is not Visibility.PUBLIC:
+        """Take files of one commit in. Repositories that not everybody may read are left out; so are links and submodules."""
+        if not is_open(repo):
             return
         name = f"{repo.type.plural}--{repo.owner_name}--{repo.name}"
         await asyncio.to_thread(self._remember, repo.id, name)
@@ -85,8 +85,8 @@ class HubCache:
         return (self._known / check_repo_id(repo_id)).exists()
 
     def is_current(self, repo: Repo | None) -> bool:
-        """Whether what is here of a repository may stay: it is there, public, and has the name it had."""
-        if repo is None or repo.visibility is not Visibility.PUBLIC:
+        """Whether what is here of a repository may stay: it is there, open to all, and has the name it had."""
+        if repo is None or not is_open(repo):
             return False
         with contextlib.suppress(FileNotFoundError):
             return (self._known / repo.id).read_text() == f"{repo.type.plural}--{repo.owner_name}--{repo.name}"

@@ -48,6 +48,11 @@ class Service(StrEnum):
     def writes(self) -> bool:
         return self in (Service.RECEIVE_PACK, Service.LFS_UPLOAD)
 
+    @property
+    def reads(self) -> bool:
+        """Hands out what is in the repository."""
+        return self in (Service.UPLOAD_PACK, Service.LFS_DOWNLOAD)
+
 
 @dataclass(frozen=True, slots=True)
 class RepoPath:

@@ -48,9 +48,14 @@ class Moved(Exception):
 
 
 def status_of(error: e.VitrineError, *, anonymous: bool) -> int:
-    """Absent and hidden repositories are 401 to anonymous callers, so that private names do not leak; 404 to others."""
+    """Absent and hidden repositories are 401 to anonymous callers, so that private names do not leak; 404 to others.
+
+    A gate is 401 to anonymous callers too: signing in is their next step.
+    """
     if isinstance(error, e.RepoNotFound):
         return 401 if anonymous else 404
+    if isinstance(error, e.GatedRepo):
+        return 401 if anonymous else 403
     if error.code in STATUS_OF_CODE:
         return STATUS_OF_CODE[error.code]
     return next(status for kind, status in STATUS if isinstance(error, kind))

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from control_plane.accounts import policy
+from control_plane.accounts import gates, policy
 from control_plane.accounts.sign_in import Throttle
 from control_plane.domain.accounts import Action, Actor
 from control_plane.domain.errors import RepoNotFound
@@ -53,6 +53,7 @@ class WebDeps:
     public_url: str
     frame_source: str
     sign_up_open: bool = True
+    org_creation: bool = False  # whether people who are no administrators make organisations
     banner: Callable[[], str] = field(default=lambda: "")
     single_sign_on: str = ""  # label of the provider on the sign-in page, "" = none
     pool_facts: Callable[[], Awaitable[Sequence[Mapping[str, Any]]]] = _no_pools
@@ -76,7 +77,7 @@ class Base:
             target = await uow.repos.get(moved) if moved else None
             if target is not None and policy.allowed(actor, Action.VIEW, target):
                 raise MovedTo((kind, owner, name), target.owner_name, target.name)
-        return policy.require(actor, action, repo)
+        return policy.require(actor, action, repo, await gates.request_of(uow, actor, action, repo))
 
     async def repo_for(self, actor: Actor, kind: RepoType, owner: str, name: str, action: Action) -> Repo:
         async with self.d.uow.read() as uow:

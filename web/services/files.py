@@ -39,8 +39,10 @@ class FilesFamily(Base):
             policy.allowed(actor, Action.READ_CODE, repo),
         )  # fmt: skip
 
-    async def _at(self, actor: Actor, kind: RepoType, owner: str, name: str, rev: str) -> tuple[Repo, Sha]:
-        repo = await self.repo_for(actor, kind, owner, name, Action.READ_CODE)
+    async def _at(
+        self, actor: Actor, kind: RepoType, owner: str, name: str, rev: str, action: Action = Action.READ_FILES
+    ) -> tuple[Repo, Sha]:
+        repo = await self.repo_for(actor, kind, owner, name, action)
         return repo, await self.d.git.resolve(repo.id, rev)
 
     async def tree(self, actor: Actor, kind: RepoType, owner: str, name: str, rev: str, path: str) -> TreeView:
@@ -101,7 +103,7 @@ class FilesFamily(Base):
                 yield chunk
 
     async def commits(self, actor: Actor, kind: RepoType, owner: str, name: str, rev: str, page: int) -> CommitsView:
-        repo, sha = await self._at(actor, kind, owner, name, rev)
+        repo, sha = await self._at(actor, kind, owner, name, rev, Action.READ_CODE)
         found = await self.d.git.commits(repo.id, sha, limit=COMMITS_PAGE + 1, offset=(page - 1) * COMMITS_PAGE)
         live, may = await self._live(actor, repo)
         rows = tuple(_commit(c, live, may) for c in found[:COMMITS_PAGE])

@@ -107,6 +107,7 @@ BODIES: dict[str, Any] = {
     "preupload/main": {"files": []},
     "discussions": {"title": "t"}, "comment": {"comment": "c"}, "title": {"title": "t"}, "status": {"status": "open"},
     "edit": {"content": "c"}, "duplicate": {"repository": "stranger/copy"}, "validate-yaml": {"content": "", "repoType": "model"},
+    "handle": {"user": "reader", "status": "accepted"}, "grant": {"user": "reader"},
 }  # fmt: skip
 _ENDLESS = ("/events", "/metrics", "/logs/")
 

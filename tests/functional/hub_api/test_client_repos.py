@@ -210,15 +210,3 @@ def test_lists_filter_by_the_facts_of_cards(api: HfApi) -> None:
     readme = b"---\nsdk: static\nmodels: [alice/found]\n---\n"
     api.upload_file(path_or_fileobj=readme, path_in_repo="README.md", repo_id="alice/linked", repo_type="space")
     assert [s.id for s in api.list_spaces(models="alice/found")] == ["alice/linked"]
-
-
-def test_what_is_not_offered_is_refused_in_words(api: HfApi) -> None:
-    api.create_repo("alice/open")
-    words = "gated repositories are not offered here"
-    with pytest.raises(HfHubHTTPError, match=words) as gate:
-        api.update_repo_settings("alice/open", gated="auto")
-    with pytest.raises(HfHubHTTPError, match=words) as grant:
-        api.grant_access("alice/open", "bob")
-    for error in (gate, grant):
-        assert (error.value.response.status_code, error.value.response.headers["x-error-code"]) == (400, "NotSupported")
-    assert list(api.list_pending_access_requests("alice/open")) == []
