@@ -81,7 +81,7 @@ class DockerHarness(suite.Harness):
 async def knock(runtime: DockerRuntime, spec: ReplicaSpec) -> None:
     (seen,) = await runtime.observe(spec.space_id)
     assert seen.endpoint is not None
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while True:
             try:
                 sock = await dial(seen.endpoint, 2.0)
@@ -274,7 +274,7 @@ async def test_an_engine_that_restarts_is_unavailable_meanwhile_and_its_apps_sta
     changes = harness.docker.changes()
     hint = asyncio.ensure_future(anext(changes))
     await knock(harness.docker, spec)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         assert await hint == spec.space_id
     assert (await until_end(harness.docker, spec)).exit_code == 3
     await until(lambda: harness.lines[-1:] == ["last words"])

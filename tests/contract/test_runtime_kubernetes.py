@@ -41,7 +41,7 @@ class _Settled(KubernetesRuntime):
 
 
 async def until(good: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not good():
             await asyncio.sleep(0.005)
 

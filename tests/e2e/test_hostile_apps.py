@@ -96,7 +96,7 @@ def test_a_fork_bomb_stays_in_its_sandbox(platform: Platform, tmp_path: Path, ne
     for _ in range(5):
         began = time.monotonic()
         assert serves(platform, neighbour, neighbour)
-        assert time.monotonic() - began < 5, "the neighbour waits"
+        assert time.monotonic() - began < 30, "the neighbour waits"
     platform.api("POST", f"/api/spaces/admin/{name}/pause")
     platform.until(name, "PAUSED")
     assert serves(platform, neighbour, neighbour)

@@ -134,7 +134,7 @@ def test_spaces_load_models_and_datasets_of_this_platform_and_share_them(
     cached = _ask(platform, "loader-three", "/cache")
     assert isinstance(cached, list) and "models--admin--named" in cached
     api.update_repo_settings("admin/tiny", private=True)
-    end = time.monotonic() + 10
+    end = time.monotonic() + 60
     while shared.exists():
         assert time.monotonic() < end, "still shared after it became private"
         time.sleep(0.05)

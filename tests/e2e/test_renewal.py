@@ -15,7 +15,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.e2e.conftest import Platform, start_platform, stop_platform
+from tests.e2e.conftest import Platform, patience, start_platform, stop_platform
 from tests.functional.proxy.certificates import certificate
 
 VISITORS = 8
@@ -43,7 +43,7 @@ def _proxies(platform: Platform) -> set[int]:
 
 
 def _wait(what: str, condition: object, seconds: float = 30) -> None:
-    end = time.monotonic() + seconds
+    end = time.monotonic() + seconds * patience()
     while not condition():  # type: ignore[operator]
         assert time.monotonic() < end, what
         time.sleep(0.05)

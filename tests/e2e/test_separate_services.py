@@ -170,7 +170,7 @@ def _kill_each(site: Site) -> None:
             began = time.monotonic()
             wait_for(lambda: len(site.leaders()) == 1, 15, "the stand-by takes over")
             wait_for(lambda: text_of(site.second, "one") == "one", 15, "the stand-by started it again")
-            assert time.monotonic() - began < 15
+            assert time.monotonic() - began < 60
         if name == "api-1":
             assert text_of(site.first, "one") == "one", "apps answer without the API"
             assert httpx.get(f"http://127.0.0.1:{site.ports['proxy-1']}/", headers={"Host": "localhost"}).status_code == 503

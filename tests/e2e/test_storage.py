@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.conftest import Platform, Work, start_platform, stop_platform
+from tests.e2e.conftest import Platform, Work, patience, start_platform, stop_platform
 
 README = "---\ntitle: Diary\nsdk: gradio\napp_file: app.py\n---\n"
 APP = """import http.server, os
@@ -43,7 +43,7 @@ def platform() -> Iterator[Platform]:
 
 
 def until(look: object, wanted: str, platform: Platform, path: str = "/", seconds: float = 60) -> None:
-    end = time.monotonic() + seconds
+    end = time.monotonic() + seconds * patience()
     while (text := platform.app("admin-diary", path).text) != wanted:
         assert time.monotonic() < end, f"{look}: {text!r}, wanted {wanted!r}"
         time.sleep(0.1)

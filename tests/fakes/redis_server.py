@@ -39,7 +39,7 @@ class RedisServer:
             ],
             stdout=subprocess.DEVNULL,
         )  # fmt: skip
-        end = time.monotonic() + 10
+        end = time.monotonic() + 60
         while not self._answers():
             assert self._process.poll() is None, "redis-server ended"
             assert time.monotonic() < end, "redis-server does not answer"

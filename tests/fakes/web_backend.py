@@ -35,8 +35,10 @@ from web.views import (
     LogEntry,
     LogPage,
     Measure,
+    MemberRow,
     NoticePage,
     NoticeRow,
+    OrgPage,
     PlatformFacts,
     PoolRow,
     Profile,
@@ -599,6 +601,27 @@ class MemoryWebBackend:
     ) -> None:
         self.calls.append(("status", number, status))
 
+    # organisations
+    def may_make_org(self, actor: Actor) -> bool:
+        return actor.user is not None
+
+    async def create_org(self, actor: Actor, name: str, fullname: str) -> str:
+        self.calls.append(("org", name))
+        return name
+
+    async def org(self, actor: Actor, name: str) -> OrgPage:
+        members = (MemberRow("alice", "Alice Liddell", "admin", True), MemberRow("mira", "Mira Sato", "write", False))
+        return OrgPage(name, "Lab Oslo", True, members, ("admin", "write", "contributor", "read"), await self.own_quotas(actor))
+
+    async def rename_org(self, actor: Actor, name: str, fullname: str) -> None:
+        self.calls.append(("org-name", name, fullname))
+
+    async def set_org_member(self, actor: Actor, name: str, user_name: str, role: str) -> None:
+        self.calls.append(("member", name, user_name, role))
+
+    async def remove_org_member(self, actor: Actor, name: str, user_name: str) -> None:
+        self.calls.append(("no-member", name, user_name))
+
     # notices
     async def notices(self, actor: Actor, unread_only: bool, page: int) -> NoticePage:
         here, ago = "alice/marginalia", timedelta(hours=3)
@@ -679,6 +702,9 @@ class MemoryWebBackend:
 
     async def admin_suspend(self, actor: Actor, name: str, suspended: bool) -> None:
         self.calls.append(("suspend", name, suspended))
+
+    async def admin_maintenance(self, actor: Actor, message: str | None) -> None:
+        self.calls.append(("maintenance", message))
 
     async def admin_add_user(self, actor: Actor, name: str, email: str, password: str, *, admin: bool) -> None:
         self.calls.append(("add_user", name, admin))

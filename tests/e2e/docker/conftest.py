@@ -28,6 +28,7 @@ from builder.config import ToolConfig
 from builder.engines.docker_engine import DockerConfig, DockerEngine
 from builder.worker import uv_config
 from tests.contract.docker_engine import TestEngine, can_start, test_engine
+from tests.e2e.conftest import patience
 from tests.functional.builder.wheels import make_index, make_wheel
 
 TOOLS = ("docker-registry", "mmdebstrap")
@@ -83,7 +84,7 @@ def connects(port: int) -> bool:
 
 def until(good: Any, seconds: float, what: str) -> Any:
     """The first true answer."""
-    end = time.monotonic() + seconds
+    end = time.monotonic() + seconds * patience()
     while True:
         if found := good():
             return found

@@ -40,6 +40,8 @@ PAGES: dict[str, str] = {
     "collection": "/collections/alice/reading-room",
     "tokens": "/settings/tokens",
     "notifications": "/notifications",
+    "organisation": "/organizations/lab-oslo/settings",
+    "new-organisation": "/organizations/new",
     "account": "/settings/account", "admin": "/admin", "admin-users": "/admin/users", "admin-quotas": "/admin/quotas?subject=alice",
     "admin-audit": "/admin/audit", "datasets": "/datasets", "dataset": "/datasets/alice/books", "missing": "/spaces/alice/nowhere",
 }  # fmt: skip

@@ -108,7 +108,7 @@ class FakeDoor:
     def last(self) -> BuildEvent:
         return next(event for event in reversed(self.events) if event.kind is not BuildEventKind.HEARTBEAT)
 
-    def wait(self, claim: Callable[[], bool], timeout_s: float = 20.0) -> bool:
+    def wait(self, claim: Callable[[], bool], timeout_s: float = 60.0) -> bool:
         with self.changed:
             return self.changed.wait_for(claim, timeout_s)
 

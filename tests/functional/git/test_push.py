@@ -74,7 +74,7 @@ async def test_waiting_follows_to_the_end_and_survives_a_lost_client(world: Worl
     os.killpg(client.pid, 9)
     await client.wait()
     world.gate.set()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         await world.finished.wait()
     assert await world.store.resolve(SPACE, "main") == sha
 
@@ -312,7 +312,7 @@ async def test_a_client_that_leaves_in_the_middle_changes_nothing(world: World, 
     await writer.drain()
     writer.close()
     await writer.wait_closed()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while list(Path(world.store.path(SPACE), "objects").glob("*incoming*")) or not reader.at_eof():
             await asyncio.sleep(0.02)
     assert await world.store.refs(SPACE) == () and not world.checked

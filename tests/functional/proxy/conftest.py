@@ -158,7 +158,7 @@ class Wire:
         await self.writer.drain()
 
     async def head(self) -> tuple[int, dict[str, str], bytes]:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             raw = await self.reader.readuntil(b"\r\n\r\n")
         line, *lines = raw[:-4].decode("latin-1").split("\r\n")
         return int(line.split(" ")[1]), {k.lower(): v.strip() for k, _, v in (entry.partition(":") for entry in lines)}, raw
@@ -166,7 +166,7 @@ class Wire:
     async def answer(self, *, head_only: bool = False) -> Answer:
         status, headers, raw = await self.head()
         body = b""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             if head_only or status in (204, 304) or status < 200:
                 pass
             elif "content-length" in headers:
@@ -182,7 +182,7 @@ class Wire:
         return Answer(status, headers, body, raw)
 
     async def eof(self) -> bytes:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             return await self.reader.read()
 
     async def close(self) -> None:
@@ -228,7 +228,7 @@ class World:
         await self.settled()
 
     async def settled(self) -> None:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             while self.proxy.core.table.version < self.feed.version:
                 await asyncio.sleep(0.001)
 

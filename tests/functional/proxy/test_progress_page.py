@@ -19,7 +19,7 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or ""
 
 async def _events(wire: Wire, count: int) -> list[dict[str, object]]:
     found: list[dict[str, object]] = []
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         while len(found) < count:
             line = await wire.reader.readline()
             if line.startswith(b"data: "):
@@ -60,7 +60,7 @@ async def test_followers_are_guarded_counted_and_let_go(world: World) -> None:
         await _events(wire, 1)
     assert len(world.proxy.core.followers._following[HOST]) == 3
     await wires[0].close()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         while len(world.proxy.core.followers._following[HOST]) != 2:
             await asyncio.sleep(0.001)
     for connection in tuple(world.proxy.core.connections):

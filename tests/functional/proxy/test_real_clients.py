@@ -33,7 +33,7 @@ async def test_websockets_of_every_size_pass_both_ways(world: World) -> None:
                 await client.send(b"x" * size)
                 assert len(await client.recv()) == size
             pong = await client.ping()
-            await asyncio.wait_for(pong, 5)
+            await asyncio.wait_for(pong, 60)
             assert client.response is not None
             assert client.response.headers["X-Vitrine-Revision"] == "f" * 40
         assert client.close_code == 1000
@@ -80,7 +80,7 @@ async def test_a_listener_is_handed_over_without_a_lost_request(world: World) ->
         config = ProxyConfig(listen_fd=os.dup(listener.fileno()), api_address="127.0.0.1:1", access_log="")
         proxy = Proxy(config, feed, authorize)
         await proxy.start()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             while not len(proxy.core.table):
                 await asyncio.sleep(0.001)
         return proxy
@@ -108,7 +108,7 @@ async def test_a_listener_is_handed_over_without_a_lost_request(world: World) ->
             proxy = successor
     finally:
         going = False
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             results = await asyncio.gather(*visitors, return_exceptions=True)
         await proxy.stop(0)
         listener.close()

@@ -90,7 +90,7 @@ async def test_a_replica_that_comes_while_one_is_tried_gets_the_request(world: W
     await world.put(endpoints=(replica(0, closed_port),))
     asking = asyncio.create_task(world.get())
     pool = world.proxy.core.table.get("alice-demo.localhost").pools[0]  # type: ignore[union-attr]
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         while not pool.down_until:
             await asyncio.sleep(0.001)
     await world.put(endpoints=(replica(1, world.app.port),))
@@ -101,7 +101,7 @@ async def test_a_space_that_falls_asleep_under_a_request_is_woken_for_it(world: 
     await world.put(endpoints=(replica(0, closed_port),))
     asking = asyncio.create_task(world.get())
     pool = world.proxy.core.table.get("alice-demo.localhost").pools[0]  # type: ignore[union-attr]
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         while not pool.down_until:
             await asyncio.sleep(0.001)
         await world.put(state=RouteState.ASLEEP, endpoints=())

@@ -55,12 +55,12 @@ async def test_a_revoked_token_ends_its_socket_stream_and_pending_request_and_no
     await world.put(access=RouteAccess.PRIVATE)
     socket, other, stream = await open_socket(world, b"hf_one"), await open_socket(world, b"hf_two"), await open_stream(world, b"hf_one")
     pending = asyncio.create_task(world.get("/slow", Authorization="Bearer hf_one"))
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         while len(world.app.seen) < 4:
             await asyncio.sleep(0.001)
     world.allowed["token"].discard("hf_one")
     world.feed.hints.put_nowait(("access", "token-id"))
-    async with asyncio.timeout(1):
+    async with asyncio.timeout(10):
         assert await socket.eof() == b"\x88\x02\x03\xf0"  # 1008, policy violation
         assert b"0\r\n\r\n" not in await _rest(stream)  # not ended as if it were complete
         assert (await pending).headers["x-vitrine-error"] == "NOT_FOUND"
@@ -83,7 +83,7 @@ async def test_a_space_made_private_ends_what_strangers_have_open(world: World) 
     await elsewhere.send(SOCKET.replace(b"alice", b"bob") % b"")
     assert (await elsewhere.head())[0] == 101
     await world.put(access=RouteAccess.PRIVATE)
-    async with asyncio.timeout(1):
+    async with asyncio.timeout(10):
         assert await socket.eof() == b"\x88\x02\x03\xf0"
         await _rest(stream)
     await still_answers(elsewhere)
@@ -96,12 +96,12 @@ async def test_held_requests_and_progress_pages_end_too(world: World) -> None:
     await page.send(b"GET /.well-known/vitrine/stages HTTP/1.1\r\nHost: alice-demo.localhost\r\nAuthorization: Bearer hf_one\r\n\r\n")
     assert (await page.head())[0] == 200
     held = asyncio.create_task(world.get("/api", Authorization="Bearer hf_one"))
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         while not world.proxy.core.activator.count:
             await asyncio.sleep(0.001)
     world.allowed["token"].clear()
     world.feed.hints.put_nowait(("access", "*"))
-    async with asyncio.timeout(1):
+    async with asyncio.timeout(10):
         assert (await held).status == 404
         await page.eof()
     assert world.proxy.core.activator.count == 0
@@ -116,7 +116,7 @@ async def test_a_lost_hint_costs_a_timer_tick(world: World) -> None:
     task = asyncio.create_task(watch.run())
     await still_answers(socket)
     world.allowed["token"].clear()
-    async with asyncio.timeout(3):  # a verdict is a second old at most
+    async with asyncio.timeout(10):  # a verdict is a second old at most
         assert await socket.eof() == b"\x88\x02\x03\xf0"
     task.cancel()
 
@@ -134,7 +134,7 @@ async def test_nothing_is_cut_while_nobody_can_say(world: World, monkeypatch: py
 
     monkeypatch.setattr(world.proxy.core.guard, "_authorize", down)
     world.feed.hints.put_nowait(("access", "*"))
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         await asked.wait()
     await still_answers(socket)
     assert (await world.get(host=HOST, Authorization="Bearer hf_one")).headers["x-vitrine-error"] == "GUARD_UNAVAILABLE"

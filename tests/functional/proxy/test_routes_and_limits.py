@@ -122,7 +122,7 @@ async def test_graceful_stop_finishes_exchanges_and_says_1001_to_sockets(world: 
     await idle.send(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
     assert (await idle.answer()).status == 200
     asking = asyncio.create_task(world.get("/slow"))
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         while len(world.app.seen) < 2:
             await asyncio.sleep(0.001)
     stopping = asyncio.create_task(world.proxy.stop(0.3))

@@ -157,7 +157,7 @@ async def test_a_slow_reader_holds_the_app_back(world: World) -> None:
 
     world.app.script = script
     async with _client(world) as client, client.stream("GET", "/big"):
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while not world.app._tasks or not all(task.done() for task in world.app._tasks):
                 await asyncio.sleep(0.05)
                 if not world.app._tasks:
@@ -171,7 +171,7 @@ async def test_wake_and_refusals_over_http2(world: World) -> None:
         page = await client.get("/", headers={"Accept": "text/html", "Sec-Fetch-Mode": "navigate"})
         assert (page.status_code, page.headers["x-vitrine-error"]) == (503, "SPACE_STARTING")
         held = asyncio.create_task(client.post("/api", content=b"{}"))
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             while not world.proxy.core.activator.count:
                 await asyncio.sleep(0.001)
         await world.put()
@@ -210,7 +210,7 @@ async def test_what_http1_would_split_never_leaves_http2(world: World) -> None:
         raw.initiate_connection()
         raw.send_headers(1, headers, end_stream=True)
         writer.write(raw.data_to_send())
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             status = None
             while status is None:
                 data = await reader.read(65_536)
@@ -283,11 +283,11 @@ async def test_an_open_http2_connection_is_told_to_go_and_finishes_its_stream(wo
     world.app.script = script
     async with _client(world) as client:
         late = asyncio.create_task(client.get("/"))
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             while not world.app.seen:
                 await asyncio.sleep(0.001)
         stopping = asyncio.create_task(world.proxy.stop(5))
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             while not world.proxy.core.draining:
                 await asyncio.sleep(0.001)
         go.set()

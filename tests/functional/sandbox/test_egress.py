@@ -64,7 +64,7 @@ socket.create_server(("0.0.0.0", 7860)).accept()
     await place.poke(spec)
     egress = place.runtime.egress_of(spec.replica_id)
     assert egress is not None
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         while egress.traffic.transports:  # a connection whose halves have both ended is closed
             await asyncio.sleep(0.01)
     assert place.lines == [f"5 {{(True, '{hashlib.sha256(PAYLOAD).hexdigest()}')}}"]

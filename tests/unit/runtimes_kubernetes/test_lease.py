@@ -84,11 +84,11 @@ async def test_a_silent_server_keeps_leadership_only_for_a_while(server: ApiServ
 async def test_acquire_waits_and_release_lets_the_next_one_in(server: ApiServer) -> None:
     time = Time()
     a, b = lease(server, "a", time), lease(server, "b", time)
-    await asyncio.wait_for(a.acquire(), 5)
+    await asyncio.wait_for(a.acquire(), 60)
     assert a.is_leading()
     second = asyncio.create_task(b.acquire())
     await a.release()
-    await asyncio.wait_for(second, 10)  # no need to wait for the duration
+    await asyncio.wait_for(second, 60)  # no need to wait for the duration
     assert b.is_leading()
     assert not a.is_leading()
 
@@ -96,13 +96,13 @@ async def test_acquire_waits_and_release_lets_the_next_one_in(server: ApiServer)
 async def test_lost_returns_when_another_holds_it(server: ApiServer) -> None:
     time = Time()
     a = LeaderLease(server.api(), namespace="v", identity="a", monotonic=time, renew_s=0.01)
-    await asyncio.wait_for(a.acquire(), 5)
+    await asyncio.wait_for(a.acquire(), 60)
     server.deny("PUT", "/leases/", 409)
-    await asyncio.wait_for(a.lost(), 5)
+    await asyncio.wait_for(a.lost(), 60)
     assert not a.is_leading()
 
 
 async def test_a_refused_lease_is_said_at_once(server: ApiServer) -> None:
     server.deny("*", "/leases", 403, times=10)
     with pytest.raises(Broken):
-        await asyncio.wait_for(lease(server, "a", Time()).acquire(), 5)
+        await asyncio.wait_for(lease(server, "a", Time()).acquire(), 60)

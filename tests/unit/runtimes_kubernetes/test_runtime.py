@@ -49,7 +49,7 @@ class World:
     async def until(self, good: Callable[[], Awaitable[object]], what: str = "") -> None:
         """Wait for the watch: no fixed sleep, only turns of the loop, until the fact is there."""
         try:
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(60):
                 while not await good():
                     await asyncio.sleep(0.005)
         except TimeoutError:

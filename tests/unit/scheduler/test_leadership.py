@@ -149,7 +149,7 @@ async def test_beside_a_file_the_lock_decides(tmp_path: Path) -> None:
     assert not done and not mine.is_leading()
     other.kill()
     await other.wait()
-    await asyncio.wait_for(waiting, 5)
+    await asyncio.wait_for(waiting, 60)
     assert mine.is_leading()
     await mine.release()
     assert not mine.is_leading()
