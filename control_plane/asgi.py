@@ -154,6 +154,7 @@ def _pages(app: FastAPI, services: Services, deliveries: Deliveries) -> Pages:
         public_url=services.public_url,
         frame_source=f"{public.scheme}://*.{settings.apps_domain}{port}",
         sign_up_open=settings.registration,
+        org_creation=settings.org_creation,
         single_sign_on=settings.oidc_name if settings.oidc_issuer else "",
         banner=lambda: floor_warning(settings),
         pool_facts=pool_facts,

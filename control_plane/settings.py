@@ -99,6 +99,9 @@ class Settings:
     egress_allow: str = field(default="", metadata={"doc": "Private `host:port` pairs that apps may reach all the same, comma-separated"})
     thumbnails: bool = field(default=True, metadata={"doc": "Whether cards show pictures of running apps, where Chromium is installed"})
     registration: bool = field(default=False, metadata={"doc": "Whether people may create their own account"})
+    org_creation: bool = field(
+        default=False, metadata={"doc": "Whether people may make organisations, each with quotas of its own; administrators always may"}
+    )
     oidc_issuer: str = field(default="", metadata={"doc": "OpenID Connect provider people may sign in at; default: none"})
     oidc_client_id: str = field(default="", metadata={"doc": "Client id there; the callback is `PUBLIC_URL/sign-in/sso/callback`"})
     oidc_client_secret: str = field(default="", metadata={"doc": "Client secret at the provider"})

@@ -30,6 +30,7 @@ from web.views import (
     LogEntry,
     LogPage,
     NoticePage,
+    OrgPage,
     PlatformFacts,
     Profile,
     QuotaRow,
@@ -185,6 +186,26 @@ class CommunityDoor(Protocol):
     async def stop_preview(self, actor: Actor, owner: str, name: str, number: int) -> None: ...
 
 
+class OrgsDoor(Protocol):
+    def may_make_org(self, actor: Actor) -> bool: ...
+    async def create_org(self, actor: Actor, name: str, fullname: str) -> str:
+        """The maker is its first admin. Gives its name."""
+
+    async def org(self, actor: Actor, name: str) -> OrgPage: ...
+    async def rename_org(self, actor: Actor, name: str, fullname: str) -> None: ...
+    async def set_org_member(self, actor: Actor, name: str, user_name: str, role: str) -> None: ...
+    async def remove_org_member(self, actor: Actor, name: str, user_name: str) -> None: ...
+
+
+class GatesDoor(Protocol):
+    async def ask_access(self, actor: Actor, kind: RepoType, owner: str, name: str) -> None: ...
+    async def set_gate(self, actor: Actor, kind: RepoType, owner: str, name: str, gate: str) -> None:
+        """`gate`: auto, manual or "" for none."""
+
+    async def decide_access(self, actor: Actor, kind: RepoType, owner: str, name: str, request_id: str, status: str) -> None:
+        """`status`: accepted or rejected."""
+
+
 class NoticesDoor(Protocol):
     async def notices(self, actor: Actor, unread_only: bool, page: int) -> NoticePage: ...
     async def open_notice(self, actor: Actor, topic: str) -> str:
@@ -209,6 +230,9 @@ class AdminDoor(Protocol):
         """Newest first, and whether the chain is whole."""
 
     async def admin_suspend(self, actor: Actor, name: str, suspended: bool) -> None: ...
+    async def admin_maintenance(self, actor: Actor, message: str | None) -> None:
+        """Begin with these words for everybody, or end (None)."""
+
     async def admin_add_user(self, actor: Actor, name: str, email: str, password: str, *, admin: bool) -> None: ...
 
 
@@ -221,6 +245,7 @@ class WebBackend(
     FilesDoor,
     AccountDoor,
     CommunityDoor,
+    OrgsDoor,
     NoticesDoor,
     AdminDoor,
     Protocol,

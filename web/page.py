@@ -61,10 +61,14 @@ DONE: dict[str, str] = {
     "session": "Session ended.",
     "password": "Password changed.",
     "user": "User added.",
+    "org": "Organisation made. Add its members below.",
+    "left": "You are no longer a member.",
+    "maintenance": "Saved. Everybody sees it on every page.",
     "comment": "Posted.",
     "collected": "Added to this collection.",
     "preview": "The preview is on its way; it follows every commit of this pull request.",
     "preview-end": "The preview is gone.",
+    "asked": "Asked. You are let in at once or when its authors say so.",
     "proposed": "Your change stands here as a pull request.",
 }
 

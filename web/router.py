@@ -20,7 +20,9 @@ from web.pages.community import community_router
 from web.pages.consent import WebConsent
 from web.pages.files import files_router, repo_router
 from web.pages.gallery import gallery_router, profile_router
+from web.pages.gates import gates_router
 from web.pages.notices import notices_router
+from web.pages.orgs import orgs_router
 from web.pages.settings import model_settings_router, settings_router
 from web.pages.sign_in import sign_in_router
 from web.pages.space import space_router
@@ -37,7 +39,8 @@ def web_router(pages: Pages) -> APIRouter:
     """Every page. `secure` of `pages` says whether people reach us by https."""
     router = APIRouter(route_class=page_route(pages), include_in_schema=False)
     families = (
-        gallery_router, sign_in_router, account_router, notices_router, admin_router, space_router, settings_router, collections_router,
+        gallery_router, sign_in_router, account_router, notices_router, orgs_router, admin_router, space_router, settings_router,
+        collections_router,
     )  # fmt: skip
     for part in families:
         router.include_router(part(pages))
@@ -46,6 +49,7 @@ def web_router(pages: Pages) -> APIRouter:
         router.include_router(community_router(pages, kind))
     router.include_router(model_settings_router(pages))
     for kind in (RepoType.DATASET, RepoType.MODEL):
+        router.include_router(gates_router(pages, kind))
         router.include_router(repo_router(pages, kind))
     router.include_router(profile_router(pages))
     return router

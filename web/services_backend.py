@@ -11,14 +11,17 @@ from web.services.community import CommunityFamily
 from web.services.deps import WebDeps
 from web.services.files import FilesFamily
 from web.services.gallery import GalleryFamily
+from web.services.gates import GatesFamily
 from web.services.notices import NoticesFamily
+from web.services.orgs import OrgsFamily
 from web.services.settings import SettingsFamily
 from web.services.spaces import SpaceFamily
 
 
 class ServicesBackend(
-    AdminFamily, CollectionsFamily, SpaceFamily, AnalyticsFamily, SettingsFamily, FilesFamily, CommunityFamily, NoticesFamily
-):
+    AdminFamily, CollectionsFamily, SpaceFamily, AnalyticsFamily, SettingsFamily, FilesFamily, CommunityFamily, NoticesFamily, OrgsFamily,
+    GatesFamily,
+):  # fmt: skip
     """Implements `web.backend.WebBackend` over use cases and stores. `close` ends its one background listener."""
 
     def __init__(self, deps: WebDeps) -> None:

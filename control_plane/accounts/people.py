@@ -60,7 +60,7 @@ async def add_user(
         id=AccountId(new_id()),
         kind=AccountKind.USER,
         name=name,
-        fullname=_fullname(fullname, name),
+        fullname=checked_fullname(fullname, name),
         created_at=clock.now(),
         email=email,
         is_admin=is_admin,
@@ -84,7 +84,7 @@ async def add_org(
         id=AccountId(new_id()),
         kind=AccountKind.ORG,
         name=name,
-        fullname=_fullname(fullname, name),
+        fullname=checked_fullname(fullname, name),
         created_at=clock.now(),
     )
     await uow.accounts.add(org)
@@ -93,7 +93,8 @@ async def add_org(
     return org
 
 
-def _fullname(fullname: str, name: str) -> str:
+def checked_fullname(fullname: str, name: str) -> str:
+    """What an account calls itself, its name when that is nothing; Rejected when it cannot be shown in one line."""
     text = fullname.strip()
     if len(text) > 200 or not text.isprintable():
         raise Rejected("a full name has at most 200 printable characters")

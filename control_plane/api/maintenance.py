@@ -1,6 +1,6 @@
 """The gate of maintenance: one dependency of every route of the API process.
 
-What only reads passes whatever its method is; so do operators (`/api/admin`), the platform's own processes and signing
+What only reads passes whatever its method is; so do operators (`/api/admin`, `/admin`), the platform's own processes and signing
 in. Bytes of pushes and uploads are refused further in, by `accounts.storage`, where the person who pushes reads why.
 """
 
@@ -16,7 +16,7 @@ from control_plane.ports.stores import UnitOfWorkFactory
 
 _READING = ("GET", "HEAD", "OPTIONS")
 _PASSES = re.compile(
-    r"/(?:api/admin|internal|sign-in|sign-out|oauth|-|api/telemetry)(?:/.*)?"
+    r"/(?:api/admin|admin|internal|sign-in|sign-out|oauth|-|api/telemetry)(?:/.*)?"
     r"|/.+/(?:git-upload-pack|git-receive-pack|info/lfs/objects/batch)|/v1/telemetry"
     r"|/api/(?:validate-yaml|tokens/revoke-leaked)"
     r"|/api/[^/]+/[^/]+/[^/]+/(?:paths-info|preupload)/.*"

@@ -55,7 +55,8 @@ def account_router(pages: Pages) -> APIRouter:
     async def account_page(visit: Visit, error: VitrineError | None = None) -> Response:
         return pages.page(
             visit, "account.html", status=status_of(error, anonymous=False) if error else 200, sessions=await backend.sessions(visit.actor),
-            quotas=await backend.own_quotas(visit.actor), error=error_view(error) if error else None,
+            quotas=await backend.own_quotas(visit.actor), orgs=(await backend.profile(visit.actor, visit.viewer.name)).groups,
+            may_make_org=backend.may_make_org(visit.actor), error=error_view(error) if error else None,
         )  # fmt: skip
 
     @router.get("/settings")

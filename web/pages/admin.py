@@ -24,6 +24,16 @@ def admin_router(pages: Pages) -> APIRouter:
         visit = admin(await pages.visit(request))
         return pages.page(visit, "admin.html", view=await backend.admin_overview(visit.actor))
 
+    @router.post("/admin/maintenance")
+    async def maintenance(request: Request) -> Response:
+        visit = admin(await pages.submitted(request))
+        try:
+            await backend.admin_maintenance(visit.actor, visit.text("message") if visit.text("on") == "1" else None)
+        except Rejected as error:
+            view = await backend.admin_overview(visit.actor)
+            return pages.page(visit, "admin.html", status=status_of(error, anonymous=False), view=view, error=error_view(error))
+        return pages.go("/admin", "maintenance" if visit.text("on") == "1" else "saved")
+
     async def users_page(visit: Visit, error: VitrineError | None = None) -> Response:
         status = status_of(error, anonymous=False) if error else 200
         users = await backend.admin_users(visit.actor)

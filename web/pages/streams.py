@@ -9,6 +9,8 @@ from typing import Any
 from fastapi import Request
 from fastapi.responses import StreamingResponse
 
+from control_plane.domain.errors import VitrineError
+
 MAX_ID = 1 << 62
 
 
@@ -33,7 +35,10 @@ async def primed(stream: AsyncIterator[bytes]) -> StreamingResponse:
 
     async def body() -> AsyncIterator[bytes]:
         yield first
-        async for item in stream:
-            yield item
+        try:
+            async for item in stream:
+                yield item
+        except VitrineError:
+            return  # a right ended, or what was looked at is gone: so does the stream; the browser asks again and is told
 
     return StreamingResponse(body(), media_type="text/event-stream", headers={"X-Accel-Buffering": "no", "Cache-Control": "no-store"})

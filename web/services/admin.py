@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from control_plane.accounts import people, suspension
+from control_plane.accounts import maintenance, people, suspension
 from control_plane.accounts.usage import usage
 from control_plane.domain.accounts import Account, AccountKind, Actor
 from control_plane.domain.errors import NotFound, Rejected
@@ -44,7 +44,24 @@ class AdminFamily(PeopleFamily, GalleryFamily):
             PoolRow(str(r["pool"]), str(r["flavor"]), r["nodes"], r["total"], r["used"], r["free"], r["queued"])
             for r in await self.d.pool_facts()
         )
-        return AdminOverview(figures, await self.cards(running), rows, pools)
+        async with self.d.uow.read() as uow:
+            notice = await maintenance.current(uow)
+        words = notice.message if notice else None
+        return AdminOverview(figures, await self.cards(running), rows, pools, words, maintenance.DEFAULT_WORDS)
+
+    async def admin_maintenance(self, actor: Actor, message: str | None) -> None:
+        admin = self._admin(actor)
+        words = " ".join(message.split()) if message is not None else None
+        if words is not None and not (words and words.isprintable() and len(words) <= maintenance.MAX_WORDS):
+            raise Rejected(f"the message of a maintenance is one printable line of at most {maintenance.MAX_WORDS} characters")
+        now = self.d.clock.now()
+        async with self.d.uow.write() as uow:
+            before = await maintenance.current(uow)
+            await maintenance.switch(uow, maintenance.Notice(words, admin.name, now) if words is not None else None)
+            facts = {"before": before.message if before else "off", "after": words if words is not None else "off"}
+            await uow.audit.append(
+                at=now, actor=admin.name, action="platform.maintenance", subject="platform", address=actor.address, facts=facts
+            )
 
     async def admin_users(self, actor: Actor) -> tuple[UserRow, ...]:
         self._admin(actor)

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from control_plane.accounts import gates, policy
+from control_plane.accounts import gates, policy, sign_in
 from control_plane.accounts.sign_in import Throttle
 from control_plane.domain.accounts import Action, Actor
 from control_plane.domain.errors import RepoNotFound
@@ -68,6 +68,10 @@ class Base:
 
     def __init__(self, deps: WebDeps) -> None:
         self.d = deps
+
+    async def still(self, actor: Actor) -> Actor:
+        """Whose stream this is, with the rights of this moment. NotSignedIn once they signed out or were shut out."""
+        return await sign_in.renewed(self.d.uow, self.d.clock, actor)
 
     async def find(self, uow: UnitOfWork, actor: Actor, kind: RepoType, owner: str, name: str, action: Action = Action.VIEW) -> Repo:
         """The repository when the actor may do `action`. MovedTo when it has another name now."""

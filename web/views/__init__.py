@@ -9,7 +9,7 @@ from __future__ import annotations
 from web.views.community import DiscussionEntry, DiscussionPage, DiscussionRow
 from web.views.notices import NoticePage, NoticeRow
 from web.views.operations import AdminBuildRow, AdminOverview, AnalyticsView, AuditRow, HourBar, Measure, PoolRow, UsageRow, UserRow
-from web.views.people import CollectionPage, CollectionRow, Profile, SessionRow, SignedIn, TokenRow
+from web.views.people import CollectionPage, CollectionRow, MemberRow, OrgPage, Profile, SessionRow, SignedIn, TokenRow
 from web.views.repositories import BlobView, CommitRow, CommitsView, CommitView, FileRow, RepoPage, RepoRow, TreeView
 from web.views.settings import HardwareOption, QuotaRow, SettingRow, SettingsView
 from web.views.site import PlatformFacts, Viewer
@@ -51,8 +51,10 @@ __all__ = [
     "LogEntry",
     "LogPage",
     "Measure",
+    "MemberRow",
     "NoticePage",
     "NoticeRow",
+    "OrgPage",
     "PlatformFacts",
     "PoolRow",
     "Profile",

@@ -94,4 +94,5 @@ class AdminOverview:
     running: tuple[SpaceCard, ...]
     builds: tuple[AdminBuildRow, ...]
     pools: tuple[PoolRow, ...]
-    quota_keys: tuple[str, ...] = ()
+    maintenance: str | None = None  # what everybody reads while it lasts
+    maintenance_words: str = ""  # to begin with

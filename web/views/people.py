@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from web.views.repositories import RepoRow
+from web.views.settings import QuotaRow
 from web.views.spaces import SpaceCard
 
 
@@ -51,6 +52,26 @@ class SignedIn:
     cookie: str
     expires_at: datetime
     name: str
+
+
+@dataclass(frozen=True, slots=True)
+class MemberRow:
+    name: str
+    fullname: str
+    role: str
+    is_viewer: bool
+
+
+@dataclass(frozen=True, slots=True)
+class OrgPage:
+    """`roles`: every role that a member can have, the strongest first."""
+
+    name: str
+    fullname: str
+    may_manage: bool
+    members: tuple[MemberRow, ...]
+    roles: tuple[str, ...]
+    quotas: tuple[QuotaRow, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,6 +26,20 @@ class RepoPage:
     license: str = ""
     storage_bytes: int = 0
     can_read_code: bool = True
+    can_read_files: bool = True
+    gate: str = ""  # "", "auto" or "manual"
+    request: str = ""  # the viewer's own: "", "pending", "accepted" or "rejected"
+    requests: tuple[AccessRow, ...] = ()  # for the owner
+
+
+@dataclass(frozen=True, slots=True)
+class AccessRow:
+    """Somebody's request to read the files. `status`: pending, accepted or rejected."""
+
+    id: str
+    user: str
+    status: str
+    at: datetime
 
 
 @dataclass(frozen=True, slots=True)
