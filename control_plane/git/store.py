@@ -13,30 +13,27 @@ import os
 import shutil
 import time
 import weakref
-from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pygit2
-from pygit2.enums import FileMode
 
 from control_plane.domain.errors import Broken, Conflict, EntryNotFound, NameTaken, Rejected, RepoNotFound, RevisionNotFound, StaleParent
 from control_plane.domain.ids import RepoId, Sha
-from control_plane.git import archives, objects, pointers
+from control_plane.git import archives, objects, tree_writer
 from control_plane.git.gitbin import PINNED, GitBinary, GitFailed, end
 from control_plane.git.lfs import sync_folder
 from control_plane.git.names import SHA, ZERO_SHA, check_path, check_ref, check_repo_id
-from control_plane.git.objects import EMPTY_TREE, MAIN
-from control_plane.git.packing import blob_id, blob_pack
+from control_plane.git.objects import MAIN
+from control_plane.git.packing import blob_pack
 from control_plane.git.xet import XetStore
-from control_plane.ports.git import Commit, CommitRequest, FileChange, LfsStore, Ref, TreeEntry
+from control_plane.ports.git import Commit, CommitRequest, LfsStore, Ref, TreeEntry
 
 pygit2.option(pygit2.enums.Option.ENABLE_FSYNC_GITDIR, True)
 pygit2.option(pygit2.enums.Option.SET_OWNER_VALIDATION, False)
 
 _LOG_FORMAT = "--format=%H%x00%P%x00%an%x00%ae%x00%at%x00%B"
-_COMMITTER = ("Vitrine", "noreply@vitrine.invalid")
 _CAS_TRIES = 12
 _PACK_FROM = 20  # new files of one commit; each loose object costs a sync of its own
 _PACK_FROM_BYTES = 1 << 20  # loose objects are deflated anew by every clone, those of a pack are copied
@@ -200,7 +197,7 @@ class BareGitStore:
         """
         check_ref(request.ref)
         repo = self._existing(repo_id)
-        changes = [_checked(change) for change in request.changes]
+        changes = [tree_writer.checked(change) for change in request.changes]
         missing = [c.lfs.oid for c in changes if c.lfs and await self._lfs.has(repo_id, c.lfs.oid) != c.lfs.size]
         if missing:
             raise Rejected(
@@ -220,7 +217,7 @@ class BareGitStore:
                     raise StaleParent(STALE_WORDS)
                 if head is None and request.ref != MAIN:
                     raise RevisionNotFound(f"Invalid rev id: {request.ref}")
-                new = await asyncio.to_thread(_write_commit, repo, head, request, changes)
+                new = await asyncio.to_thread(tree_writer.write_commit, repo, head, request, changes)
                 if new == head or await self._swap(repo, request.ref, Sha(new), head):
                     return Sha(new)
                 if request.parent is not None:
@@ -256,7 +253,12 @@ class BareGitStore:
                 git = pygit2.Repository(str(repo))
                 return str(
                     git.create_commit(
-                        None, _signature(author, author_email), _signature(*_COMMITTER), message, objects.commit_at(git, head).tree_id, []
+                        None,
+                        tree_writer.signature(author, author_email),
+                        tree_writer.committer(),
+                        message,
+                        objects.commit_at(git, head).tree_id,
+                        [],
                     )
                 )
 
@@ -354,79 +356,6 @@ def _full(sha: str) -> str:
     if not SHA.fullmatch(sha):
         raise RevisionNotFound(f"Invalid rev id: {sha[:200]}")
     return sha
-
-
-def _checked(change: FileChange) -> FileChange:
-    path = check_path(change.path.rstrip("/") if change.content is None and change.lfs is None else change.path)
-    if change.content is not None and change.lfs is not None:
-        raise Rejected(f"{path!r} has both content and an LFS object", code="InvalidCommit")
-    return FileChange(path, change.content, change.lfs, change.is_folder)
-
-
-def _signature(name: str, email: str) -> pygit2.Signature:
-    clean = "".join(c for c in name if c.isprintable() and c not in "<>\n").strip() or "unknown"
-    mail = "".join(c for c in email if c.isprintable() and c not in "<> \n") or "unknown@vitrine.invalid"
-    return pygit2.Signature(clean, mail, encoding="utf-8")
-
-
-def _write_commit(path: Path, head: Sha | None, request: CommitRequest, changes: Sequence[FileChange]) -> str:
-    repo = pygit2.Repository(str(path))
-    try:
-        base = objects.commit_at(repo, head).tree_id if head else None
-        index = pygit2.Index()
-        if head:
-            index.read_tree(objects.commit_at(repo, head).tree)
-        present = {entry.path: int(entry.mode) for entry in index}
-        folders = Counter(folder for path in present for folder in _folders(path))
-        for change in changes:
-            if change.content is None and change.lfs is None:
-                _delete(index, present, folders, change)
-            else:
-                _put(repo, index, present, folders, change)
-        tree = index.write_tree(repo)
-        if head and tree == base:
-            return head
-        if head is None and str(tree) == EMPTY_TREE and not changes:
-            raise Rejected("the first commit of a repository needs at least one file", code="InvalidCommit")
-        author = _signature(request.author, request.author_email)
-        return str(repo.create_commit(None, author, _signature(*_COMMITTER), request.message, tree, [head] if head else []))
-    finally:
-        repo.free()
-
-
-def _folders(path: str) -> list[str]:
-    parts = path.split("/")
-    return ["/".join(parts[:depth]) for depth in range(1, len(parts))]
-
-
-def _delete(index: pygit2.Index, present: dict[str, int], folders: Counter[str], change: FileChange) -> None:
-    if change.path in present:
-        doomed = [] if change.is_folder else [change.path]
-    else:
-        doomed = [p for p in present if p.startswith(f"{change.path}/")] if folders[change.path] else []
-    if not doomed:
-        raise EntryNotFound("A file with this name doesn't exist", commit=None)
-    for name in doomed:
-        index.remove(name)
-        del present[name]
-        folders.subtract(_folders(name))
-
-
-def _put(repo: pygit2.Repository, index: pygit2.Index, present: dict[str, int], folders: Counter[str], change: FileChange) -> None:
-    above = _folders(change.path)
-    blocked = next((folder for folder in above if folder in present), None)
-    if blocked is not None or folders[change.path] > 0:
-        why = f"{blocked!r} is a file" if blocked is not None else "it is a folder"
-        raise Rejected(f"{change.path!r} cannot be written: {why}", code="InvalidPath", facts={"path": change.path})
-    data = (pointers.render(change.lfs.oid, change.lfs.size) if change.lfs else change.content) or b""
-    name = blob_id(data)
-    if name not in repo:
-        repo.create_blob(data)
-    executable = present.get(change.path) == FileMode.BLOB_EXECUTABLE
-    index.add(pygit2.IndexEntry(change.path, pygit2.Oid(hex=name), FileMode.BLOB_EXECUTABLE if executable else FileMode.BLOB))
-    if change.path not in present:
-        folders.update(above)
-    present[change.path] = int(FileMode.BLOB_EXECUTABLE if executable else FileMode.BLOB)
 
 
 def _commit(fields: Sequence[str]) -> Commit:
