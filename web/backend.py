@@ -245,6 +245,7 @@ class WebBackend(
     FilesDoor,
     AccountDoor,
     CommunityDoor,
+    GatesDoor,
     OrgsDoor,
     NoticesDoor,
     AdminDoor,

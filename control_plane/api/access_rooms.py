@@ -53,6 +53,7 @@ _FIXED: dict[Right, tuple[str, ...]] = {
 # Under every type's prefix.
 _PER_PREFIX: dict[Right, tuple[str, ...]] = {
     Access.VIEW_AND_WRITE_TOKEN: ("POST {P}/{owner:seg}/{name:seg}/like",),
+    Access.READ_CODE_AND_WRITE_TOKEN: ("POST {P}/{owner:seg}/{name:seg}/gate/ask",),
     Access.GIT: (
         "GET {P}/{owner}/{name}/info/refs", "POST {P}/{owner}/{name}/git-upload-pack", "POST {P}/{owner}/{name}/git-receive-pack",
         "POST {P}/{owner}/{name}/info/lfs/objects/batch", "POST {P}/{owner}/{name}/info/lfs/objects/verify",
@@ -83,9 +84,9 @@ _PER_PREFIX: dict[Right, tuple[str, ...]] = {
             for word in ("new", "edit", "upload", "delete")
             for file in ("", "/{file:tail}")
         ),
-        "GET {P}/{owner:seg}/{name:seg}/settings",
+        "GET {P}/{owner:seg}/{name:seg}/settings", "POST {P}/{owner:seg}/{name:seg}/settings/access",
     ),
-    Action.ADMIN: tuple(f"POST {{P}}/{{owner:seg}}/{{name:seg}}/settings/{word}" for word in ("visibility", "rename", "delete")),
+    Action.ADMIN: tuple(f"POST {{P}}/{{owner:seg}}/{{name:seg}}/settings/{word}" for word in ("visibility", "rename", "delete", "gate")),
 }  # fmt: skip
 
 _XET: dict[Right, tuple[str, ...]] = {

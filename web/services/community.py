@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-from control_plane.accounts import policy
+from control_plane.accounts import gates, policy
 from control_plane.community import discussions
 from control_plane.community.discussions import Desk, Discussion, Event
 from control_plane.community.previews import Previews
@@ -41,9 +41,11 @@ class CommunityFamily(Base):
     async def discussion(self, actor: Actor, kind: RepoType, owner: str, name: str, number: int) -> DiscussionPage:
         async with self.d.uow.read() as uow:
             repo = await self.find(uow, actor, kind, owner, name, Action.READ_CODE)
+            asked = await gates.request_of(uow, actor, Action.READ_FILES, repo)
             found = await discussions.need(uow, repo.id, number)
             preview = await self.previews.find(uow, repo, number) if found.is_pull else None
-        diff, conflicts = await self._changes(repo, found)
+        shows_files = policy.allowed(actor, Action.READ_FILES, repo, asked)
+        diff, conflicts = await self._changes(repo, found) if shows_files else ("", ())
         may_write = policy.allowed(actor, Action.WRITE, repo)
         own = actor.user is not None and found.author == actor.user.name
         is_open = found.is_pull and found.status in OPEN

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import nullcontext
 from pathlib import Path
 
-from control_plane.accounts import policy
+from control_plane.accounts import gates, policy
 from control_plane.community.discussions import Desk
 from control_plane.domain.accounts import Action, Actor
 from control_plane.domain.errors import EntryNotFound, Rejected, RevisionNotFound
@@ -17,6 +17,7 @@ from control_plane.domain.spaces import Repo, RepoType
 from control_plane.ports.git import Commit, CommitRequest, FileChange, TreeEntry
 from web.markup import without_front_matter
 from web.services.deps import Base
+from web.services.gates import access_rows
 from web.views import BlobView, CommitRow, CommitsView, CommitView, FileRow, RepoPage, TreeView
 
 SHOWN_BYTES = 512 << 10
@@ -31,12 +32,15 @@ class FilesFamily(Base):
         async with self.d.uow.read() as uow:
             repo = await self.find(uow, actor, kind, owner, name)
             liked = actor.user is not None and any(u.id == actor.user.id for u in await uow.repos.likers(repo.id))
+            asked = await gates.request_of(uow, actor, Action.READ_FILES, repo)
+            requests = await access_rows(uow, repo) if policy.allowed(actor, Action.ADMIN, repo) else ()
         license_name = repo.card.get("license")
         return RepoPage(
             kind.value, repo.owner_name, repo.name, self.base(repo), repo.visibility.value, repo.likes, liked, repo.updated_at,
             repo.head or "", policy.allowed(actor, Action.WRITE, repo), policy.allowed(actor, Action.ADMIN, repo), self.git_url(repo),
             repo.tags, license_name if isinstance(license_name, str) else "", repo.storage_bytes,
-            policy.allowed(actor, Action.READ_CODE, repo),
+            policy.allowed(actor, Action.READ_CODE, repo), policy.allowed(actor, Action.READ_FILES, repo, asked), repo.gate.value,
+            asked.status.value if asked else "", requests,
         )  # fmt: skip
 
     async def _at(

@@ -10,7 +10,7 @@ from web.views.community import DiscussionEntry, DiscussionPage, DiscussionRow
 from web.views.notices import NoticePage, NoticeRow
 from web.views.operations import AdminBuildRow, AdminOverview, AnalyticsView, AuditRow, HourBar, Measure, PoolRow, UsageRow, UserRow
 from web.views.people import CollectionPage, CollectionRow, MemberRow, OrgPage, Profile, SessionRow, SignedIn, TokenRow
-from web.views.repositories import BlobView, CommitRow, CommitsView, CommitView, FileRow, RepoPage, RepoRow, TreeView
+from web.views.repositories import AccessRow, BlobView, CommitRow, CommitsView, CommitView, FileRow, RepoPage, RepoRow, TreeView
 from web.views.settings import HardwareOption, QuotaRow, SettingRow, SettingsView
 from web.views.site import PlatformFacts, Viewer
 from web.views.spaces import (
@@ -28,6 +28,7 @@ from web.views.spaces import (
 )
 
 __all__ = [
+    "AccessRow",
     "AdminBuildRow",
     "AdminOverview",
     "AnalyticsView",
