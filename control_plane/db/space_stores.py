@@ -25,10 +25,6 @@ OPEN_REPLICA = text("replicas.state NOT IN ('stopped', 'failed')")
 _CHUNK = 500  # ids per statement; SQLite takes at most 32,766 parameters
 
 
-async def free_subdomain(rows: Rows, subdomain: str, at: datetime) -> None:
-    await rows.put(freed_subdomains, {"subdomain": subdomain, "freed_at": at}, key=("subdomain",))
-
-
 def _chunks(values: Sequence[str]) -> list[list[str]]:
     unique = list(dict.fromkeys(values))
     return [unique[i : i + _CHUNK] for i in range(0, len(unique), _CHUNK)]
@@ -54,17 +50,24 @@ class SqlSpaceStore:
         row = await self._rows.one(select(spaces).where(spaces.c.subdomain == subdomain.lower()))
         return mapping.space_to_domain(row) if row else None
 
-    async def subdomain_taken(self, subdomain: str) -> bool:
+    async def subdomain_taken(self, subdomain: str, *, by_other_than: SpaceId | None = None) -> bool:
         name = subdomain.lower()
-        if await self._rows.value(select(spaces.c.id).where(spaces.c.subdomain == name)):
-            return True
+        holder = await self._rows.value(select(spaces.c.id).where(spaces.c.subdomain == name))
+        if holder is not None:
+            return str(holder) != by_other_than
         since = self._clock.now() - SUBDOMAIN_REST
-        query = select(freed_subdomains.c.subdomain).where(freed_subdomains.c.subdomain == name, freed_subdomains.c.freed_at > since)
-        return await self._rows.value(query) is not None
+        query = select(freed_subdomains.c.space_id).where(freed_subdomains.c.subdomain == name, freed_subdomains.c.freed_at > since)
+        row = await self._rows.one(query)
+        return row is not None and (row["space_id"] is None or row["space_id"] != by_other_than)
+
+    async def old_subdomains(self, space_id: SpaceId) -> tuple[str, ...]:
+        query = select(freed_subdomains.c.subdomain).where(freed_subdomains.c.space_id == space_id)
+        return tuple(row["subdomain"] for row in await self._rows.all(query.order_by(freed_subdomains.c.subdomain)))
 
     async def add(self, space: Space) -> None:
         if not await self._rows.add(spaces, mapping.space_to_row(space)):
             raise NameTaken(f"the subdomain '{space.subdomain}' is taken")
+        await self._take(space.subdomain)
 
     async def save(self, space: Space) -> None:
         holder = await self._rows.value(select(spaces.c.id).where(spaces.c.subdomain == space.subdomain))
@@ -72,6 +75,7 @@ class SqlSpaceStore:
             raise NameTaken(f"the subdomain '{space.subdomain}' is taken")
         if holder is None:
             await self._free(space.id)
+            await self._take(space.subdomain)
         await self._rows.put(spaces, mapping.space_to_row(space), key=("id",))
 
     async def remove(self, space_id: SpaceId) -> None:
@@ -81,7 +85,12 @@ class SqlSpaceStore:
     async def _free(self, space_id: SpaceId) -> None:
         subdomain = await self._rows.value(select(spaces.c.subdomain).where(spaces.c.id == space_id))
         if subdomain is not None:
-            await free_subdomain(self._rows, subdomain, self._clock.now())
+            row = {"subdomain": subdomain, "freed_at": self._clock.now(), "space_id": space_id}
+            await self._rows.put(freed_subdomains, row, key=("subdomain",))
+
+    async def _take(self, subdomain: str) -> None:
+        """Whoever had it before redirects from it no more."""
+        await self._rows.run(delete(freed_subdomains).where(freed_subdomains.c.subdomain == subdomain))
 
     async def all_ids(self) -> tuple[SpaceId, ...]:
         return tuple(SpaceId(row["id"]) for row in await self._rows.all(select(spaces.c.id).order_by(spaces.c.id)))

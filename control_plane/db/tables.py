@@ -249,6 +249,7 @@ freed_subdomains = Table(
     metadata,
     Column("subdomain", String(64), primary_key=True),
     Column("freed_at", UtcTime, nullable=False),
+    Column("space_id", String(64), index=True),  # whose it was; that Space may be gone
 )
 
 settings = Table(

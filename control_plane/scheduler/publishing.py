@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 
 from control_plane.domain.ids import RepoId, SpaceId
@@ -14,7 +15,8 @@ from control_plane.scheduler.routing import route_of
 class RoutePublisher:
     def __init__(self, deps: SchedulerDeps, config: SchedulerConfig) -> None:
         self._d, self._c = deps, config
-        self._hosts: dict[SpaceId, str] = {}
+        self._hosts: dict[SpaceId, tuple[str, ...]] = {}  # what was published of each Space: its host, then its old ones
+        self._holder: dict[str, SpaceId] = {}  # host → the Space that it was last published for
 
     async def publish(self, space_id: SpaceId) -> None:
         async with self._d.uow.read() as uow:
@@ -24,20 +26,29 @@ class RoutePublisher:
                 return
             newest = await uow.deployments.get(space_id, space.generation) if space.generation else None
             live = newest if space.live_generation == space.generation else await uow.deployments.get(space_id, space.live_generation)
+            old_subdomains = await uow.spaces.old_subdomains(space_id)
             replicas, build = await uow.deployments.replicas(space_id), await uow.builds.latest(space_id)
         view = derive_stage(space, build, newest, live, replicas)
         host = f"{space.subdomain}.{self._c.apps_domain}"
         route = route_of(repo, space, live, replicas, view, host=host, static_site=self._c.static_site)
-        old = self._hosts.get(space_id)
-        if old is not None and old != host:
+        hosts = (host, *(f"{subdomain}.{self._c.apps_domain}" for subdomain in old_subdomains))
+        for old in hosts[1:]:
             await self._d.routes.publish(replace(route, host=old, state=RouteState.EMPTY, endpoints=(), redirect_to=host))
-        self._hosts[space_id] = host
         await self._d.routes.publish(route)
+        known, self._hosts[space_id] = self._hosts.get(space_id, ()), hosts
+        self._holder.update(dict.fromkeys(hosts, space_id))
+        await self._withdraw(space_id, set(known) - set(hosts))
 
     def knows(self, space_id: SpaceId) -> bool:
         """Whether it was published since the start."""
         return space_id in self._hosts
 
     async def withdraw(self, space_id: SpaceId) -> None:
-        if host := self._hosts.pop(space_id, None):
-            await self._d.routes.withdraw(host)
+        await self._withdraw(space_id, self._hosts.pop(space_id, ()))
+
+    async def _withdraw(self, space_id: SpaceId, hosts: Iterable[str]) -> None:
+        """But for those that are another Space's by now."""
+        for host in hosts:
+            if self._holder.get(host) == space_id:
+                del self._holder[host]
+                await self._d.routes.withdraw(host)

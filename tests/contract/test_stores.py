@@ -503,6 +503,9 @@ async def test_a_subdomain_rests_for_thirty_days(db: Database, clock: FixedClock
         with pytest.raises(NameTaken):
             await work.spaces.save(space(second, subdomain=demo.subdomain))
         await work.spaces.save(replace(demo, subdomain="renamed"))
+        assert await work.spaces.old_subdomains(demo.id) == (demo.subdomain,)
+        assert not await work.spaces.subdomain_taken(demo.subdomain, by_other_than=demo.id), "it may go back"
+        assert await work.spaces.subdomain_taken(demo.subdomain, by_other_than=SpaceId(second.id))
         await work.repos.remove(second.id)
         assert await work.spaces.get(SpaceId(second.id)) is not None
         assert await work.repos.removed(second.id) == (ann.id, "Ann/second")
@@ -516,6 +519,14 @@ async def test_a_subdomain_rests_for_thirty_days(db: Database, clock: FixedClock
     async with db.read() as work:
         assert not await work.spaces.subdomain_taken("ann-demo")
         assert not await work.spaces.subdomain_taken("renamed")
+    async with db.write() as work:  # what somebody else has taken over, or the Space has again, redirects no more
+        heir = repo(ann, "heir")
+        await work.repos.add(heir)
+        await work.spaces.add(space(heir, subdomain="ann-demo"))
+        await work.spaces.save(space(heir, subdomain="elsewhere"))
+        await work.spaces.save(space(heir, subdomain="ann-demo"))
+        assert await work.spaces.old_subdomains(demo.id) == ("renamed",)
+        assert await work.spaces.old_subdomains(SpaceId(heir.id)) == ("elsewhere",)
 
 
 async def test_settings_keep_no_plain_secret(db: Database, demo: Space) -> None:

@@ -306,6 +306,10 @@ def test_ctrl_c_leaves_nothing_and_kill_9_loses_nothing() -> None:
         work = Work(platform, "kept", Path(folder) / "kept")
         plain(work, "kept")
         assert "Live at" in work.push("x")
+        platform.create("former")
+        move = {"fromRepo": "admin/former", "toRepo": "admin/renamed", "type": "space"}
+        assert platform.api("POST", "/api/repos/move", json=move).status_code == 200
+        wait_for(lambda: leads_to(platform, "former") == "admin-renamed", 10, "the old address of a renamed Space")
         for component in ("scheduler", "api", "proxy", "builder"):
             victim = child_named(platform.process.pid, component)
             os.kill(victim, signal.SIGKILL)
@@ -319,6 +323,7 @@ def test_ctrl_c_leaves_nothing_and_kill_9_loses_nothing() -> None:
         second = start_platform(data, port=platform.port)
         wait_for(lambda: answers(second, "kept"), 10, "after a new start")
         assert second.app("admin-kept").headers["x-vitrine-revision"] == work.commit_id()
+        assert leads_to(second, "former") == "admin-renamed"
         stop_platform(second)
         assert second.process.returncode == 0
         assert not processes_of(data)
@@ -366,6 +371,13 @@ def signed_in(platform: Platform) -> bool:
         return platform.api("GET", "/api/whoami-v2").status_code == 200
     except httpx.HTTPError:
         return False
+
+
+def leads_to(platform: Platform, name: str) -> str:
+    """The app label that this one's address redirects to."""
+    answer = platform.app(f"admin-{name}", "/x?y=1")
+    assert answer.status_code != 308 or answer.headers["location"].endswith(f".localhost:{platform.port}/x?y=1")
+    return answer.headers.get("location", "").removeprefix("http://").partition(".")[0]
 
 
 def answers(platform: Platform, name: str) -> bool:
