@@ -96,6 +96,24 @@ async def actor_of_token(uow_factory: UnitOfWorkFactory, clock: Clock, text: str
     return Actor(via=Via.TOKEN, user=user, token=token, roles=roles, address=address)
 
 
+async def renewed(uow_factory: UnitOfWorkFactory, clock: Clock, actor: Actor) -> Actor:
+    """The same caller with the rights of this moment, for what stays open. NotSignedIn once the account, token or session ended."""
+    if actor.user is None:
+        return actor
+    now = clock.now()
+    async with uow_factory.read() as uow:
+        user = await uow.accounts.get(actor.user.id)
+        token = await uow.tokens.get(actor.token.id) if actor.token else None
+        sessions = await uow.tokens.sessions_of(actor.user.id) if actor.session else ()
+        memberships = await uow.accounts.memberships(actor.user.id)
+    session = next((s for s in sessions if actor.session and s.id == actor.session.id and s.expires_at > now), None)
+    has_token, has_session = token is not None and is_live(token, now), session is not None
+    if user is None or user.is_suspended or (actor.token is not None and not has_token) or (actor.session is not None and not has_session):
+        raise NotSignedIn(BAD_CREDENTIALS, bad_credentials=True)
+    roles = {org.name.lower(): role for org, role in memberships}
+    return replace(actor, user=user, token=token, session=session, roles=roles)
+
+
 def is_live(token: Token, now: datetime) -> bool:
     return token.revoked_at is None and (token.expires_at is None or token.expires_at > now)
 

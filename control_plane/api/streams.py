@@ -9,17 +9,16 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
-from dataclasses import replace
 
 from fastapi import APIRouter, Request
 from starlette.responses import StreamingResponse
 
 from control_plane.accounts import policy
-from control_plane.accounts.sign_in import is_live
+from control_plane.accounts.sign_in import renewed
 from control_plane.api import views
 from control_plane.api.deps import Hub
 from control_plane.domain.accounts import Action, Actor
-from control_plane.domain.errors import Rejected
+from control_plane.domain.errors import NotSignedIn, Rejected
 from control_plane.domain.hardware import Flavor
 from control_plane.domain.ids import RepoId, SpaceId
 from control_plane.domain.replicas import ReplicaUsage
@@ -99,18 +98,14 @@ def router(hub: Hub) -> APIRouter:
     base = "/api/spaces/{ns:seg}/{name:seg}"
 
     async def still_allowed(actor: Actor, repo_id: RepoId, action: Action) -> bool:
-        """Asked again while a stream is open: a revoked token or lost membership ends it within about a second."""
+        """Asked again while a stream is open: a revoked token, a sign-out or a lost membership ends it within about a second."""
+        try:
+            fresh = await renewed(services.uow, services.clock, actor)
+        except NotSignedIn:
+            return False
         async with services.uow.read() as uow:
             repo = await uow.repos.get(repo_id)
-            user = await uow.accounts.get(actor.user.id) if actor.user else None
-            token = await uow.tokens.get(actor.token.id) if actor.token else None
-            memberships = await uow.accounts.memberships(user.id) if user else ()
-        if repo is None or (actor.token and (token is None or not is_live(token, services.clock.now()))):
-            return False
-        if actor.user and (user is None or user.is_suspended):
-            return False
-        fresh = replace(actor, user=user, token=token, roles={o.name.lower(): r for o, r in memberships})
-        return policy.allowed(fresh, action, repo)
+        return repo is not None and policy.allowed(fresh, action, repo)
 
     def respond(
         request: Request, actor: Actor, space: Space, action: Action, events: Callable[[asyncio.Event], AsyncIterator[bytes | None]],

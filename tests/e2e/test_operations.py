@@ -6,14 +6,18 @@ import hashlib
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from click.testing import CliRunner
 
@@ -25,6 +29,11 @@ APP = """import http.server
 
 class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
+        if self.path == "/ws":
+            self.wfile.write(b"HTTP/1.1 101 Switching Protocols\\r\\nConnection: upgrade\\r\\nUpgrade: websocket\\r\\n\\r\\n")
+            while data := self.connection.recv(100):
+                self.wfile.write(data)
+            return
         self.send_response(200)
         self.end_headers()
         self.wfile.write(b"TEXT")
@@ -193,6 +202,90 @@ def test_maintenance_lets_read_and_run_and_refuses_the_rest_in_words(operator: O
         operator.run("maintenance", "off")
     assert "Live at" in work.push("three")
     assert platform.app("admin-calm").text == "other"
+
+
+class Tunnel:
+    """A WebSocket to an app, as bytes: open until `close`, or until the platform ends it."""
+
+    def __init__(self, platform: Platform, subdomain: str, **headers: str) -> None:
+        self._socket = socket.create_connection(("127.0.0.1", platform.port), 60)
+        lines = [
+            "GET /ws HTTP/1.1", f"Host: {subdomain}.localhost:{platform.port}", "Connection: Upgrade", "Upgrade: websocket",
+            "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==", "Sec-WebSocket-Version: 13", *(f"{k}: {v}" for k, v in headers.items()),
+        ]  # fmt: skip
+        self._socket.sendall(("\r\n".join(lines) + "\r\n\r\n").encode())
+        head = b""
+        while not head.endswith(b"\r\n\r\n"):
+            head += self._socket.recv(1)
+        assert head.startswith(b"HTTP/1.1 101"), head
+
+    def echoes(self) -> bool:
+        self._socket.sendall(b"\x81\x80abcd")
+        return self._socket.recv(6) == b"\x81\x80abcd"
+
+    def last_words(self) -> bytes:
+        """What comes until the end."""
+        said = b""
+        while data := self._socket.recv(100):
+            said += data
+        return said
+
+    def close(self) -> None:
+        self._socket.close()
+
+
+def browser_of(platform: Platform, name: str, password: str) -> httpx.Client:
+    """Signed in by the form, as a browser is."""
+    origin = f"http://localhost:{platform.port}"
+    client = httpx.Client(base_url=f"http://127.0.0.1:{platform.port}", headers={"Host": origin[7:], "Accept": "text/html"}, timeout=60)
+    csrf = client.get("/sign-in").text.partition('name="csrf" value="')[2].partition('"')[0]
+    done = client.post("/sign-in", data={"name": name, "password": password, "csrf": csrf}, headers={"Origin": origin})
+    assert done.status_code == 303, done.text
+    return client
+
+
+def app_cookie(platform: Platform, browser: httpx.Client, subdomain: str) -> str:
+    """The cookie that a browser is given on the host of a private app."""
+    back = browser.get("/oauth/app-access", params={"host": f"{subdomain}.localhost:{platform.port}", "next": "/"})
+    assert back.status_code == 303, back.text
+    path = back.headers["location"].partition(f":{platform.port}")[2]
+    welcome = platform.app(subdomain, path)
+    return welcome.headers["set-cookie"].partition(";")[0]
+
+
+def _is_shut(platform: Platform, subdomain: str, headers: dict[str, str]) -> bool:
+    return platform.app(subdomain, headers=headers).status_code != 200
+
+
+def test_what_a_browser_opened_ends_with_its_session(operator: Operator, tmp_path: Path) -> None:
+    """Signing out, another password: the cookie of a private app and its open sockets end, and nobody else's."""
+    platform = operator.platform
+    operator.run("user", "add", "tom", "--password-stdin", stdin="first long sentence\n")
+    token = operator.run("token", "add", "tom", "--role", "write", "--quiet").strip()
+    made = platform.api("POST", "/api/repos/create", token=token, json={"name": "own", "type": "space", "sdk": "gradio", "private": True})
+    assert made.status_code == 200, made.text
+    work = Work(platform, "own", tmp_path / "own", owner="tom", token=token)
+    work.write(app__py=APP)
+    assert "Live at" in work.push("one")
+    with closing(Tunnel(platform, "tom-own", Authorization=f"Bearer {token}")) as by_token:
+        for way in ("sign-out", "password"):
+            with closing(browser_of(platform, "tom", "first long sentence")) as browser:
+                cookie = app_cookie(platform, browser, "tom-own")
+                assert platform.app("tom-own", headers={"Cookie": cookie}).text == "TEXT"
+                csrf = browser.get("/settings/account").text.partition('name="csrf" value="')[2].partition('"')[0]
+                with closing(Tunnel(platform, "tom-own", Cookie=cookie)) as tunnel:
+                    assert tunnel.echoes()
+                    form = {"csrf": csrf, "old": "first long sentence", "new": "second long sentence"}
+                    address = "/sign-out" if way == "sign-out" else "/settings/password"
+                    began = time.monotonic()
+                    done = browser.post(address, data=form, headers={"Origin": f"http://localhost:{platform.port}"})
+                    assert done.status_code == 303, done.text
+                    assert tunnel.last_words() == b"\x88\x02\x03\xf0", "1008: policy"
+                    assert time.monotonic() - began < 25, "a hint cuts it off, not the timer of 30 s"
+                wait_for(partial(_is_shut, platform, "tom-own", {"Cookie": cookie}), 9, "the cookie still opens the app")
+            assert by_token.echoes()
+        operator.run("token", "revoke", operator.json("token", "list", "tom")[0]["id"])
+        assert by_token.last_words() == b"\x88\x02\x03\xf0"
 
 
 def test_suspension_ends_tokens_git_and_private_apps_within_a_second(operator: Operator, tmp_path: Path) -> None:

@@ -30,19 +30,21 @@ class LiveHub:
         self._heard = False  # a signal came since the last look
 
     @contextlib.asynccontextmanager
-    async def listener(self, key: str) -> AsyncIterator[asyncio.Event]:
-        """An event that is set whenever `key` changed; the caller clears it."""
+    async def listener(self, *keys: str) -> AsyncIterator[asyncio.Event]:
+        """An event that is set whenever one of `keys` changed (a Space, somebody's rights); the caller clears it."""
         event = asyncio.Event()
-        self._waiting[key].add(event)
+        for key in keys:
+            self._waiting[key].add(event)
         if not self._tasks or any(task.done() for task in self._tasks):
             await self.close()
             self._tasks = [asyncio.create_task(work(), name="web-live") for work in (self._listen, self._look)]
         try:
             yield event
         finally:
-            self._waiting[key].discard(event)
-            if not self._waiting[key]:
-                del self._waiting[key]
+            for key in keys:
+                self._waiting[key].discard(event)
+                if not self._waiting[key]:
+                    del self._waiting[key]
 
     async def _listen(self) -> None:
         async for _topic, key in self._signals.subscribe("events", "builds", "access", "notices"):

@@ -114,27 +114,35 @@ class SpaceFamily(Base):
         lines = self.d.logs.follow(stream, after=after)
         number = after
         step: asyncio.Task[LogLine] | None = None
+        told: asyncio.Task[bool] | None = None
         try:
-            while True:
-                step = step or asyncio.create_task(_next_line(lines))
-                done, _ = await asyncio.wait({step}, timeout=ALIVE_S)
-                if not done:
-                    # Rights are looked at again with every sign of life: who lost them stops reading.
-                    await self.space_for(actor, owner, name, Action.WRITE)
-                    yield None
-                    continue
-                try:
-                    line = step.result()
-                except StopAsyncIteration:
-                    return
-                step = None
-                yield LogEntry(number, line.at, line.text)
-                number += 1
+            async with self.live.listener(space.id, *([actor.user.id] if actor.user else [])) as event:
+                while True:
+                    step = step or asyncio.create_task(_next_line(lines))
+                    told = told or asyncio.create_task(event.wait())
+                    done, _ = await asyncio.wait({step, told}, timeout=ALIVE_S, return_when=asyncio.FIRST_COMPLETED)
+                    if told in done or not done:
+                        # Rights are looked at again when somebody's changed, and with every sign of life: who lost them stops reading.
+                        event.clear()
+                        told = None if told in done else told
+                        await self.space_for(await self.still(actor), owner, name, Action.WRITE)
+                    if step not in done:
+                        if not done:
+                            yield None
+                        continue
+                    try:
+                        line = step.result()
+                    except StopAsyncIteration:
+                        return
+                    step = None
+                    yield LogEntry(number, line.at, line.text)
+                    number += 1
         finally:
-            if step is not None:
-                step.cancel()
-                with contextlib.suppress(asyncio.CancelledError, StopAsyncIteration):
-                    await step
+            for task in (step, told):
+                if task is not None:
+                    task.cancel()
+                    with contextlib.suppress(asyncio.CancelledError, StopAsyncIteration):
+                        await task
             close = getattr(lines, "aclose", None)
             if close is not None:
                 await close()
@@ -143,7 +151,7 @@ class SpaceFamily(Base):
 
     async def events(self, actor: Actor, owner: str, name: str, after: int | None) -> AsyncIterator[LiveEvent | None]:
         _, space = await self.space_for(actor, owner, name, Action.VIEW)
-        async with self.live.listener(space.id) as event:
+        async with self.live.listener(space.id, *([actor.user.id] if actor.user else [])) as event:
             last = after if after is not None else await self._last_event(space.id)
             yield None
             seen = await self._facts(actor, owner, name)
@@ -169,8 +177,8 @@ class SpaceFamily(Base):
         return newest[-1].id if newest else 0
 
     async def _facts(self, actor: Actor, owner: str, name: str) -> tuple[object, ...]:
-        """What the page shows and events do not carry; raises NotFound once the Space is gone or hidden."""
-        _, space = await self.space_for(actor, owner, name, Action.VIEW)
+        """What the page shows and events do not carry; raises NotFound or NotSignedIn once the Space is gone or hidden."""
+        _, space = await self.space_for(await self.still(actor), owner, name, Action.VIEW)
         view: RuntimeView = await self.d.actions.runtime_view(space)
         return view.stage.value, view.message, view.sha, view.position, view.current_hardware
 

@@ -207,7 +207,7 @@ class WholePlatform(Platform):
 
     admin_token: str
     built: Services
-    more: dict[str, Any] = {}  # noqa: RUF012  (settings beyond the usual, set by subclasses)
+    more: dict[str, Any] = {}
 
     async def _main(self) -> None:
         settings = Settings(data_dir=self._root, port=self.port, **STATE.settings(), **self.more)

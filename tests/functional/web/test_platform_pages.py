@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 from datetime import timedelta
 
+import pytest
+
 from control_plane.bootstrap import Services
 from control_plane.domain.builds import BuildPhase, BuildStatus
+from control_plane.domain.errors import NotSignedIn
 from control_plane.domain.ids import SpaceId
 from control_plane.domain.reasons import Reason
 from control_plane.domain.spaces import RepoType, Space
 from control_plane.ports.log_store import LogLine
 from tests.functional.web.conftest import Browser
+from web.services.live import LiveHub
 
 
 async def _new_space(browser: Browser, name: str = "demo", **form: str) -> None:
@@ -184,6 +189,35 @@ async def test_the_event_stream_says_that_something_changed(alice: Browser, serv
         assert event is not None and event.id > last and event.data["kind"] == "build.queued"
     finally:
         await stream.aclose()
+
+
+async def test_streams_end_with_the_session_that_opened_them(alice: Browser, services: Services, monkeypatch: pytest.MonkeyPatch) -> None:
+    await _new_space(alice)
+    space = await _space(services)
+    backend = alice.http._transport.app.state.web_backend  # type: ignore[attr-defined]
+
+    async def notify(topic: str, key: str) -> None:  # the bus is the scheduler's, and none runs here
+        if topic == "access":
+            backend.live._wake(key)
+
+    monkeypatch.setattr(type(services.signals), "notify", staticmethod(notify))
+    monkeypatch.setattr(LiveHub, "_listen", lambda self: asyncio.Event().wait())
+    actor = await backend.actor(alice.http.cookies["vitrine"], "")
+    await services.logs.append(f"run/{space.id}", [LogLine(services.clock.now(), "hello")])
+    log, events = backend.follow_log(actor, "alice", "demo", "run", None, 0), backend.events(actor, "alice", "demo", None)
+    assert (await anext(log)).text == "hello"
+    assert await anext(events) is None
+    waiting = [asyncio.create_task(anext(stream)) for stream in (log, events)]
+    try:
+        async with asyncio.timeout(30):  # signs of life come every 40 s: it is the sign-out that is heard
+            await backend.sign_out(actor)
+            for task in waiting:
+                with pytest.raises(NotSignedIn):
+                    await task
+    finally:
+        for task in waiting:
+            task.cancel()
+        await asyncio.gather(*waiting, return_exceptions=True)
 
 
 async def test_admin_pages_exist_for_admins_only(alice: Browser, services: Services) -> None:
