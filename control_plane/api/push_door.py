@@ -125,7 +125,7 @@ class PushDoor:
         for update in push.updates:
             new = None if update.is_delete else Sha(update.new)
             last_event = await self._last_event(repo)
-            outcome = await accept_push(self.deps, repo.id, push.actor, update.ref, Sha(update.old), new)
+            outcome = await accept_push(self.deps, repo.id, push.actor, update.ref, Sha(update.old), new, began_at=push.began_at)
             if self.moved is not None:
                 await self.moved(repo, update.ref, Sha(update.old), new)
             if repo.type is not RepoType.SPACE or update.ref != SERVED_REF:

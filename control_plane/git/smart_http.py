@@ -10,6 +10,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import Protocol
@@ -76,7 +77,10 @@ class RepoAccess:
 
 @dataclass(frozen=True, slots=True)
 class PushReceived:
-    """`env` names git's quarantine while `check_push` runs, and is empty in `pushed`. `options` are those of `git push -o`."""
+    """`env` names git's quarantine while `check_push` runs, and is empty in `pushed`. `options` are those of `git push -o`.
+
+    `began_at`: when the push's first byte was here, before anything was read, unpacked or checked.
+    """
 
     repo_id: RepoId
     path: RepoPath
@@ -85,6 +89,7 @@ class PushReceived:
     options: tuple[str, ...]
     base_url: str
     env: Mapping[str, str] = field(default_factory=dict)
+    began_at: datetime | None = None
 
 
 class Authorize(Protocol):
@@ -238,6 +243,7 @@ class _Server:
         return _UploadPack(self, Path(self._deps.repo_dir(access.repo_id)), asked, _protocol(request))
 
     async def receive_pack(self, request: Request, path: RepoPath) -> Response:
+        began_at = datetime.now(UTC)
         access = await access_to(self._deps.authorize, request, path, Service.RECEIVE_PACK)
         _check_type(request, Service.RECEIVE_PACK)
         here = base_url(request)
@@ -248,7 +254,7 @@ class _Server:
             )
 
         def received(call: HookCall, env: Mapping[str, str]) -> PushReceived:
-            return PushReceived(access.repo_id, path, access.actor, call.updates, call.options, here, env)
+            return PushReceived(access.repo_id, path, access.actor, call.updates, call.options, here, env, began_at)
 
         push = Push(
             self._deps.git, Path(self._deps.repo_dir(access.repo_id)), self._deps.hooks_dir,

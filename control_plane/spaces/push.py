@@ -7,6 +7,7 @@ heads without a revision (`scheduler.reconcile`), which calls the same function.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from datetime import datetime
 
 from control_plane.domain.accounts import Actor
 from control_plane.domain.errors import EntryNotFound, QuotaExceeded, RepoNotFound, SpaceConfigError
@@ -44,9 +45,20 @@ class _Head:
 
 
 async def accept_push(
-    deps: SpaceDeps, repo_id: RepoId, actor: Actor | None, ref: str, old: Sha | None, new: Sha | None, *, build: bool = True
+    deps: SpaceDeps,
+    repo_id: RepoId,
+    actor: Actor | None,
+    ref: str,
+    old: Sha | None,
+    new: Sha | None,
+    *,
+    build: bool = True,
+    began_at: datetime | None = None,
 ) -> PushOutcome:
-    """Record a moved ref. Only `main` deploys; anything else is stored and said so. Safe to repeat for the same head."""
+    """Record a moved ref. Only `main` deploys; anything else is stored and said so. Safe to repeat for the same head.
+
+    `began_at` is when the first byte of the push came, for what measures pushes.
+    """
     async with deps.uow.read() as uow:
         repo = await uow.repos.get(repo_id)
     if repo is None:
@@ -89,7 +101,10 @@ async def accept_push(
             has_app_file=head.has_app_file, updated_at=now,
         )  # fmt: skip
         await uow.spaces.save(space)
-        await uow.events.add(space.id, now, "push.received", {"revision": new, "old": old, "title": head.title, "by": who})
+        facts: dict[str, object] = {"revision": new, "old": old, "title": head.title, "by": who}
+        if began_at is not None:
+            facts["began_at"] = began_at.isoformat()
+        await uow.events.add(space.id, now, "push.received", facts)
 
         async def told() -> None:
             await deps.signals.notify("reconcile", repo_id)

@@ -4,7 +4,7 @@ The events of a Space are the one story that the page, the push output and this 
 last event is there, from rows alone: it is whole although git, builder, scheduler and proxy are different processes, and
 although any of them may have been restarted in between.
 
-    push.received ─ push.checked ─ build.queued ─ build.started ─ build.phase … ─ build.succeeded
+    (first byte) ─ push.received ─ push.checked ─ build.queued ─ build.started ─ build.phase … ─ build.succeeded
       ─ deploy.created ─ replica.pending ─ replica.starting ─ replica.ready ─ route.live (the first answer)
 """
 
@@ -70,9 +70,18 @@ def push_trace(space_name: str, events: Sequence[SpaceEvent]) -> Trace | None:
     if (generation := last.facts.get("generation")) is not None:
         facts["vitrine.deployment"] = f"{last.space_id}/{generation}"
     failed = "" if last.kind == "route.live" else str(last.facts.get("message") or last.facts.get("reason") or last.kind)
-    spans = [Span("git push", mine[0].at, last.at, attributes=facts, failed=failed)]
+    began = _began(mine[0])
+    spans = [Span("git push", began, last.at, attributes=facts, failed=failed)]
+    if began < mine[0].at:
+        spans.append(Span("receive", began, mine[0].at, "git push", ids))
     spans += _steps(mine, ids, failed)
     return Trace(trace_id_of(build_id), tuple(spans))
+
+
+def _began(received: SpaceEvent) -> datetime:
+    """When the first byte of a push came: before git unpacked and checked it, which the event's own time is after."""
+    said = received.facts.get("began_at")
+    return min(datetime.fromisoformat(said), received.at) if isinstance(said, str) else received.at
 
 
 def _build_of(events: Sequence[SpaceEvent]) -> str:
@@ -167,8 +176,8 @@ class HistoryFollower:
                 if (awake := since("wake")) is not None:
                     m.wake.observe(awake)
                     known.pop("wake", None)
-            case "route.live" if known.pop("deploy.created by push", None) is not None and (live := since("push.received")) is not None:
-                m.push_live.observe(live)
+            case "route.live" if known.pop("deploy.created by push", None) is not None and (push := known.get("push.received")) is not None:
+                m.push_live.observe(max(0.0, (event.at - _began(push)).total_seconds()))
             case "replica.failed":
                 m.failures.labels(str(event.facts.get("reason") or "unknown")).inc()
             case "space.deleted":

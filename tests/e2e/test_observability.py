@@ -101,16 +101,19 @@ def test_one_push_is_one_trace_from_git_to_the_first_answer(watched: Platform, c
         while not collector.spans.empty():
             _, more = collector.spans.get_nowait()
             found[more.name] = more  # type: ignore[attr-defined]
-    assert {"git push", "check", "wait for a builder", "build", "place", "start", "first answer"} <= set(found)
+    assert {"git push", "receive", "check", "wait for a builder", "build", "place", "start", "first answer"} <= set(found)
     root = found["git push"]
     attributes = {a.key: a.value.string_value for a in root.attributes}  # type: ignore[attr-defined]
     assert attributes["vitrine.space"] == "admin/watched"
     assert root.trace_id.hex() == trace_id_of(attributes["vitrine.build_id"])  # type: ignore[attr-defined]
     assert root.parent_span_id == b""  # type: ignore[attr-defined]
+    receive = found["receive"]
+    assert receive.start_time_unix_nano == root.start_time_unix_nano  # type: ignore[attr-defined]
+    assert receive.end_time_unix_nano > receive.start_time_unix_nano  # type: ignore[attr-defined]
     for name, span in found.items():
         assert span.trace_id == root.trace_id  # type: ignore[attr-defined]
         assert root.start_time_unix_nano <= span.start_time_unix_nano <= span.end_time_unix_nano <= root.end_time_unix_nano  # type: ignore[attr-defined]
-        if name in ("check", "build", "place", "start", "first answer"):
+        if name in ("receive", "check", "build", "place", "start", "first answer"):
             assert span.parent_span_id == root.span_id  # type: ignore[attr-defined]
 
 

@@ -52,6 +52,21 @@ def test_a_push_that_went_live_is_one_trace() -> None:
     assert not any(span.failed for span in trace.spans)
 
 
+def test_a_trace_begins_with_the_first_byte_of_the_push() -> None:
+    first_byte = NOW - timedelta(seconds=2)
+    story = events((("push.received", 0.0, {"revision": "a" * 40, "began_at": first_byte.isoformat()}), *STORY[1:]))
+    trace = push_trace("ann/demo", story)
+    assert trace is not None
+    assert trace.spans[0].start == first_byte
+    [receive] = [span for span in trace.spans if span.name == "receive"]
+    assert (receive.start, receive.end, receive.parent) == (first_byte, NOW, "git push")
+    metrics = SchedulerMetrics()
+    follower = HistoryFollower(None, metrics, None)  # type: ignore[arg-type]  # `observe` reads nothing
+    for event in story:
+        follower.observe(event)
+    assert "vitrine_push_live_seconds_sum 8.1" in metrics.text()
+
+
 def test_a_build_that_failed_ends_the_trace_with_the_reason() -> None:
     failed = (*STORY[:6], ("build.failed", 2.0, {"build_id": "b1", "reason": "BUILD_FAILED", "message": "no such package"}))
     trace = push_trace("ann/demo", events(failed))
