@@ -29,6 +29,7 @@ _PATH = re.compile(
 _KINDS = {
     "deployments": "Deployment", "pods": "Pod", "services": "Service", "secrets": "Secret", "networkpolicies": "NetworkPolicy",
     "namespaces": "Namespace", "nodes": "Node", "events": "Event", "leases": "Lease", "persistentvolumeclaims": "PersistentVolumeClaim",
+    "rolebindings": "RoleBinding",
 }  # fmt: skip
 
 

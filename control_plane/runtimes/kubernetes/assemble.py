@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import os
 import socket
 import uuid
@@ -54,9 +56,23 @@ def scheduler_lease(*, namespace: str, kubeconfig: str | None = None) -> LeaderL
     return LeaderLease(api, namespace=own or namespace, identity=identity)
 
 
+_MOUNTED = Path("/var/run/secrets/kubernetes.io/serviceaccount")
+
+
 def own_namespace() -> str:
     """The namespace this process runs in; "" outside of a cluster."""
     try:
-        return Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace").read_text().strip()
+        return (_MOUNTED / "namespace").read_text().strip()
     except OSError:
         return ""
+
+
+def own_account(folder: Path = _MOUNTED) -> str:
+    """This process's service account as "namespace/name", out of its token; "" outside of a cluster."""
+    try:
+        body = (folder / "token").read_text().split(".")[1]
+        subject = json.loads(base64.urlsafe_b64decode(body + "=" * (-len(body) % 4)))["sub"]
+    except (OSError, ValueError, LookupError, TypeError):
+        return ""
+    kind, _, rest = str(subject).partition(":serviceaccount:")
+    return rest.replace(":", "/") if kind == "system" else ""

@@ -1,8 +1,9 @@
 """Nodes that fell silent, sooner than the cluster's own word.
 
 Every kubelet renews a Lease in `kube-node-lease` each 10 s; the cluster marks a node NotReady only 40 to 50 s after the last one. Here
-a node is silent when its lease did not change for `SILENT_S` while others' did. Judged by our own clock since a change was seen, and
-never across a gap in which nobody's lease changed: then it was the API server, or the watch, that was silent.
+a node is silent when its lease did not change for `SILENT_S` while others' did: `look()` is called once a second, so that a cluster of
+two nodes learns of it as soon as one of two hundred. Judged by our own clock since a change was seen, and never across a gap in which
+nobody's lease changed: then it was the API server, or the watch, that was silent.
 
 https://kubernetes.io/docs/concepts/architecture/nodes/#node-heartbeats
 """
@@ -16,12 +17,13 @@ from typing import Any
 
 SILENT_S = 21.0  # two renewals missed
 _GAP_S = 15.0  # longer than any two nodes' renewals are apart
+_HEARD_S = 11.5  # somebody else's renewal is at most this old while the watch is alive: kubelets renew every 10 s and a bit
 
 Item = dict[str, Any]
 
 
 class Heartbeats:
-    """A `watch.Sink`. `turned(node)` is called in the watching thread when a node fell silent or was heard again."""
+    """A `watch.Sink`. `turned(node)` is called, in the watching or the looking thread, when a node fell silent or was heard again."""
 
     def __init__(self, turned: Callable[[str], None], monotonic: Callable[[], float] = time.monotonic) -> None:
         self._turned, self._monotonic = turned, monotonic
@@ -55,11 +57,23 @@ class Heartbeats:
                 self._heard = {node: (stamp, now) for node, (stamp, _) in self._heard.items()}
             self._last = now
             self._heard[name] = (renewed, now)
-            silent = {node for node, (_, at) in self._heard.items() if now - at > SILENT_S}
-            turned = silent ^ self._silent
-            self._silent = silent
+            turned = self._judge(now)
         for node in turned:
             self._turned(node)
+
+    def look(self) -> None:
+        """Time has passed. Says nothing while nobody is heard."""
+        now = self._monotonic()
+        with self._lock:
+            turned = self._judge(now) if now - self._last <= _HEARD_S else set()
+        for node in turned:
+            self._turned(node)
+
+    def _judge(self, now: float) -> set[str]:
+        silent = {node for node, (_, at) in self._heard.items() if now - at > SILENT_S}
+        turned = silent ^ self._silent
+        self._silent = silent
+        return turned
 
     def delete(self, item: Item) -> None:
         name, _ = _read(item)

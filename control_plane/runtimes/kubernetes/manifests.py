@@ -58,6 +58,7 @@ class ClusterOptions:
 
     namespace: str = "vitrine"
     per_owner_namespaces: bool = False
+    account: str = ""  # "namespace/name" of our own service account, which gets its rights in each owner's namespace; "" = not needed
     platform_namespace: str = "vitrine-system"
     proxy_labels: tuple[tuple[str, str], ...] = (("app.kubernetes.io/name", "vitrine"), ("app.kubernetes.io/component", "proxy"))
     proxy_ranges: tuple[str, ...] = ()  # addresses of proxies that run outside the cluster, such as 192.0.2.7/32

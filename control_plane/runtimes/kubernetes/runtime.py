@@ -24,12 +24,13 @@ from control_plane.domain.reasons import Reason
 from control_plane.domain.replicas import ReplicaObservation, ReplicaSpec, ReplicaState, ReplicaUsage
 from control_plane.ports.log_store import LogLine
 from control_plane.runtimes.kubernetes import facts, manifests, names
-from control_plane.runtimes.kubernetes.api import Absent, Clash, KubeApi
+from control_plane.runtimes.kubernetes.api import Clash, KubeApi
 from control_plane.runtimes.kubernetes.cache import ClusterCache
 from control_plane.runtimes.kubernetes.forward import Reach
 from control_plane.runtimes.kubernetes.logs import TAIL_LINES, LogFollowers
 from control_plane.runtimes.kubernetes.manifests import ClusterOptions
 from control_plane.runtimes.kubernetes.namespaces import ensure_namespace
+from control_plane.runtimes.kubernetes.usage import PodUsage
 from control_plane.runtimes.kubernetes.watch import Watcher
 
 logger = logging.getLogger(__name__)
@@ -37,8 +38,6 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 LogSink = Callable[[str, str, Sequence[LogLine]], Awaitable[None]]  # (space id, replica id, lines)
 _OURS = f"{names.MANAGED_BY}=vitrine,{names.REPLICA}"
-_USAGE_AGE_S = 15.0
-_USAGE_ABSENT_S = 300.0
 
 
 class KubernetesRuntime:
@@ -68,20 +67,19 @@ class KubernetesRuntime:
         self._was_ready: set[ReplicaId] = set()
         self._log_asked: set[ReplicaId] = set()  # failed replicas whose last lines were asked for
         self._applied: dict[tuple[str, str], str] = {}  # (namespace, object) → what we applied last, to spare a wake the call
-        self._usage: dict[str, tuple[float, int]] = {}
-        self._usage_at = -1e9
-        self._usage_absent_at = -1e9
         self._locks: dict[SpaceId, asyncio.Lock] = {}
         self._reach = reach or Reach(api, "pod", None)
         self._followers = LogFollowers(api, self._deliver)
         self.cache = ClusterCache(self._changed, self._followers.end)
         self._closing = threading.Event()
+        self._looking: asyncio.Task[None] | None = None
         # Not waited for, and not needed: without the right to read these, a lost node is learned of when the cluster says so.
         self._beats = Watcher(
             api, "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases", self.cache.heartbeats, first_wait_s=first_wait_s,
             longest_wait_s=300.0,
         )  # fmt: skip
         scoped = "" if options.per_owner_namespaces else f"/namespaces/{options.namespace}"
+        self._usage = PodUsage(api, scoped, _OURS, self._do)
         self._watchers = (
             Watcher(api, "/api/v1/nodes", self.cache.nodes, first_wait_s=first_wait_s),
             Watcher(api, "/api/v1/pods", self.cache.pods, first_wait_s=first_wait_s),
@@ -112,12 +110,20 @@ class KubernetesRuntime:
                 error = watcher.last_error
                 raise Unavailable("the cluster's state could not be read in time") from error
         await self._do(self._sweep)
+        self._looking = asyncio.create_task(self._look_at_heartbeats())
+
+    async def _look_at_heartbeats(self) -> None:
+        while True:
+            await asyncio.sleep(1.0)
+            self.cache.heartbeats.look()
 
     async def close(self) -> None:
         """Stop watching; replicas run on, the next scheduler finds them. May be called twice."""
         if self._closing.is_set():
             return
         self._closing.set()
+        if self._looking is not None:
+            self._looking.cancel()
         for watcher in (*self._watchers, self._beats):
             watcher.stop()
         await self._reach.close()
@@ -176,13 +182,12 @@ class KubernetesRuntime:
         return self.cache.capacity(self._pools())
 
     async def usage(self, replica_id: ReplicaId) -> ReplicaUsage | None:
-        """From the metrics API when the cluster has one: one request for all replicas, at most every 15 s."""
+        """From the metrics API when the cluster has one."""
         item = self.cache.deployment(replica_id)
         pod = facts.newest_pod(self.cache.pods_of(replica_id))
         if item is None or pod is None:
             return None
-        await self._refresh_usage()
-        found = self._usage.get(pod["metadata"]["name"])
+        found = await self._usage.of(pod["metadata"]["name"])
         if found is None:
             return None
         limits = item["spec"]["template"]["spec"]["containers"][0]["resources"]["limits"]
@@ -198,16 +203,16 @@ class KubernetesRuntime:
             self._listeners.discard(queue)
 
     async def remove_space(self, space_id: SpaceId, space_name: str) -> None:
-        """Forget everything of a deleted Space: service, policy, stored data. Unknown ids are fine."""
-        namespace = self._options.namespace_of(space_name)
-        await self._do(lambda: self._remove_space(space_id, namespace))
+        """Forget everything of a deleted Space: service, policy, stored data. Unknown ids are fine.
+
+        With a namespace per owner it is looked for in all of them: the Space may have moved, and its name may be gone.
+        """
+        await self._do(lambda: self._remove_space(space_id))
         self._highest.pop(space_id, None)
 
-    async def remove_volume(self, space_name: str, claim: str) -> None:
+    async def remove_volume(self, claim: str) -> None:
         """The cluster keeps a claim that a pod still uses until that pod is gone. Unknown names are fine."""
-        path = _path("v1", "persistentvolumeclaims", self._options.namespace_of(space_name), claim)
-        self._applied.pop((path, ""), None)
-        await self._do(lambda: self._api.delete(path))
+        await self._do(lambda: self._remove_claim(claim))
 
     # -- inside: in threads
 
@@ -218,7 +223,7 @@ class KubernetesRuntime:
         options = self._options
         namespace = options.namespace_of(spec.space_name)
         if options.per_owner_namespaces and self._applied.get((namespace, "")) is None:
-            ensure_namespace(self._api, namespace)
+            ensure_namespace(self._api, namespace, options.account)
             self._applied[namespace, ""] = "made"
         deployment = manifests.deployment(spec, pool, namespace, options)  # before anything is written: it may be refused
         secret = manifests.secret(spec, namespace)
@@ -271,7 +276,7 @@ class KubernetesRuntime:
                 except Clash:
                     pass  # the garbage collector was faster
 
-    def _remove_space(self, space_id: SpaceId, namespace: str) -> None:
+    def _remove_space(self, space_id: SpaceId) -> None:
         for item in self.cache.replicas_of(space_id):
             self._stop(item, 1)
         name = names.space(space_id)
@@ -280,22 +285,35 @@ class KubernetesRuntime:
             ("networking.k8s.io/v1", "networkpolicies", name),
             ("v1", "persistentvolumeclaims", names.claim(space_id)),
         ):
-            path = _path(api_version, plural, namespace, which)
-            self._applied.pop((path, ""), None)
             if plural != "persistentvolumeclaims" or self._options.storage_gib:
-                self._api.delete(path)
+                self._delete_named(api_version, plural, which)
+
+    def _remove_claim(self, claim: str) -> None:
+        self._delete_named("v1", "persistentvolumeclaims", claim)
+
+    def _delete_named(self, api_version: str, plural: str, name: str) -> None:
+        """One object of a Space, in the one namespace or in whichever of the owners' it lies."""
+        namespaces = [self._options.namespace]
+        if self._options.per_owner_namespaces:
+            root = f"/api/{api_version}" if "/" not in api_version else f"/apis/{api_version}"
+            query = {"labelSelector": f"{names.MANAGED_BY}=vitrine", "fieldSelector": f"metadata.name={name}"}
+            namespaces = [item["metadata"]["namespace"] for item in self._api.get(f"{root}/{plural}", query).get("items") or []]
+        for namespace in namespaces:
+            path = _path(api_version, plural, namespace, name)
+            self._applied.pop((path, ""), None)
+            self._api.delete(path)
 
     def _sweep(self) -> None:
         """Secrets whose replica is not there: a start that died half way."""
-        if self._options.per_owner_namespaces:
-            path = "/api/v1/secrets"
-        else:
-            path = f"/api/v1/namespaces/{self._options.namespace}/secrets"
         known = {item["metadata"]["name"] for item in self.cache.deployments_now()}
-        for item in self._api.get(path, {"labelSelector": _OURS}).get("items") or []:
-            metadata = item["metadata"]
-            if metadata["name"] not in known and not metadata.get("ownerReferences"):
-                self._api.delete(_path("v1", "secrets", metadata["namespace"], metadata["name"]))
+        namespaces = {self._options.namespace}
+        if self._options.per_owner_namespaces:  # secrets of a whole cluster are nobody's to list
+            namespaces = {item["metadata"]["namespace"] for item in self.cache.deployments_now()}
+        for namespace in sorted(namespaces):
+            for item in self._api.get(f"/api/v1/namespaces/{namespace}/secrets", {"labelSelector": _OURS}).get("items") or []:
+                metadata = item["metadata"]
+                if metadata["name"] not in known and not metadata.get("ownerReferences"):
+                    self._api.delete(_path("v1", "secrets", namespace, metadata["name"]))
 
     def _last_lines(self, pod: facts.Item) -> tuple[str, ...]:
         path = _path("v1", "pods", pod["metadata"]["namespace"], pod["metadata"]["name"]) + "/log"
@@ -306,26 +324,6 @@ class KubernetesRuntime:
                 return tuple(line.decode("utf-8", "replace") for line in stream.lines())
         except VitrineError:
             return ()
-
-    async def _refresh_usage(self) -> None:
-        now = time.monotonic()
-        if now - self._usage_at < _USAGE_AGE_S or now - self._usage_absent_at < _USAGE_ABSENT_S:
-            return
-        self._usage_at = now
-        scoped = "" if self._options.per_owner_namespaces else f"/namespaces/{self._options.namespace}"
-        path = f"/apis/metrics.k8s.io/v1beta1{scoped}/pods"
-        try:
-            found = await self._do(lambda: self._api.get(path, {"labelSelector": _OURS}))
-        except Absent:
-            self._usage_absent_at = now
-            return
-        except VitrineError:
-            return
-        self._usage = {}
-        for item in found.get("items") or []:
-            amounts = [c.get("usage", {}) for c in item.get("containers") or []]
-            cpu = sum(facts.quantity(a.get("cpu")) for a in amounts)
-            self._usage[item["metadata"]["name"]] = cpu, int(sum(facts.quantity(a.get("memory")) for a in amounts))
 
     # -- inside: what the cache says
 

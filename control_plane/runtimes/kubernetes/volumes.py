@@ -20,7 +20,7 @@ class Claims:
         return (Mount(names.volume(space.storage_key), DATA_PATH, read_only=False, size_bytes=space.storage_bytes),)
 
     async def remove(self, space_id: SpaceId, space_name: str, key: str) -> None:
-        await self._runtime.remove_volume(space_name, names.volume(key))
+        await self._runtime.remove_volume(names.volume(key))
 
     async def remove_all(self, space: Space, space_name: str) -> None:
         if space.storage_key:

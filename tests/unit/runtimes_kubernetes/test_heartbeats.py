@@ -35,6 +35,34 @@ def test_a_node_that_stops_renewing_is_silent_within_three_beats_and_heard_again
     assert world.turned == ["b", "b"]
 
 
+def test_of_two_nodes_the_lost_one_is_known_in_time_and_not_at_the_next_beat() -> None:
+    world = World("a", "b")
+    world.beat("a", "b")
+    world.beat("a", seconds=11)
+    world.beat("a", seconds=9.9)
+    assert not world.beats.is_silent("b")
+    for _ in range(2):
+        world.time += 1
+        world.beats.look()
+    assert world.beats.is_silent("b"), "22.9 s after its last beat, with the other one's next beat eight seconds away"
+    assert world.turned == ["b"]
+
+
+def test_time_alone_loses_nobody_while_the_watch_is_silent() -> None:
+    world = World("a", "b")
+    world.beat("a", "b")
+    world.beat("a", seconds=10)
+    for _ in range(60):
+        world.time += 1
+        world.beats.look()
+        if world.time - 120 > 11.5:
+            break
+    assert not world.beats.is_silent("b"), "nobody is heard: it may be the watch"
+    world.time += 60
+    world.beats.look()
+    assert world.turned == []
+
+
 def test_a_silent_server_loses_no_node() -> None:
     world = World("a", "b", "c")
     world.beat("a", seconds=60)  # the first to be heard after an outage

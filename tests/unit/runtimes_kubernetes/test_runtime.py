@@ -14,7 +14,7 @@ from control_plane.domain.capacity import NodePool
 from control_plane.domain.errors import Broken, Rejected, StaleGeneration, Unavailable
 from control_plane.domain.ids import ReplicaId, SpaceId
 from control_plane.domain.reasons import Reason
-from control_plane.domain.replicas import ReplicaObservation, ReplicaState
+from control_plane.domain.replicas import Mount, ReplicaObservation, ReplicaState
 from control_plane.domain.spaces import Sdk, Space, SpaceConfig
 from control_plane.ports.log_store import LogLine
 from control_plane.runtimes.kubernetes.manifests import ClusterOptions
@@ -468,6 +468,32 @@ async def test_one_namespace_per_owner() -> None:
         assert w.server.objects["namespaces", "", namespace]["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"
         assert ("networkpolicies", namespace, "default-deny") in w.server.objects
         assert await w.one() is not None
+
+
+async def test_a_deleted_space_leaves_nothing_in_any_owners_namespace() -> None:
+    """Its name is gone when its objects go, and it may have had another owner before."""
+    options = ClusterOptions(per_owner_namespaces=True, storage_gib=5, account="vitrine-system/vitrine-scheduler")
+    async with world(options) as w:
+        await w.runtime.apply(spec(pool="cpu"))
+        await w.runtime.stop(ReplicaId(REPLICA))
+        await w.runtime.apply(replace(spec(pool="cpu", replica="r2"), space_name="Bob/hello"))
+        await w.runtime.apply(replace(spec(pool="cpu", replica="r3"), space_id=SpaceId("other")))
+        bindings = [found for key, found in w.server.objects.items() if key[0] == "rolebindings"]
+        assert {(b["subjects"][0]["namespace"], b["subjects"][0]["name"]) for b in bindings} == {("vitrine-system", "vitrine-scheduler")}
+        assert len(bindings) == 2, "rights in the two owners' namespaces, nowhere else"
+        await w.runtime.remove_space(SPACE, "")
+        kinds = ("services", "networkpolicies", "persistentvolumeclaims", "secrets", "deployments")
+        left = {key[2] for key in w.server.objects if key[0] in kinds}
+        assert left == {"default-deny", "space-other", "storage-other", "replica-r3"}
+
+
+async def test_a_volume_is_found_in_whichever_namespace_it_is() -> None:
+    async with world(ClusterOptions(per_owner_namespaces=True)) as w:
+        mount = Mount("volume-k1", "/data", read_only=False, size_bytes=10**9)
+        await w.runtime.apply(replace(spec(pool="cpu"), mounts=(mount,)))
+        assert any(key[0] == "persistentvolumeclaims" for key in w.server.objects)
+        await Claims(w.runtime).remove(SPACE, "", "k1")
+        assert not any(key[0] == "persistentvolumeclaims" for key in w.server.objects)
 
 
 async def test_a_namespace_that_is_not_restricted_is_refused() -> None:
