@@ -25,6 +25,7 @@ from control_plane.bootstrap.services import (
 from control_plane.domain.accounts import Account
 from control_plane.domain.builds import SourceKind
 from control_plane.domain.errors import Unavailable, VitrineError
+from control_plane.domain.ids import RepoId
 from control_plane.domain.replicas import HUB_HOST
 from control_plane.domain.routes import Endpoint
 from control_plane.domain.spaces import Repo, Setting, Space
@@ -102,11 +103,14 @@ async def run_scheduler(settings: Settings, ready: Callable[[dict[str, Any]], No
         await meter_replica(uow, repo, replica, services.catalog, now)
 
     async def discard(space: Space, repo: Repo | None) -> None:
-        await runtime.remove_space(space.id, repo.full_name if repo else "")
+        async with services.uow.read() as uow:  # the repository's row went when its owner deleted it
+            removed = await uow.repos.removed(RepoId(space.id))
+        name = repo.full_name if repo else removed[1] if removed else ""
+        await runtime.remove_space(space.id, name)
         await services.logs.remove(f"run/{space.id}")
         for folder in ("bundles", "sites"):
             await asyncio.to_thread(shutil.rmtree, settings.data_dir / folder / space.id, True)
-        await volumes.remove_all(space, repo.full_name if repo else "")
+        await volumes.remove_all(space, name)
 
     def open_setting(setting: Setting) -> Any:
         return open_secret(services.spaces, setting)
