@@ -108,14 +108,14 @@ def build_volumes(settings: Settings, runtime: Any) -> Volumes:
 
 def cluster_options(settings: Settings) -> ClusterOptions:
     """What the operator decided about the cluster."""
-    from control_plane.runtimes.kubernetes.assemble import own_namespace
+    from control_plane.runtimes.kubernetes.assemble import own_account, own_namespace
     from control_plane.runtimes.kubernetes.manifests import ClusterOptions
 
     def listed(text: str) -> tuple[str, ...]:
         return tuple(part.strip() for part in text.split(",") if part.strip())
 
     return ClusterOptions(
-        namespace=settings.kube_namespace, per_owner_namespaces=settings.kube_namespace_per_owner,
+        namespace=settings.kube_namespace, per_owner_namespaces=settings.kube_namespace_per_owner, account=own_account(),
         platform_namespace=own_namespace() or settings.kube_namespace, proxy_ranges=listed(settings.kube_proxy_ranges),
         dns_addresses=listed(settings.kube_dns_addresses), cluster_ranges=listed(settings.kube_cluster_ranges),
         egress_ports=tuple(int(port) for port in listed(settings.egress_ports)), image_pull_secret=settings.kube_pull_secret or None,
