@@ -147,8 +147,12 @@ def router(hub: Hub) -> APIRouter:
                 entry = await git.entry(repo.id, head, file.path)
             except (EntryNotFound, Rejected):
                 entry = None
-            if entry is not None and not entry.is_dir:
-                answer["oid"] = entry.lfs.oid if entry.lfs else entry.oid
+            # A large file whose bytes are gone is not there: the client would skip it as unchanged.
+            if entry is not None and entry.lfs is not None:
+                if await services.lfs.has(repo.id, entry.lfs.oid) is not None:
+                    answer["oid"] = entry.lfs.oid
+            elif entry is not None and not entry.is_dir:
+                answer["oid"] = entry.oid
             answers.append(answer)
         return ok({"files": answers, "commitOid": head})
 

@@ -200,12 +200,12 @@ def router(hub: Hub) -> APIRouter:
     async def lfs_files(request: Request, kind: str, ns: str, name: str) -> JSONResponse:
         _, repo = await hub.repo(request, kind, ns, name, Action.WRITE)
         limit, offset = page_bounds(request)
-        named = await _lfs_names(repo)
+        named, before = await _lfs_names(repo), await git.lfs_paths(repo.id)
         rows = sorted(await services.lfs.oids(repo.id))
         page = [
             {
                 "fileOid": oid, "oid": oid, "size": size, "pushedAt": views.when(repo.updated_at),
-                "filename": named[oid][0] if oid in named else oid, "ref": named[oid][1] if oid in named else None,
+                "filename": named[oid][0] if oid in named else before.get(oid, oid), "ref": named[oid][1] if oid in named else None,
             }
             for oid, size in rows[offset : offset + limit]
         ]  # fmt: skip
@@ -222,16 +222,16 @@ def router(hub: Hub) -> APIRouter:
 
     @api.post("/api/{kind:kind}/{ns:seg}/{name:seg}/lfs-files/batch")
     async def lfs_delete(request: Request, kind: str, ns: str, name: str) -> JSONResponse:
-        """Drops stored objects that no head needs. History is never rewritten here: say so instead of half doing it."""
+        """Drops stored objects for good. With `rewriteHistory` no commit names them any more; without, their pointers stay."""
         actor, repo = await hub.repo(request, kind, ns, name, Action.ADMIN)
         body = await json_object(request)
         deletions = body.get("deletions")
         wanted = deletions.get("sha") if isinstance(deletions, dict) else None
-        if not isinstance(wanted, list) or not all(isinstance(o, str) for o in wanted):
-            raise Rejected('the body must be {"deletions": {"sha": ["<oid>", …]}}')
-        named = await _lfs_names(repo)
-        if used := sorted(o for o in wanted if o in named):
-            raise Rejected(f"still used by {', '.join(named[o][0] for o in used[:5])}; delete the files in a commit first")
+        if not isinstance(wanted, list) or not all(isinstance(o, str) for o in wanted) or len(wanted) > _MAX_PATHS:
+            raise Rejected(f'the body must be {{"deletions": {{"sha": ["<oid>", …]}}}} with at most {_MAX_PATHS} oids')
+        if isinstance(deletions, dict) and deletions.get("rewriteHistory") is True:
+            for move in await git.forget_lfs(repo.id, frozenset(wanted)):
+                await _changed(actor, repo, move.ref, move.old, move.new)
         gone: dict[str, int] = {}
         async with services.actions.room(repo, 0):  # counts what is left
             for oid in wanted:

@@ -6,6 +6,7 @@ Functions that take a `Path` block and belong in a thread; the `async` ones talk
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -209,6 +210,20 @@ def commit_of(commit: pygit2.Commit) -> Commit:
 
 async def pointers_in(git: GitBinary, repo: Path, tips: Sequence[str]) -> tuple[LfsPointer, ...]:
     """Every LFS pointer in the history of `tips`, each object once."""
+    return tuple({found.pointer.oid: found.pointer for found in await pointer_blobs(git, repo, tips)}.values())
+
+
+@dataclass(frozen=True, slots=True)
+class PointerBlob:
+    """A pointer as git holds it, and a path it has or had."""
+
+    blob: str
+    path: str
+    pointer: LfsPointer
+
+
+async def pointer_blobs(git: GitBinary, repo: Path, tips: Sequence[str]) -> tuple[PointerBlob, ...]:
+    """The blobs in the history of `tips` that are LFS pointers; several may name one object."""
     listed = await git.run(
         repo,
         "rev-list",
@@ -219,25 +234,34 @@ async def pointers_in(git: GitBinary, repo: Path, tips: Sequence[str]) -> tuple[
         input="\n".join(tips).encode() + b"\n",
         timeout_s=300,
     )
-    names = b"\n".join(line.split(b" ", 1)[0] for line in listed.splitlines())
-    checked = await git.run(repo, "cat-file", "--batch-check=%(objectname) %(objecttype) %(objectsize)", input=names + b"\n", timeout_s=300)
+    paths = {name: path for name, _, path in (line.partition(b" ") for line in listed.splitlines())}
+    checked = await git.run(
+        repo, "cat-file", "--batch-check=%(objectname) %(objecttype) %(objectsize)", input=b"\n".join(paths) + b"\n", timeout_s=300
+    )
     small = [
         line.split()[0] for line in checked.splitlines() if b" blob " in line and 120 <= int(line.split()[2]) < pointers.MAX_POINTER_BYTES
     ]
-    return tuple({p.oid: p for p in await read_pointers(git, repo, [s.decode() for s in small])}.values())
+    found = await _pointers_of(git, repo, [s.decode() for s in small])
+    return tuple(PointerBlob(blob, paths[blob.encode()].decode(errors="replace"), pointer) for blob, pointer in found)
 
 
 async def read_pointers(git: GitBinary, repo: Path, oids: Sequence[str], env: dict[str, str] | None = None) -> list[LfsPointer]:
     """The pointers among some small blobs."""
+    return [pointer for _, pointer in await _pointers_of(git, repo, oids, env)]
+
+
+async def _pointers_of(git: GitBinary, repo: Path, oids: Sequence[str], env: dict[str, str] | None = None) -> list[tuple[str, LfsPointer]]:
+    """(blob, pointer) of those among some small blobs that are pointers."""
     if not oids:
         return []
     out = await git.run(repo, "cat-file", "--batch", input="\n".join(oids).encode() + b"\n", env=env, timeout_s=300)
     found, at = [], 0
     while at < len(out):
         stop = out.index(b"\n", at)
-        size = int(out[at:stop].split()[2])
+        name, _, length = out[at:stop].split()
+        size = int(length)
         pointer = pointers.parse(out[stop + 1 : stop + 1 + size])
         if pointer is not None:
-            found.append(pointer)
+            found.append((name.decode(), pointer))
         at = stop + size + 2
     return found

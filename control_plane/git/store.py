@@ -21,14 +21,14 @@ import pygit2
 
 from control_plane.domain.errors import Broken, Conflict, EntryNotFound, NameTaken, Rejected, RepoNotFound, RevisionNotFound, StaleParent
 from control_plane.domain.ids import RepoId, Sha
-from control_plane.git import archives, objects, tree_writer
+from control_plane.git import archives, objects, rewrite, tree_writer
 from control_plane.git.gitbin import PINNED, GitBinary, GitFailed, end
 from control_plane.git.lfs import sync_folder
 from control_plane.git.names import SHA, ZERO_SHA, check_path, check_ref, check_repo_id
 from control_plane.git.objects import MAIN
 from control_plane.git.packing import blob_pack
 from control_plane.git.xet import XetStore
-from control_plane.ports.git import Commit, CommitRequest, LfsStore, Ref, TreeEntry
+from control_plane.ports.git import Commit, CommitRequest, LfsStore, Ref, RefMove, TreeEntry
 
 pygit2.option(pygit2.enums.Option.ENABLE_FSYNC_GITDIR, True)
 pygit2.option(pygit2.enums.Option.SET_OWNER_VALIDATION, False)
@@ -266,6 +266,36 @@ class BareGitStore:
             if not await self._swap(repo, ref, new, head):
                 raise StaleParent(STALE_WORDS)
             return new
+
+    async def lfs_paths(self, repo_id: RepoId) -> dict[str, str]:
+        """A path that each large file has or had, by the object's name."""
+        repo = self._existing(repo_id)
+        tips = [ref.target for ref in await self.refs(repo_id)]
+        return {f.pointer.oid: f.path for f in await objects.pointer_blobs(self.git, repo, tips)} if tips else {}
+
+    async def forget_lfs(self, repo_id: RepoId, oids: frozenset[str]) -> tuple[RefMove, ...]:
+        """Every ref leads to a history in which the pointers to these large files never were; the files themselves stay stored."""
+        repo = self._existing(repo_id)
+        async with self._lock(repo_id):
+            listed = await self.git.run(repo, "for-each-ref", "--format=%(refname) %(objectname)")
+            tips = dict(line.split(" ", 1) for line in listed.decode().splitlines())
+            blobs = await objects.pointer_blobs(self.git, repo, [*tips.values()]) if tips else ()
+            doomed = frozenset(f.blob for f in blobs if f.pointer.oid in oids)
+            moved = await asyncio.to_thread(rewrite.without_blobs, repo, doomed, tips) if doomed else {}
+            if not moved:
+                return ()
+            lines = "".join(f"update {ref}\0{new}\0{tips[ref]}\0" for ref, new in moved.items())
+            try:
+                await self.git.run(repo, "update-ref", "--no-deref", "-z", "--stdin", input=lines.encode(), timeout_s=300)
+            except GitFailed as error:
+                if "cannot lock ref" in error.stderr:
+                    raise StaleParent(STALE_WORDS) from error
+                raise Broken(str(error)) from error
+            for folder in {(repo / ref).parent for ref in moved}:
+                if folder.is_dir():
+                    await asyncio.to_thread(sync_folder, folder)
+            peeled = {ref.ref: ref.target for ref in await self.refs(repo_id)}
+            return tuple(RefMove(ref, Sha(tips[ref]), peeled[ref]) for ref in moved)
 
     async def _swap(self, repo: Path, ref: str, target: Sha | None, expected: Sha | None) -> bool:
         """Compare-and-swap of a ref; False when it was not `expected` any more (None = absent)."""

@@ -50,6 +50,15 @@ class Ref:
 
 
 @dataclass(frozen=True, slots=True)
+class RefMove:
+    """A ref that leads elsewhere now."""
+
+    ref: str
+    old: Sha
+    new: Sha
+
+
+@dataclass(frozen=True, slots=True)
 class FileChange:
     """One operation of a commit made by the API. Exactly one of `content`, `lfs` set for writes; neither = delete.
 
@@ -99,6 +108,10 @@ class GitStore(Protocol):
     async def commit(self, repo_id: RepoId, request: CommitRequest) -> Sha: ...
     async def set_ref(self, repo_id: RepoId, ref: str, target: Sha | None, *, expected: Sha | None = None) -> None: ...
     async def squash(self, repo_id: RepoId, branch: str, message: str, author: str, author_email: str) -> Sha: ...
+    async def lfs_paths(self, repo_id: RepoId) -> dict[str, str]: ...  # large file → a path it has or had
+    async def forget_lfs(self, repo_id: RepoId, oids: frozenset[str]) -> tuple[RefMove, ...]:
+        """Rewrite every ref's history so that these large files never were in it. The objects stay; StaleParent when a ref moved."""
+
     def archive(self, repo_id: RepoId, sha: Sha) -> AsyncIterator[bytes]:
         """The tree at `sha` as a tar stream, LFS pointers replaced by their content; no submodules, no escaping links."""
 

@@ -325,3 +325,44 @@ async def test_upkeep_looks_at_every_repository_and_alone(store: BareGitStore, l
     async with asyncio.TaskGroup() as group:
         passes = [group.create_task(upkeep.once(thorough=True)) for _ in range(2)]
     assert sorted(p.result().skipped for p in passes) == [False, True]
+
+
+async def test_large_files_leave_every_history(store: BareGitStore, lfs: FileLfsStore, tmp_path: Path) -> None:
+    """Merges, annotated tags and folders that held nothing else; commits before the first such file keep their id."""
+    doomed, kept = b"secret weights", b"good weights"
+    await store.create(A)
+    for data in (doomed, kept):
+        await lfs.put(A, oid_of(data), len(data), chunks(data))
+    pointer, other = LfsPointer(oid_of(doomed), len(doomed), 0), LfsPointer(oid_of(kept), len(kept), 0)
+    first = await store.commit(A, request(FileChange("README.md", b"hi"), FileChange("good.bin", lfs=other)))
+    second = await store.commit(
+        A, request(FileChange("deep/only/bad.bin", lfs=pointer), FileChange("also.bin", lfs=pointer), message="Bad")
+    )
+    await store.set_ref(A, "refs/heads/side", second)
+    await store.commit(A, request(FileChange("also.bin"), message="Gone from the head"))
+    repo = store.path(A)
+
+    def git(*words: str) -> str:
+        names = {f"GIT_{who}_{what}": "a@example.org" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
+        env = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "GIT_DIR": repo, **names}
+        return subprocess.run(["git", *words], env=env, capture_output=True, text=True, check=True).stdout.strip()
+
+    merge = git("commit-tree", "main^{tree}", "-p", "main", "-p", "side", "-m", "Merge")
+    git("update-ref", MAIN, merge)
+    git("tag", "-a", "v1", "-m", "first", "side")
+    git("tag", "old", first)
+    assert set(await store.lfs_paths(A)) == {pointer.oid, other.oid}
+
+    moves = {m.ref: m for m in await store.forget_lfs(A, frozenset({pointer.oid}))}
+    assert set(moves) == {MAIN, "refs/heads/side", "refs/tags/v1"}
+    assert moves[MAIN].old == merge and moves[MAIN].new == await store.resolve(A, "main")
+    assert set(await store.lfs_paths(A)) == {other.oid}
+    assert git("log", "--format=%s", "main").splitlines()[0] == "Merge"
+    assert await store.commit_count(A, moves[MAIN].new) == 4
+    assert git("ls-tree", "-r", "--name-only", "main").split() == ["README.md", "good.bin"]
+    assert git("ls-tree", "-r", "--name-only", "v1") == git("ls-tree", "-r", "--name-only", "side")
+    assert git("cat-file", "-p", "refs/tags/v1").endswith("first")
+    assert git("rev-parse", "old") == first and git("merge-base", "--is-ancestor", first, "main") == ""
+    git("fsck", "--strict")
+    assert await store.forget_lfs(A, frozenset({pointer.oid})) == ()
+    assert await store.forget_lfs(A, frozenset({"0" * 64})) == ()

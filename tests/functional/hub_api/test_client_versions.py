@@ -12,7 +12,7 @@ import httpx
 import pytest
 from fastapi.routing import iter_route_contexts
 from huggingface_hub import CommitInfo, HfApi
-from huggingface_hub.errors import HfHubHTTPError
+from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
 from huggingface_hub.hf_api import RepoFile
 
 from control_plane.api.access_rooms import right_of_room
@@ -123,3 +123,32 @@ def test_a_reader_proposes_a_large_file(whole: WholePlatform) -> None:
     assert isinstance(entry, RepoFile)
     assert entry.lfs is not None
     assert entry.lfs.size == len(weights)
+
+
+@pytest.mark.filterwarnings("ignore:Use 'content=")  # the client's own
+def test_large_files_are_deleted_for_good(whole: WholePlatform, tmp_path: Path) -> None:
+    """With their history, as the client asks unless told otherwise, also where a head still names them; or only the bytes."""
+    api = HfApi(endpoint=whole.url, token=whole.admin_token)
+    api.create_repo("admin/purged")
+    for name in ("a.bin", "b.bin", "c.bin"):
+        api.upload_file(path_or_fileobj=name.encode() + bytes(5000), path_in_repo=name, repo_id="admin/purged")
+    api.upload_file(path_or_fileobj=b"notes", path_in_repo="notes.txt", repo_id="admin/purged")
+    api.delete_file("c.bin", "admin/purged")
+    stored = {f.filename: f for f in api.list_lfs_files("admin/purged")}
+    assert set(stored) == {"a.bin", "b.bin", "c.bin"}
+    assert (stored["a.bin"].ref, stored["c.bin"].ref) == ("refs/heads/main", None)
+    before = [c.title for c in api.list_repo_commits("admin/purged")]
+
+    api.permanently_delete_lfs_files("admin/purged", [stored["a.bin"]])
+    assert "a.bin" not in api.list_repo_files("admin/purged")
+    assert [c.title for c in api.list_repo_commits("admin/purged")] == before
+    assert {f.filename for f in api.list_lfs_files("admin/purged")} == {"b.bin", "c.bin"}
+    downloaded = api.snapshot_download("admin/purged", cache_dir=tmp_path)
+    assert {p.name for p in Path(downloaded).iterdir()} == {".gitattributes", "b.bin", "notes.txt"}
+
+    api.permanently_delete_lfs_files("admin/purged", [stored["b.bin"]], rewrite_history=False)
+    assert "b.bin" in api.list_repo_files("admin/purged")
+    with pytest.raises(EntryNotFoundError, match="never uploaded"):
+        api.hf_hub_download("admin/purged", "b.bin", cache_dir=tmp_path / "again")
+    api.upload_file(path_or_fileobj=b"b.bin" + bytes(5000), path_in_repo="b.bin", repo_id="admin/purged")
+    api.hf_hub_download("admin/purged", "b.bin", cache_dir=tmp_path / "back")
