@@ -48,6 +48,7 @@ from web.page import Pages
 
 if TYPE_CHECKING:
     from control_plane.api.single_sign_on import Provider
+    from control_plane.ports.git_import import GitImport
     from control_plane.settings import Settings
     from web.services.thumbnails import Thumbnails
 
@@ -160,11 +161,22 @@ def _pages(app: FastAPI, services: Services, deliveries: Deliveries) -> Pages:
         pool_facts=pool_facts,
         tiers=services.spaces.tiers,
         thumbnails=_thumbnails(services),
+        imports=_imports(services),
         moved=deliveries.content,
         app_proof=lambda actor, space_id: app_access.issue(services.signing_key, services.clock, actor, space_id),
     )
     app.state.web_backend = ServicesBackend(deps)
     return web_pages(app.state.web_backend, services.clock, secure=settings.is_https)
+
+
+def _imports(services: Services) -> GitImport:
+    from control_plane.git.remote import ImportLimits, RemoteRepos
+
+    settings = services.settings
+    allow = [entry.strip() for entry in settings.import_allow.split(",") if entry.strip()]
+    limits = ImportLimits(max_bytes=settings.max_push_bytes, push=PushLimits(file_bytes=settings.max_file_bytes))
+    git = GitBinary(settings.data_dir / "repos" / ".no-hooks")
+    return RemoteRepos(git, services.git, services.lfs, allow=allow, ca_bundle=settings.ca_bundle, limits=limits)
 
 
 def sign_in_provider(settings: Settings) -> Provider | None:

@@ -97,6 +97,10 @@ class Settings:
     sleep_after_s: int = field(default=0, metadata={"doc": "Idle seconds before sleep, for Spaces whose owner set none; 0 = by flavor"})
     egress_ports: str = field(default="80,443", metadata={"doc": "Ports of the internet that apps may reach, comma-separated"})
     egress_allow: str = field(default="", metadata={"doc": "Private `host:port` pairs that apps may reach all the same, comma-separated"})
+    import_allow: str = field(
+        default="",
+        metadata={"doc": "`host:port` of git servers that Spaces may be imported from although private or plain HTTP, comma-separated"},
+    )
     thumbnails: bool = field(default=True, metadata={"doc": "Whether cards show pictures of running apps, where Chromium is installed"})
     registration: bool = field(default=False, metadata={"doc": "Whether people may create their own account"})
     org_creation: bool = field(

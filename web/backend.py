@@ -6,7 +6,7 @@ Forbidden for a known caller without the right, Rejected subclasses for bad inpu
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from datetime import datetime
 from typing import Protocol
 
@@ -26,6 +26,7 @@ from web.views import (
     DiscussionRow,
     Gallery,
     GalleryQuery,
+    ImportStep,
     LiveEvent,
     LogEntry,
     LogPage,
@@ -113,6 +114,11 @@ class SpaceDoor(Protocol):
         files: Mapping[str, bytes],
     ) -> SpacePage:
         """`files` of the first commit by path; with any, the example is not needed."""
+
+    def import_space(
+        self, actor: Actor, owner: str, name: str, sdk: str, visibility: str, hardware: str, url: str, branch: str
+    ) -> AsyncGenerator[ImportStep, None]:
+        """A new Space from another git server's repository. Refusals of what was typed come before the first step."""
 
     async def duplicate(self, actor: Actor, owner: str, name: str, to_owner: str, to_name: str, visibility: str) -> SpacePage: ...
     async def pause(self, actor: Actor, owner: str, name: str) -> None: ...

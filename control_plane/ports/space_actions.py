@@ -6,14 +6,14 @@ its visible stage in the same transaction, so that a client that polls right aft
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
 from control_plane.domain.accounts import Account, Actor
-from control_plane.domain.ids import Sha, SpaceId
+from control_plane.domain.ids import RepoId, Sha, SpaceId
 from control_plane.domain.reasons import Reason
 from control_plane.domain.replicas import ReplicaUsage
 from control_plane.domain.sensitive import Sensitive
@@ -53,6 +53,7 @@ class NewRepo:
     origin: str = ""
     files: Mapping[str, bytes] | None = None  # further files of the first commit, path → content
     license: str = ""
+    source: Callable[[RepoId], Awaitable[None]] | None = None  # fills the new repository instead of starter files
 
 
 @dataclass(frozen=True, slots=True)

@@ -56,6 +56,7 @@ class Actions:
             storage=order.storage,
             variables=_plain(order.variables), secrets=_plain(order.secrets), template=order.template.id if order.template else None,
             template_ref=order.template_ref, files=order.files, origin=order.origin,
+            source=order.source,
         )  # fmt: skip
 
     async def delete_repo(self, actor: Actor, repo: Repo) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -15,6 +15,7 @@ from control_plane.domain.spaces import DesiredState, Repo, RepoType, Sdk, Setti
 from control_plane.domain.storage import parse_tier
 from control_plane.ports.git import CommitRequest, FileChange
 from control_plane.ports.stores import UnitOfWork
+from control_plane.spaces import imported
 from control_plane.spaces.configure import check_key, flavor_of, seal
 from control_plane.spaces.deps import SpaceDeps
 from control_plane.spaces.push import accept_push
@@ -40,10 +41,12 @@ async def create_repo(
     files: Mapping[str, bytes] | None = None,
     title: str = "",
     origin: str = "",
+    source: Callable[[RepoId], Awaitable[None]] | None = None,
 ) -> Repo:
     """A new repository with its first commit. NameTaken when it exists, QuotaExceeded, Rejected for bad names or values.
 
-    The git repository is made before the row: a crash in between leaves an unreferenced directory, which `gc` removes.
+    `source` fills the empty git repository, `main` included. The git repository is made before the row: a crash in between
+    leaves an unreferenced directory, which `gc` removes.
     """
     check_name(name)
     now = deps.clock.now()
@@ -59,10 +62,18 @@ async def create_repo(
     async with deps.uow.read() as uow:
         if await uow.repos.by_name(type, owner.name, name):
             raise NameTaken(f"You already created this {type.value} repo")
+        if source is not None and type is RepoType.SPACE:  # before minutes of fetching; counted again when it is there
+            await deps.check_quota(uow, owner, QuotaKey.SPACES, 1)
     if template is None:  # a copy makes its own directory
         await deps.git.create(repo.id)
     try:
-        head = await _first_commit(deps, repo, actor, sdk, (template, template_ref), files, title)
+        if source is not None:
+            await source(repo.id)
+            if sdk is not None:
+                await imported.finish(deps, repo, actor, Sdk(sdk))
+            head = await deps.git.resolve(repo.id, "main")
+        else:
+            head = await _first_commit(deps, repo, actor, sdk, (template, template_ref), files, title)
         size = await deps.git.size_bytes(repo.id)
         async with deps.uow.write() as uow:
             if type is RepoType.SPACE:
@@ -80,7 +91,7 @@ async def create_repo(
     except BaseException:
         await deps.git.remove(repo.id)
         raise
-    if template is not None or files or sdk == Sdk.STATIC:
+    if template is not None or files or source is not None or sdk == Sdk.STATIC:
         await accept_push(deps, repo.id, actor, "refs/heads/main", None, head)
     else:
         await accept_push(deps, repo.id, actor, "refs/heads/main", None, head, build=False)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 
@@ -31,6 +31,7 @@ from web.views import (
     GalleryQuery,
     HardwareOption,
     HourBar,
+    ImportStep,
     LiveEvent,
     LogEntry,
     LogPage,
@@ -181,7 +182,7 @@ class MemoryWebBackend:
 
     # sign-in
     async def platform(self) -> PlatformFacts:
-        return PlatformFacts("http://127.0.0.1:7860", self.frame_source)
+        return PlatformFacts("http://127.0.0.1:7860", self.frame_source, imports=True)
 
     async def actor(self, cookie: str | None, address: str) -> Actor:
         if cookie != self.signed_in:
@@ -346,6 +347,13 @@ class MemoryWebBackend:
             )
         )
         return await self.space(actor, owner, name)
+
+    async def import_space(
+        self, actor: Actor, owner: str, name: str, sdk: str, visibility: str, hardware: str, url: str, branch: str
+    ) -> AsyncGenerator[ImportStep, None]:
+        for words in ("Asking git.example.org", "Receiving objects: 45% (120/266), 4.1 MiB | 2.0 MiB/s", "Checking what came"):
+            yield ImportStep(words)
+        yield ImportStep("The Space is there", "/spaces/alice/marginalia")
 
     async def duplicate(self, actor: Actor, owner: str, name: str, to_owner: str, to_name: str, visibility: str) -> SpacePage:
         card = self._card(owner, name)

@@ -14,6 +14,7 @@ from web import ansi
 from web.page import Pages, Visit, error_view, page_route
 from web.pages.account import signed_in
 from web.pages.files import MAX_UPLOAD, clean_path
+from web.pages.imports import importing
 from web.pages.streams import ALIVE, event_bytes, primed, resume_point
 from web.views import GalleryQuery, LogPage, SpacePage
 
@@ -170,7 +171,10 @@ def space_router(pages: Pages) -> APIRouter:
         visit = signed_in(await pages.submitted(request))
         form: dict[str, object] = {key: visit.text(key)[:96] for key in ("owner", "name", "sdk", "visibility", "hardware")}
         form["template"] = visit.text("template") == "1"
+        form |= {"source": visit.text("source")[:600], "branch": visit.text("branch")[:200]}
         try:
+            if form["source"]:
+                return await importing(pages, visit, form)
             files = await uploaded(visit)
             made = await backend.create_space(
                 visit.actor, str(form["owner"]), str(form["name"]), str(form["sdk"]), str(form["visibility"]), str(form["hardware"]),

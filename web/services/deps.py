@@ -16,6 +16,7 @@ from control_plane.domain.spaces import Repo, RepoType, Space, Visibility
 from control_plane.domain.storage import TIER_BYTES, StorageTier
 from control_plane.ports.clock import Clock
 from control_plane.ports.git import GitStore, LfsStore
+from control_plane.ports.git_import import GitImport
 from control_plane.ports.log_store import LogStore
 from control_plane.ports.signals import Signals
 from control_plane.ports.space_actions import SpaceActions
@@ -59,6 +60,7 @@ class WebDeps:
     pool_facts: Callable[[], Awaitable[Sequence[Mapping[str, Any]]]] = _no_pools
     moved: Callable[[Repo, str, Sha | None, Sha | None], Awaitable[None]] = _not_told
     tiers: Mapping[StorageTier, int] = field(default_factory=lambda: TIER_BYTES)  # persistent storage on offer, in bytes
+    imports: GitImport | None = None  # new Spaces from another git server's address; None = not offered
     thumbnails: Thumbnails | None = None  # pictures of running apps; None = cards show their emoji
     app_proof: Callable[[Actor, SpaceId], str] | None = None  # lets a browser into a private app for minutes
 

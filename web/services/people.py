@@ -20,7 +20,9 @@ class PeopleFamily(Base):
             async with self.d.uow.read() as uow:
                 notice = await maintenance.current(uow)
         banner = " ".join(words for words in (notice.message if notice else "", self.d.banner()) if words)
-        return PlatformFacts(self.d.public_url, self.d.frame_source, self.d.sign_up_open, banner, self.d.single_sign_on)
+        return PlatformFacts(
+            self.d.public_url, self.d.frame_source, self.d.sign_up_open, banner, self.d.single_sign_on, self.d.imports is not None
+        )
 
     async def actor(self, cookie: str | None, address: str) -> Actor:
         if not cookie:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 
 from control_plane.accounts import people, policy
 from control_plane.builds import record
 from control_plane.community import discussions
 from control_plane.domain.accounts import Action, Actor
 from control_plane.domain.errors import NotFound, Rejected, RepoNotFound
-from control_plane.domain.ids import BuildId, SpaceId
+from control_plane.domain.ids import BuildId, RepoId, SpaceId
 from control_plane.domain.reasons import Reason
 from control_plane.domain.spaces import Build, Repo, RepoType, Sdk, Space, Visibility
 from control_plane.domain.stage import Stage
@@ -22,7 +22,7 @@ from web.services.live import ALIVE_S, LOOK_EVERY, LiveHub, changed
 from web.services.stages import card
 from web.services.starters import starter_app
 from web.services.timeline import timeline, usual_seconds
-from web.views import BuildRow, LiveEvent, LogEntry, LogPage, SpacePage
+from web.views import BuildRow, ImportStep, LiveEvent, LogEntry, LogPage, SpacePage
 
 DOWNLOAD_LINES = 200_000
 
@@ -206,6 +206,35 @@ class SpaceFamily(Base):
         repo = await self.d.actions.create_repo(actor, order)
         return await self.space(actor, repo.owner_name, repo.name)
 
+    async def import_space(
+        self, actor: Actor, owner: str, name: str, sdk: str, visibility: str, hardware: str, url: str, branch: str
+    ) -> AsyncGenerator[ImportStep, None]:
+        imports = self.d.imports
+        if imports is None:
+            raise Rejected("This platform does not import from other git servers.")
+        if sdk not in set(Sdk):
+            raise Rejected(f"choose an SDK: {', '.join(Sdk)}")
+        imports.check(url, branch)
+        async with self.d.uow.read() as uow:
+            account = policy.require_create(actor, await uow.accounts.by_name(owner), owner)
+        said: asyncio.Queue[str] = asyncio.Queue()
+
+        async def source(into: RepoId) -> None:
+            await imports.bring(url, branch, into, said.put_nowait)
+
+        order = NewRepo(
+            RepoType.SPACE, account, name, _visibility(visibility), Sdk(sdk), hardware=hardware or None, origin=url, source=source
+        )
+        work = asyncio.create_task(self.d.actions.create_repo(actor, order))
+        try:
+            async for words in _until_done(said, work):
+                yield ImportStep(words)
+            repo = await work
+        finally:  # whoever asked went away: nothing half-made stays
+            work.cancel()
+            await asyncio.gather(work, return_exceptions=True)
+        yield ImportStep("The Space is there", self.base(repo))
+
     async def duplicate(self, actor: Actor, owner: str, name: str, to_owner: str, to_name: str, visibility: str) -> SpacePage:
         source = await self.repo_for(actor, RepoType.SPACE, owner, name, Action.READ_CODE)
         async with self.d.uow.read() as uow:
@@ -245,6 +274,21 @@ class SpaceFamily(Base):
 
     async def remove_repo(self, actor: Actor, kind: RepoType, owner: str, name: str) -> None:
         await self.d.actions.delete_repo(actor, await self.repo_for(actor, kind, owner, name, Action.ADMIN))
+
+
+async def _until_done(said: asyncio.Queue[str], work: asyncio.Task[Repo]) -> AsyncIterator[str]:
+    """What is said while `work` goes on; the newest where more was said than anybody reads."""
+    while not (work.done() and said.empty()):
+        heard = asyncio.create_task(said.get())
+        await asyncio.wait({heard, work}, return_when=asyncio.FIRST_COMPLETED)
+        if not heard.done():
+            heard.cancel()
+            await asyncio.gather(heard, return_exceptions=True)
+            continue
+        words = heard.result()
+        while not said.empty():
+            words = said.get_nowait()
+        yield words
 
 
 async def _next_line(lines: AsyncIterator[LogLine]) -> LogLine:

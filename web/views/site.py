@@ -25,3 +25,4 @@ class PlatformFacts:
     sign_up_open: bool = True
     banner: str = ""
     single_sign_on: str = ""  # label of the provider, "" = none
+    imports: bool = False  # whether a new Space may come from another git server

@@ -130,6 +130,14 @@ class SpacePage:
 
 
 @dataclass(frozen=True, slots=True)
+class ImportStep:
+    """One line of an import. The last one has the `path` of the new Space."""
+
+    words: str
+    path: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class LiveEvent:
     """One step of a Space's event stream; `id` resumes it."""
 
