@@ -29,11 +29,15 @@ class MaintenanceChange(BaseModel):
 
 
 class KeyChange(BaseModel):
-    """`rotate`: a new key, then everything is wrapped with it. `rewrap`: only the second half. `retire`: old keys go."""
+    """`rotate`: a new key, then everything is wrapped with it. `rewrap`: only the second half. `retire`: old keys go.
+
+    `signing`, with `retire`: what signs cookies and links goes too, at the next start of every process.
+    """
 
     model_config = ConfigDict(extra="forbid")
     rotate: bool = False
     retire: bool = False
+    signing: bool = False
 
 
 def _when(moment: datetime) -> str:
@@ -144,7 +148,7 @@ def _keys(api: APIRouter, door: Door) -> None:
             if found:
                 raise Rejected(f"{found[0]['secrets']} secrets are wrapped with the old key {found[0]['id']}; run `key rewrap` first")
         if body.rotate or body.retire:
-            services.change_master_key(retire=body.retire)
+            services.change_master_key(retire=body.retire, signing=body.signing)
         async with uow.write() as work:
             changed, lost = await key_rotation.rewrap_all(work, services.keys.box, services.keys.box.newest)
             facts = {"before": before, "after": services.keys.box.newest, "rewrapped": changed, "unreadable": lost}

@@ -68,13 +68,12 @@ class Keys:
 
 
 def load_platform_keys(settings: Settings) -> Keys:
-    from control_plane.secrets.envelope import EnvelopeBox, derive, load_keys
+    from control_plane.secrets.envelope import EnvelopeBox, load_keys, purpose_keys
 
-    keys = load_keys(settings.secret_key, settings.data_dir / "secret.key")
-    box = EnvelopeBox(*keys, reload=lambda: load_keys(settings.secret_key, settings.data_dir / "secret.key"))
-    # From the oldest key: a rotation must not part processes that started before it from those that start after it.
-    worker_secret = settings.worker_secret or derive(keys[-1], "worker").hex()
-    return Keys(box, derive(keys[-1], "signing"), worker_secret, derive(keys[-1], "registry"))
+    file = settings.data_dir / "secret.key"
+    box = EnvelopeBox(*load_keys(settings.secret_key, file), reload=lambda: load_keys(settings.secret_key, file))
+    signing, worker, registry = purpose_keys(settings.secret_key, file)
+    return Keys(box, signing, settings.worker_secret or worker.hex(), registry)
 
 
 def load_worker_secret(settings: Settings) -> str:
@@ -184,8 +183,11 @@ class Services:
         store = EnvironmentStore(self.settings.data_dir, UvConfig("uv"), NoSandbox(trusted=False))
         await asyncio.to_thread(store.gc, kept)
 
-    def change_master_key(self, *, retire: bool) -> None:
-        """A new master key that seals from now on; or, with `retire`, only the newest stays. Rejected when a setting names the key."""
+    def change_master_key(self, *, retire: bool, signing: bool = False) -> None:
+        """A new master key that seals from now on; or, with `retire`, only the newest stays. Rejected when a setting names the key.
+
+        `signing`, with `retire`: what signs and what workers show comes from the newest key too, once every process started again.
+        """
         from control_plane.secrets.envelope import add_key, drop_old_keys
 
         if self.settings.secret_key:
@@ -194,7 +196,7 @@ class Services:
                 "process, run `vitrine admin key rewrap`, and take the old one out"
             )
         file = self.settings.data_dir / "secret.key"
-        self.keys.box.take(drop_old_keys(file) if retire else add_key(file))
+        self.keys.box.take(drop_old_keys(file, keep_purposes=not signing) if retire else add_key(file))
 
     @cached_property
     def registry_sign(self) -> Sign | None:

@@ -142,15 +142,18 @@ def rewrap_secrets(platform: Platform, out: Out) -> None:
 
 
 @key.command("retire", epilog="Example: vitrine admin key retire --yes")
+@click.option("--signing", is_flag=True, help="An old key was seen by others: renew what signs cookies and links, too.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @talks
-def retire_keys(yes: bool, platform: Platform, out: Out) -> None:
+def retire_keys(signing: bool, yes: bool, platform: Platform, out: Out) -> None:
     """Remove every master key but the newest. Backups made before the rotation need the old key; keep it with them.
 
-    Restart the platform afterwards: sign-in cookies of apps and the workers' shared secret come from the oldest key.
+    Nothing has to be restarted: what signs cookies and links stays as it is. With --signing that comes from the newest key
+    as well; restart every process of the platform then, and people sign in to private apps again.
     """
     confirm("Remove the old master keys?", yes)
-    _rekeyed(platform.call("POST", "/api/admin/keys", body={"retire": True}), out, " Old keys are gone; restart the platform now.")
+    found = platform.call("POST", "/api/admin/keys", body={"retire": True, "signing": signing})
+    _rekeyed(found, out, " Old keys are gone; restart the platform now." if signing else " Old keys are gone.")
 
 
 @click.command(epilog="Example: vitrine admin gc --dry-run")

@@ -61,6 +61,8 @@ class EnvelopeBox:
         return tuple(self._keys)
 
     def seal(self, value: Sensitive, *, context: str) -> str:
+        if self._reload is not None:
+            self.take(self._reload())  # another process may have retired the key that we know as the newest
         data_key, aad = os.urandom(32), context.encode()
         return f"v1.{self._current}.{self._wrap(data_key, aad)}.{_encrypt(data_key, value.reveal().encode(), aad)}"
 
@@ -144,11 +146,42 @@ def add_key(file: Path) -> tuple[bytes, ...]:
     return keys
 
 
-def drop_old_keys(file: Path) -> tuple[bytes, ...]:
-    """Only the newest key stays. What an older one sealed cannot be opened any more."""
+def drop_old_keys(file: Path, *, keep_purposes: bool) -> tuple[bytes, ...]:
+    """Only the newest key stays. What an older one sealed cannot be opened any more.
+
+    With `keep_purposes`, what `purpose_keys` gave stays as it is, kept beside the key, so that cookies, links, apps and
+    the platform's other processes notice nothing. Without, it comes from the newest key: every process has to start again.
+    """
+    beside = _purposes_file(file)
+    if keep_purposes:
+        os.replace(_written(beside, purpose_keys("", file)), beside)
+    else:
+        beside.unlink(missing_ok=True)
     keys = load_keys("", file)[:1]
     os.replace(_written(file, keys), file)
     return keys
+
+
+_PURPOSES = ("signing", "worker", "registry")
+
+
+def _purposes_file(file: Path) -> Path:
+    return file.with_suffix(".purposes")
+
+
+def purpose_keys(setting: str, file: Path) -> tuple[bytes, bytes, bytes]:
+    """What signs cookies and links, what workers know the API by, what signs for a registry.
+
+    From the oldest master key: a rotation must not part processes that started before it from those that start after it.
+    Where that key was retired, as they were kept then.
+    """
+    beside = _purposes_file(file)
+    if not setting and beside.exists():
+        signing, worker, registry = (_unb64(line) for line in beside.read_text().split())
+        return signing, worker, registry
+    oldest = load_keys(setting, file)[-1]
+    signing, worker, registry = (derive(oldest, purpose) for purpose in _PURPOSES)
+    return signing, worker, registry
 
 
 def derive(key: bytes, purpose: str) -> bytes:

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -23,6 +24,7 @@ from click.testing import CliRunner
 
 from control_plane.cli.main import vitrine as cli
 from tests.e2e.conftest import ROOT, Platform, Work, patience, start_platform, stop_platform
+from tests.e2e.test_push_to_live import child_named
 from tests.fakes.postgres import find_server, postgres_server
 
 APP = """import http.server
@@ -286,6 +288,21 @@ def test_what_a_browser_opened_ends_with_its_session(operator: Operator, tmp_pat
             assert by_token.echoes()
         operator.run("token", "revoke", operator.json("token", "list", "tom")[0]["id"])
         assert by_token.last_words() == b"\x88\x02\x03\xf0"
+
+
+def test_master_keys_change_under_a_running_platform(operator: Operator, clone: Callable[..., Work]) -> None:
+    """No restart; and a process that starts later agrees with those that did not."""
+    platform = operator.platform
+    work = clone("sealed")
+    work.write(app__py=APP.replace('b"TEXT"', "os.environ['WORD'].encode()").replace("import http.server", "import http.server, os"))
+    assert platform.api("POST", "/api/spaces/admin/sealed/secrets", json={"key": "WORD", "value": "opened"}).status_code == 200
+    assert "Live at" in work.push("one")
+    operator.run("key", "rotate", "--yes")
+    assert "restart" not in operator.run("key", "retire", "--yes")
+    assert [row["seals"] for row in operator.json("key", "list")] == [True]
+    os.kill(child_named(platform.process.pid, "scheduler"), signal.SIGKILL)
+    assert "Live at" in work.push("two")
+    assert platform.app("admin-sealed").text == "opened"
 
 
 def test_suspension_ends_tokens_git_and_private_apps_within_a_second(operator: Operator, tmp_path: Path) -> None:

@@ -72,11 +72,23 @@ def test_a_key_is_rotated_while_the_platform_runs_and_the_old_one_retired(platfo
     assert file.stat().st_mode & 0o777 == 0o600
     assert platform.run(read(services.spaces)) == "very secret"
     assert platform.run(read(replace(services.spaces, secret_box=elsewhere.box))) == "very secret", "it reads the new key by itself"
+    late = load_platform_keys(services.settings).box
     again = load_platform_keys(services.settings)
     assert (again.signing, again.worker_secret) == (elsewhere.signing, elsewhere.worker_secret), "old and new processes agree"
     assert "very secret" not in platform.admin("audit", "--json")
-    platform.admin("key", "retire", "--yes")
+    assert "restart" not in platform.admin("key", "retire", "--yes")
     assert len(file.read_text().splitlines()) == 1
+    assert platform.run(read(services.spaces)) == "very secret"
+    after = load_platform_keys(services.settings)
+    assert (after.signing, after.worker_secret) == (elsewhere.signing, elsewhere.worker_secret), "nobody has to start again"
+    assert first.strip() not in "".join(path.read_text() for path in platform.data_dir.glob("secret.*")), "the old key is nowhere"
+    assert all(path.stat().st_mode & 0o777 == 0o600 for path in platform.data_dir.glob("secret.*"))
+    platform.admin("key", "rotate", "--yes")
+    assert late.key_id(late.seal(Sensitive("x"), context="c")) == platform.json("key", "list")[0]["id"], "the newest seals, everywhere"
+    assert load_platform_keys(services.settings).signing == elsewhere.signing
+    assert "restart" in platform.admin("key", "retire", "--signing", "--yes")
+    renewed = load_platform_keys(services.settings)
+    assert renewed.signing != elsewhere.signing and renewed.worker_secret != elsewhere.worker_secret
     assert platform.run(read(services.spaces)) == "very secret"
     only_old = platform.data_dir.parent / "old.key"
     only_old.write_text(first)
