@@ -139,3 +139,62 @@ def test_spaces_load_models_and_datasets_of_this_platform_and_share_them(
         assert time.monotonic() < end, "still shared after it became private"
         time.sleep(0.05)
     assert _ask(platform, "loader-three", "/model") != expected
+
+
+LIBRARIES = """
+import http.server, json, os
+from datasets import Dataset, load_dataset
+from transformers import AutoConfig, AutoTokenizer
+rows = load_dataset("admin/table")
+found = {
+    "config": AutoConfig.from_pretrained("admin/tokens").model_type,
+    "ids": AutoTokenizer.from_pretrained("admin/tokens")("hello world")["input_ids"],
+    "rows": {split: part.to_list() for split, part in rows.items()},
+    "streamed": next(iter(load_dataset("admin/table", split="test", streaming=True))),
+}
+Dataset.from_dict({"n": [1, 2, 3]}).push_to_hub("admin/pushed", token=os.environ["HF_TOKEN"], private=True)
+found["pushed"] = load_dataset("admin/pushed", split="train", token=os.environ["HF_TOKEN"])["n"][:]
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        body = json.dumps(found).encode()
+        self.send_response(200); self.send_header("Content-Length", str(len(body))); self.end_headers(); self.wfile.write(body)
+http.server.ThreadingHTTPServer(("0.0.0.0", int(os.environ["PORT"])), Handler).serve_forever()
+"""
+
+
+def _tokenizer() -> bytes:
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "hello", "world"]
+    model = {
+        "type": "WordPiece", "unk_token": "[UNK]", "continuing_subword_prefix": "##", "max_input_chars_per_word": 100,
+        "vocab": {word: number for number, word in enumerate(words)},
+    }  # fmt: skip
+    parts = {"normalizer": {"type": "Lowercase"}, "pre_tokenizer": {"type": "Whitespace"}, "post_processor": None, "decoder": None}
+    return json.dumps({"version": "1.0", "truncation": None, "padding": None, "added_tokens": [], **parts, "model": model}).encode()
+
+
+def test_transformers_and_datasets_inside_a_space(platform: Platform, work: Callable[..., Work], api: HfApi) -> None:
+    """The libraries as they are, told nothing: a tokenizer, a table of two splits, a stream, and a data set pushed back."""
+    api.create_repo("admin/tokens")
+    bert = {"model_type": "bert", "vocab_size": 7, "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
+    named = {"tokenizer_class": "PreTrainedTokenizerFast", "unk_token": "[UNK]", "pad_token": "[PAD]"}
+    files = {"config.json": json.dumps(bert).encode(), "tokenizer.json": _tokenizer(), "tokenizer_config.json": json.dumps(named).encode()}
+    for path, content in files.items():
+        api.upload_file(path_or_fileobj=content, path_in_repo=path, repo_id="admin/tokens")
+    api.create_repo("admin/table", repo_type="dataset")
+    for path, content in (("train.csv", b"a,b\n1,x\n2,y\n"), ("test.csv", b"a,b\n3,z\n")):
+        api.upload_file(path_or_fileobj=content, path_in_repo=path, repo_id="admin/table", repo_type="dataset")
+    demo = work("libraries")
+    secret = {"key": "HF_TOKEN", "value": platform.token}
+    assert platform.api("POST", "/api/spaces/admin/libraries/secrets", json=secret).status_code == 200
+    readme = "---\ntitle: libraries\nsdk: gradio\napp_file: app.py\n---\n"
+    demo.write(**{"app.py": LIBRARIES, "requirements.txt": "transformers\ndatasets\n", "README.md": readme})
+    pushed = demo.push("x")
+    assert "Live at" in pushed, pushed
+    assert _ask(platform, "libraries", "/") == {
+        "config": "bert",
+        "ids": [5, 6],
+        "rows": {"train": [{"a": 1, "b": "x"}, {"a": 2, "b": "y"}], "test": [{"a": 3, "b": "z"}]},
+        "streamed": {"a": 3, "b": "z"},
+        "pushed": [1, 2, 3],
+    }
+    assert api.dataset_info("admin/pushed").private
