@@ -127,16 +127,19 @@ def test_spaces_load_models_and_datasets_of_this_platform_and_share_them(
     assert large.read_bytes() == weights and large.stat().st_nlink >= 3, "the repository's own bytes, not a copy"
     assert _settled(platform, "/admin/tiny/resolve/") == before, "nothing was downloaded a second time"
 
-    # A revision that the card names is there before the app asks; what becomes private goes at once.
+    # A revision that the card names is there before the app asks; what becomes private or gated goes at once.
     api.create_repo("admin/named")
     api.upload_file(path_or_fileobj=weights[:-4] + b"\0\0\0\1", path_in_repo="model.safetensors", repo_id="admin/named")
     space("loader-three", "preload_from_hub:\n  - admin/named\n")
     cached = _ask(platform, "loader-three", "/cache")
     assert isinstance(cached, list) and "models--admin--named" in cached
+    named = shared.parent / "models--admin--named"
+    assert named.exists()
     api.update_repo_settings("admin/tiny", private=True)
+    api.update_repo_settings("admin/named", gated="manual")
     end = time.monotonic() + 60
-    while shared.exists():
-        assert time.monotonic() < end, "still shared after it became private"
+    while shared.exists() or named.exists():
+        assert time.monotonic() < end, "still shared after it became private, or got a gate"
         time.sleep(0.05)
     assert _ask(platform, "loader-three", "/model") != expected
 
