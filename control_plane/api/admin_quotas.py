@@ -141,7 +141,9 @@ def routes(api: APIRouter, door: Door) -> None:
         async with uow.read() as work:
             replicas = await work.deployments.open_replicas()
         hardware = services.pools()
-        return JSONResponse({"items": list(pool_rows(hardware.pools, hardware.catalog.flavors, await door.capacity(), replicas))})
+        capacity = await door.capacity()
+        rows = list(pool_rows(hardware.pools, hardware.catalog.flavors, capacity, replicas))
+        return JSONResponse({"items": rows, "warning": capacity.warning if capacity else ""})
 
 
 class _DryRun(Exception):

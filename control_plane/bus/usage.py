@@ -106,7 +106,7 @@ async def ask_capacity(where: Path | str) -> Capacity | None:
     if body is None:
         return None
     pools = tuple(NodePool(**{**p, "flavors": tuple(p["flavors"]), "tolerations": tuple(p["tolerations"])}) for p in body["pools"])
-    return Capacity(pools, tuple(Node(**{**n, "replicas": frozenset(n["replicas"])}) for n in body["nodes"]))
+    return Capacity(pools, tuple(Node(**{**n, "replicas": frozenset(n["replicas"])}) for n in body["nodes"]), str(body.get("warning", "")))
 
 
 async def ask_metrics(where: Path | str) -> str | None:

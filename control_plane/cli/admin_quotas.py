@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from control_plane.cli import names
 from control_plane.cli.client import Platform, part
 from control_plane.cli.output import Duration, Out, cell, talks
 
@@ -44,6 +45,8 @@ def _changed(found: dict[str, Any], out: Out, what: str) -> None:
     head = "Nothing was changed; this would be so: " if found["dry_run"] else ""
     lines = [f"{head}{what}"]
     lines += [f"  over: {o['subject']} uses {cell(o['used'])} of {o['key']}, limit {cell(o['limit'])}; nothing is stopped" for o in over]
+    if found["dry_run"] and not over:
+        lines.append("  nobody would be over")
     out.one(found, "\n".join(lines), bare=found["subject"])
 
 
@@ -51,7 +54,7 @@ _DRY_RUN = click.option("--dry-run", is_flag=True, help="Change nothing; tell wh
 
 
 @quota.command("show", epilog="Example: vitrine admin quota show ann")
-@click.argument("subject")
+@click.argument("subject", shell_complete=names.subjects)
 @talks
 def show(subject: str, platform: Platform, out: Out) -> None:
     """Every limit of SUBJECT, where it comes from, and its use."""
@@ -60,8 +63,8 @@ def show(subject: str, platform: Platform, out: Out) -> None:
 
 
 @quota.command("set", epilog="Example: vitrine admin quota set ann spaces=5 running.a100-large=0 gpu-hours=20")
-@click.argument("subject")
-@click.argument("values", metavar="KEY=VALUE...", nargs=-1, required=True)
+@click.argument("subject", shell_complete=names.subjects)
+@click.argument("values", metavar="KEY=VALUE...", nargs=-1, required=True, shell_complete=names.limits)
 @_DRY_RUN
 @talks
 def set_quota(subject: str, values: tuple[str, ...], dry_run: bool, platform: Platform, out: Out) -> None:
@@ -72,8 +75,8 @@ def set_quota(subject: str, values: tuple[str, ...], dry_run: bool, platform: Pl
 
 
 @quota.command("unset", epilog="Example: vitrine admin quota unset ann spaces")
-@click.argument("subject")
-@click.argument("keys", metavar="KEY...", nargs=-1, required=True)
+@click.argument("subject", shell_complete=names.subjects)
+@click.argument("keys", metavar="KEY...", nargs=-1, required=True, shell_complete=names.limits)
 @_DRY_RUN
 @talks
 def unset(subject: str, keys: tuple[str, ...], dry_run: bool, platform: Platform, out: Out) -> None:
@@ -92,7 +95,7 @@ def list_quotas(platform: Platform, out: Out) -> None:
 
 
 @quota.command("defaults", epilog="Example: vitrine admin quota defaults spaces=10 running=2")
-@click.argument("values", metavar="[KEY=VALUE...]", nargs=-1)
+@click.argument("values", metavar="[KEY=VALUE...]", nargs=-1, shell_complete=names.limits)
 @click.option("--unset", "unset_keys", multiple=True, metavar="KEY", help="Back to the built-in value; may be given several times.")
 @_DRY_RUN
 @talks
@@ -108,8 +111,8 @@ def defaults(values: tuple[str, ...], unset_keys: tuple[str, ...], dry_run: bool
     _changed(found, out, "defaults: " + ", ".join([*(f"{k} = {v}" for k, v in pairs.items()), *(f"{k} unset" for k in unset_keys)]))
 
 
-@click.command(epilog="Example: vitrine admin usage ann --since 30d --csv > usage.csv")
-@click.argument("subject", required=False)
+@click.command(epilog="\b\nExamples:\n  vitrine admin usage ann --since 7d\n  vitrine admin usage --since 30d --csv > usage.csv")
+@click.argument("subject", required=False, shell_complete=names.subjects)
 @click.option("--since", type=Duration(), default="30d", show_default=True, help="How far back.")
 @click.option("--csv", "as_csv", is_flag=True, help="Print CSV.")
 @talks
@@ -140,7 +143,10 @@ def pool() -> None:
 def list_pools(platform: Platform, out: Out) -> None:
     """Per pool and flavor: nodes, and units total, used, free and queued."""
     columns = {"pool": "Pool", "flavor": "Hardware", "nodes": "Nodes", "total": "Total", "used": "Used", "free": "Free", "queued": "Queued"}
-    out.table(platform.call("GET", "/api/admin/pools")["items"], columns, bare="pool", empty="No pools.")
+    found = platform.call("GET", "/api/admin/pools")
+    out.table(found["items"], columns, bare="pool", empty="No pools.")
+    if found.get("warning") and not out.quiet:
+        click.echo(f"warning: {found['warning']}", err=True)
 
 
 COMMANDS = (quota, usage, pool)

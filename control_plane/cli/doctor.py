@@ -42,12 +42,21 @@ def examine_platform(settings: Settings) -> tuple[Finding, ...]:
         cgroups(Path("/sys/fs/cgroup")),
         *gpus(_run(("nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader")), Path("/dev")),
         *engine(settings, _engine_version),
+        *_cluster(settings),
         database(settings),
         redis(settings),
         disk(settings.data_dir),
         *ports(settings),
         chromium(settings),
     )
+
+
+def _cluster(settings: Settings) -> tuple[Finding, ...]:
+    if settings.runtime != "kubernetes":
+        return ()
+    from control_plane.cli.doctor_cluster import examine_cluster  # its client takes a second to import
+
+    return examine_cluster(settings)
 
 
 def cgroups(top: Path) -> Finding:

@@ -49,3 +49,4 @@ class NodePool:
 class Capacity:
     pools: tuple[NodePool, ...]
     nodes: tuple[Node, ...]
+    warning: str = ""  # what operators should know about these machines, in words

@@ -14,6 +14,7 @@ from control_plane.domain.ids import ReplicaId, SpaceId
 from control_plane.runtimes.kubernetes import facts, names
 from control_plane.runtimes.kubernetes.facts import Hint, Item, PodUse
 from control_plane.runtimes.kubernetes.heartbeats import Heartbeats
+from control_plane.runtimes.kubernetes.policy_engines import engine_of_nodes, engine_of_pod
 
 _MAX_HINTS = 5000
 
@@ -35,6 +36,7 @@ class ClusterCache:
         self._nodes: dict[str, Item] = {}
         self._ours_on: dict[str, set[SpaceId]] = {}
         self._hints: dict[str, Hint] = {}
+        self._agents: dict[str, str] = {}  # pod uid → the NetworkPolicy engine whose agent it is
         self.heartbeats = Heartbeats(self._node_turned)
         self.deployments = _Sink(self, self._replace_deployments, self.put_deployment, self._deleted_deployment)
         self.pods = _Sink(self, self._replace_pods, self._put_pod, self._drop_pod)
@@ -73,6 +75,11 @@ class ClusterCache:
         with self._lock:
             node = self._nodes.get(name)
         return node is None or not facts.is_node_ready(node) or self.heartbeats.is_silent(name)
+
+    def policy_engine(self) -> str:
+        """Who enforces NetworkPolicy here, as far as its pods or the nodes show it; "" = nobody that we know."""
+        with self._lock:
+            return next(iter(self._agents.values()), "") or engine_of_nodes(self._nodes.values())
 
     def _node_turned(self, name: str) -> None:
         for space_id in self.spaces_on(name):
@@ -158,6 +165,7 @@ class ClusterCache:
         self._pods.clear()
         self._uses.clear()
         self._node_of_pod.clear()
+        self._agents.clear()
         return changed | {s for s in (self._put_pod(item) for item in items) if s}
 
     def _put_pod(self, item: Item) -> SpaceId | None:
@@ -171,6 +179,8 @@ class ClusterCache:
             self._node_of_pod[uid] = use.node
         labels = item["metadata"].get("labels") or {}
         if not names.is_ours(labels):
+            if engine := engine_of_pod(labels):
+                self._agents[uid] = engine
             return None
         self._pods.setdefault(ReplicaId(labels[names.REPLICA]), {})[uid] = _slim(item)
         return SpaceId(labels[names.SPACE])
@@ -180,6 +190,7 @@ class ClusterCache:
         node = self._node_of_pod.pop(uid, None)
         if node is not None:
             self._uses[node].pop(uid, None)
+        self._agents.pop(uid, None)
         labels = item["metadata"].get("labels") or {}
         if not names.is_ours(labels):
             return None

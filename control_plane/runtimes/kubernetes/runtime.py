@@ -23,13 +23,14 @@ from control_plane.domain.ids import ReplicaId, SpaceId
 from control_plane.domain.reasons import Reason
 from control_plane.domain.replicas import ReplicaObservation, ReplicaSpec, ReplicaState, ReplicaUsage
 from control_plane.ports.log_store import LogLine
-from control_plane.runtimes.kubernetes import facts, manifests, names
+from control_plane.runtimes.kubernetes import facts, manifests, names, policy_engines
 from control_plane.runtimes.kubernetes.api import Clash, KubeApi
 from control_plane.runtimes.kubernetes.cache import ClusterCache
 from control_plane.runtimes.kubernetes.forward import Reach
 from control_plane.runtimes.kubernetes.logs import TAIL_LINES, LogFollowers
 from control_plane.runtimes.kubernetes.manifests import ClusterOptions
 from control_plane.runtimes.kubernetes.namespaces import ensure_namespace
+from control_plane.runtimes.kubernetes.policy_proof import PolicyProof
 from control_plane.runtimes.kubernetes.usage import PodUsage
 from control_plane.runtimes.kubernetes.watch import Watcher
 
@@ -69,6 +70,7 @@ class KubernetesRuntime:
         self._applied: dict[tuple[str, str], str] = {}  # (namespace, object) → what we applied last, to spare a wake the call
         self._locks: dict[SpaceId, asyncio.Lock] = {}
         self._reach = reach or Reach(api, "pod", None)
+        self._proof = PolicyProof(api, options.platform_namespace, dict(options.proxy_labels)) if options.account else None
         self._followers = LogFollowers(api, self._deliver)
         self.cache = ClusterCache(self._changed, self._followers.end)
         self._closing = threading.Event()
@@ -126,6 +128,8 @@ class KubernetesRuntime:
             self._looking.cancel()
         for watcher in (*self._watchers, self._beats):
             watcher.stop()
+        if self._proof is not None:
+            self._proof.close()
         await self._reach.close()
         await asyncio.to_thread(self._join)
         for queue in self._listeners:
@@ -179,7 +183,7 @@ class KubernetesRuntime:
         self._tell(space_id)
 
     async def capacity(self) -> Capacity:
-        return self.cache.capacity(self._pools())
+        return replace(self.cache.capacity(self._pools()), warning=self._policy_warning())
 
     async def usage(self, replica_id: ReplicaId) -> ReplicaUsage | None:
         """From the metrics API when the cluster has one."""
@@ -345,10 +349,18 @@ class KubernetesRuntime:
             seen = replace(seen, endpoint=await self._reach.endpoint(seen.endpoint, pod))
         if seen.state is ReplicaState.READY:
             self._was_ready.add(replica_id)
+            if self._proof is not None and seen.endpoint is not None:
+                self._proof.try_once(seen.endpoint.address)
         elif seen.state is ReplicaState.STARTING and replica_id in self._was_ready:
             # Its probe fails for the moment. The proxy judges each answer itself; a replica never goes back to STARTING.
             return replace(seen, state=ReplicaState.READY, reason=Reason.APP_UNHEALTHY, message=Reason.APP_UNHEALTHY.words)
         return seen
+
+    def _policy_warning(self) -> str:
+        is_ignored = self._proof.is_ignored if self._proof else None
+        if is_ignored is None:
+            return "" if self.cache.policy_engine() else policy_engines.NOT_KNOWN
+        return policy_engines.IGNORED if is_ignored else ""
 
     def _changed(self, space_id: SpaceId) -> None:
         """In a watch thread."""
