@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, cast
 
 from control_plane.net.dial import DialError
 from control_plane.proxy import balancer, routing
-from control_plane.proxy.chunks import ChunkReader
+from control_plane.proxy.chunks import BadChunk, ChunkReader
 from control_plane.proxy.connection import BY_BUFFER, BY_UPSTREAM, CHUNKS, CLOSED, FOLLOW, HOLD, LENGTH, REPEATABLE, TUNNEL, WAIT
 from control_plane.proxy.errors import Code
 from control_plane.proxy.heads import CHUNKED, ResponseHead
@@ -50,35 +50,41 @@ class AppSide(OwnAnswers):
         self._task = asyncio.get_running_loop().create_task(self._connected(pool))
 
     async def _connected(self, pool: Pool) -> None:
-        """A connection for this request. Nothing of it has left yet, so another replica may take it as well as the first."""
+        """A connection for this request. Nothing of it has left yet, so another replica may take it as well as the first.
+
+        While nobody takes it, it waits a moment for the app to come back: as many at once as may wait for a wake, no more.
+        """
+        waiting_room, name = self.core.reconnecting, self.entry.route.host if self.entry is not None else ""
+        has_place = False
         began = time.perf_counter()
         retries = iter(_CONNECT_RETRY_S)
         refused: list[Pool] = []
-        while True:
-            try:
-                up = await pool.connect()
-                break
-            except DialError as error:
-                pool.down_until = self.core.clock() + PASSED_OVER_S
-                refused.append(pool)
-                other = self._another(refused)
-                if other is not None:
-                    self.pool = pool = other
-                    continue
-                if self._left_the_table():
-                    self._task = None
-                    self.look_again()
-                    return
-                if self.app_host is None:
-                    code = Code.PLATFORM_UNAVAILABLE
-                else:
-                    code = Code.APP_CONNECT_TIMEOUT if error.timed_out else Code.APP_REFUSED
-                pause = None if error.timed_out else next(retries, None)
-                if pause is None:
-                    self._task = None
-                    self.refuse(code, reveal=True)
-                    return
-                await asyncio.sleep(pause)
+        try:
+            while True:
+                try:
+                    up = await pool.connect()
+                    break
+                except DialError as error:
+                    pool.down_until = self.core.clock() + PASSED_OVER_S
+                    refused.append(pool)
+                    other = self._another(refused)
+                    if other is not None:
+                        self.pool = pool = other
+                        continue
+                    if self._left_the_table():
+                        self._task = None
+                        self.look_again()
+                        return
+                    pause = None if error.timed_out else next(retries, None)
+                    has_place = has_place or (pause is not None and waiting_room.enter(name))
+                    if pause is None or not has_place:
+                        self._task = None
+                        self.refuse(self._no_connection(error), reveal=True)
+                        return
+                    await asyncio.sleep(pause)
+        finally:
+            if has_place:
+                waiting_room.leave(name)
         pool.down_until = 0.0
         self._task = None
         self._connect_s = time.perf_counter() - began
@@ -86,6 +92,11 @@ class AppSide(OwnAnswers):
             up.close()
             return
         self._send_request(up)
+
+    def _no_connection(self, error: DialError) -> Code:
+        if self.app_host is None:
+            return Code.PLATFORM_UNAVAILABLE
+        return Code.APP_CONNECT_TIMEOUT if error.timed_out else Code.APP_REFUSED
 
     def _left_the_table(self) -> bool:
         """The Space is not served any more, since it sleeps or was stopped: what follows is for its route as it is now."""
@@ -139,10 +150,52 @@ class AppSide(OwnAnswers):
             self.request_sent = True
             return
         data, self._buffer = self._buffer, b""
-        self.deadline = self.core.now + self.core.config.body_stall_s
+        self._body_due = self.deadline = self.core.now + self.core.config.body_stall_s
         if data:
             self._read_body(data)
         self._unhold(BY_BUFFER)
+
+    def _read_body(self, data: bytes) -> None:
+        up = self._up
+        core = self.core
+        if up is None:
+            self._buffer += data
+            self._hold(BY_BUFFER)
+            return
+        self._body_due += len(data) / core.config.body_min_rate
+        self.deadline = min(self._body_due, core.now + core.config.body_stall_s)
+        if self.entry is not None:
+            self.entry.activity.bytes_in += len(data)
+        if self.phase == LENGTH:
+            if len(data) < self._body_left:
+                self._body_left -= len(data)
+                up.transport.write(data)
+                return
+            up.transport.write(data[: self._body_left])
+            rest = data[self._body_left :]
+        else:
+            assert self._chunks is not None
+            limit = core.config.max_body_bytes
+            try:
+                out, left = self._chunks.feed(data)
+            except BadChunk:
+                self._drop_upstream()
+                self._fail(Code.BAD_CHUNK)
+                return
+            if self._chunks.size > limit > 0:
+                self._drop_upstream()
+                self._fail(Code.BODY_TOO_LARGE)
+                return
+            if out:
+                up.transport.write(out)
+            if left is None:
+                return
+            self._chunks = None
+            rest = left
+        self.phase = WAIT
+        self.request_sent = True
+        self.deadline = core.now + core.config.app_timeout_s
+        self._buffer = rest
 
     def answer_head(self, head: ResponseHead, body: bytes, *, ends: bool) -> None:
         """`ends` is false for an answer that lasts until the app closes: then this connection ends with it."""

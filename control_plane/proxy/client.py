@@ -16,7 +16,6 @@ from typing import cast
 from control_plane.proxy import routing
 from control_plane.proxy.activity import counts_as_use
 from control_plane.proxy.app_side import AppSide
-from control_plane.proxy.chunks import BadChunk
 from control_plane.proxy.connection import (
     BY_BUFFER,
     BY_UPSTREAM,
@@ -54,7 +53,10 @@ class ClientConnection(AppSide):
             peer = transport.get_extra_info("peername")
             self.address = peer[0] if isinstance(peer, tuple) and peer else ""
         self.deadline = core.now + core.config.header_timeout_s
-        self.client = core.clients.arrive(self.address, core.now)
+        self.visitor = self.address
+        self.client = core.clients.arrive(self.address, core.now, shared=core.is_trusted(self.address))
+        if self.client is not None:
+            self.bucket = self.client.bucket
         core.connections.add(self)
         if self.client is None or len(core.connections) > core.config.max_connections > 0:
             self.refuse(Code.TOO_MANY_CONNECTIONS, close=True)
@@ -120,11 +122,15 @@ class ClientConnection(AppSide):
 
     def pause_writing(self) -> None:
         self._write_paused = True
+        self._unsent = self.transport.get_write_buffer_size()
+        self.deadline = min(self.deadline, self.core.clock() + self.core.config.body_stall_s)
         if self._up is not None:
             self._up.pause()
 
     def resume_writing(self) -> None:
         self._write_paused = False
+        if self.phase == WAIT or self.phase == TUNNEL:
+            self.deadline = self.core.stream_deadline
         if self._up is not None:
             self._up.resume()
 
@@ -223,7 +229,7 @@ class ClientConnection(AppSide):
         if not idle or idle[-1].closed or b"__sign=" in self.target or self.method not in REPEATABLE:
             return False
         now = self.core.now
-        if self.client is None or not self.client.bucket.take(now) or not entry.bucket.take(now):
+        if self.bucket is None or not self.bucket.take(now) or not entry.bucket.take(now):
             return False
         if counts_as_use(self.target):
             self._live = True
@@ -258,47 +264,6 @@ class ClientConnection(AppSide):
         elif data[0] not in b"\r" and not 33 <= data[0] <= 126:
             raise HeadError(Code.BAD_REQUEST_LINE)
         self._buffer = data
-
-    def _read_body(self, data: bytes) -> None:
-        up = self._up
-        core = self.core
-        self.deadline = core.now + core.config.body_stall_s
-        if up is None:
-            self._buffer += data
-            self._hold(BY_BUFFER)
-            return
-        if self.entry is not None:
-            self.entry.activity.bytes_in += len(data)
-        if self.phase == LENGTH:
-            if len(data) < self._body_left:
-                self._body_left -= len(data)
-                up.transport.write(data)
-                return
-            up.transport.write(data[: self._body_left])
-            rest = data[self._body_left :]
-        else:
-            assert self._chunks is not None
-            limit = core.config.max_body_bytes
-            try:
-                out, left = self._chunks.feed(data)
-            except BadChunk:
-                self._drop_upstream()
-                self._fail(Code.BAD_CHUNK)
-                return
-            if self._chunks.size > limit > 0:
-                self._drop_upstream()
-                self._fail(Code.BODY_TOO_LARGE)
-                return
-            if out:
-                up.transport.write(out)
-            if left is None:
-                return
-            self._chunks = None
-            rest = left
-        self.phase = WAIT
-        self.request_sent = True
-        self.deadline = core.now + core.config.app_timeout_s
-        self._buffer = rest
 
     def wait_for_wake(self, entry: Entry) -> None:
         head = self.head
@@ -362,14 +327,16 @@ class ClientConnection(AppSide):
         """The tick: end what waited too long. `now` is the loop's clock."""
         phase = self.phase
         if self.core.draining and phase == HEAD and not self._buffer and now > self._idle_since() + self.core.config.last_call_s:
-            self.transport.close()  # before that its next request may be on its way; it is answered with `Connection: close`
+            self.leave()  # before that its next request may be on its way; it is answered with `Connection: close`
         elif now < self.deadline:
             return
         elif phase == HEAD:
             if self._buffer:
                 self.refuse(Code.CLIENT_TIMEOUT, close=True)
             else:
-                self.transport.close()
+                self.leave()
+        elif phase in (WAIT, TUNNEL, DISCARD) and self._takes():
+            self.deadline = now + self.core.config.body_stall_s
         elif phase == HOLD:
             if self._wait_host:
                 self._waited_enough(now)
@@ -391,6 +358,8 @@ class ClientConnection(AppSide):
             self._fail(Code.CLIENT_TIMEOUT)
         elif phase == WAIT:
             self._drop_upstream()
-            self._fail(Code.APP_TIMEOUT if not self.answered else Code.APP_CUT_SHORT)
+            self._fail(Code.APP_TIMEOUT if not self.answered else Code.CLIENT_STALLED if self._write_paused else Code.APP_CUT_SHORT)
         else:
+            if phase == TUNNEL and self._write_paused:
+                self._code = Code.CLIENT_STALLED.name
             self.transport.abort()

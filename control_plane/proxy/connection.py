@@ -10,7 +10,7 @@ from control_plane.proxy.activity import SpaceActivity
 from control_plane.proxy.chunks import ChunkReader
 from control_plane.proxy.core import Core
 from control_plane.proxy.heads import CHUNKED, RequestHead
-from control_plane.proxy.limits import Client
+from control_plane.proxy.limits import Bucket, Client
 from control_plane.proxy.pool import Pool
 from control_plane.proxy.table import Entry
 from control_plane.proxy.upstream import Upstream
@@ -27,24 +27,30 @@ FOLLOW: Final = 8  # a progress page is told what happens to its Space
 BY_UPSTREAM: Final = 1
 BY_BUFFER: Final = 2
 REPEATABLE = frozenset((b"GET", b"HEAD", b"OPTIONS"))
+_UNDER_WAY = frozenset((HOLD, LENGTH, CHUNKS, WAIT))
 
 
 class Connection(asyncio.Protocol):
     __slots__ = (
-        "_body_left", "_buffer", "_chunks", "_close_after", "_code", "_connect_s", "_forward", "_live", "_log_part", "_minor",
-        "_read_holds", "_retried", "_started", "_status", "_task", "_tunnel", "_up", "_wait_host", "_write_paused", "accepts_upgrade",
-        "address", "answered", "app_host", "client", "core", "deadline", "entry", "extra_head", "head", "is_stream", "keep_upstream",
-        "method", "phase", "plain_body", "pool", "proto", "request_id", "request_sent", "sent", "shown", "sign", "target", "transport",
+        "_body_due", "_body_left", "_buffer", "_chunks", "_close_after", "_code", "_connect_s", "_forward", "_live", "_log_part",
+        "_minor", "_read_holds", "_retried", "_started", "_status", "_task", "_tunnel", "_unsent", "_up", "_wait_host", "_write_paused",
+        "accepts_upgrade", "address", "answered", "app_host", "bucket", "client", "core", "deadline", "entry", "extra_head", "head",
+        "is_stream", "keep_upstream", "method", "phase", "plain_body", "pool", "proto", "request_id", "request_sent", "sent", "shown",
+        "sign", "target", "transport", "visitor",
     )  # fmt: skip
     transport: asyncio.Transport
     _tunnel: asyncio.Transport
 
     def __init__(self, core: Core, address: str = "", proto: bytes = b"") -> None:
-        """`address` and `proto` say who asks and how where the socket cannot: behind TLS, HTTP/2 or a PROXY header."""
+        """`address` and `proto` say who asks and how where the socket cannot: behind TLS, HTTP/2 or a PROXY header.
+
+        `visitor` is who asks: `address`, or whom a trusted hop there names. Its `bucket` is what requests are taken from.
+        """
         self.core = core
-        self.address = address
+        self.address = self.visitor = address
         self.proto = proto or core.scheme
         self.client: Client | None = None
+        self.bucket: Bucket | None = None
         self.phase = HEAD
         self.deadline = 0.0
         self.head: RequestHead | None = None
@@ -68,6 +74,7 @@ class Connection(asyncio.Protocol):
         self._forward = b""
         self._buffer = b""
         self._body_left = 0
+        self._body_due = 0.0  # when a body that came at the slowest rate allowed would have brought what is here
         self._chunks: ChunkReader | None = None
         self._up: Upstream | None = None
         self._task: asyncio.Task[None] | None = None
@@ -81,6 +88,7 @@ class Connection(asyncio.Protocol):
         self._retried = False
         self._live = False
         self._write_paused = False
+        self._unsent = 0  # bytes that waited for the client to take them, when it was last looked at
         self._read_holds = 0
 
     @property
@@ -96,10 +104,16 @@ class Connection(asyncio.Protocol):
     def waits_for_wake(self) -> bool:
         return self.phase == HOLD and bool(self._wait_host)
 
+    @property
+    def is_deaf(self) -> bool:
+        """Nothing is read from a client whose request is under way: it is not heard when it leaves."""
+        return self._read_holds != 0 and self.phase in _UNDER_WAY
+
     def hold_reading(self) -> None:
         self._hold(BY_UPSTREAM)
 
     def continue_reading(self) -> None:
+        self._body_due = max(self._body_due, self.core.now + self.core.config.body_stall_s)  # it was the app that was slow
         self._unhold(BY_UPSTREAM)
 
     def _hold(self, why: int) -> None:
@@ -112,6 +126,11 @@ class Connection(asyncio.Protocol):
             self._read_holds &= ~why
             if not self._read_holds and self.phase != CLOSED and not self.transport.is_closing():
                 self.transport.resume_reading()
+
+    def _takes(self) -> bool:
+        """Whether a client that has something to take took some of it since this was last asked."""
+        before, self._unsent = self._unsent, self.transport.get_write_buffer_size()
+        return 0 < self._unsent < before
 
     def _has_unread_input(self) -> bool:
         head = self.head
@@ -156,7 +175,7 @@ class Connection(asyncio.Protocol):
         """The part of an access log line that says who asked whom; the same for all requests with the same head."""
         space = self.entry.log_part if self.entry is not None else ""
         host = self.head.host.decode("latin-1") if self.head is not None else ""
-        self._log_part = f'","client":"{self.address}","host":"{host}",{space}"method":"'
+        self._log_part = f'","client":"{self.visitor}","host":"{host}",{space}"method":"'
         return self._log_part
 
     # -- of the layers above -----------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from control_plane.proxy.activity import Activity
 from control_plane.proxy.balancer import Balancer
 from control_plane.proxy.guard import Guard
 from control_plane.proxy.heads import HeadLimits, RequestHead
-from control_plane.proxy.limits import Clients
+from control_plane.proxy.limits import Clients, Waiting
 from control_plane.proxy.pool import Pool, Pools
 from control_plane.proxy.stages import Followers
 from control_plane.proxy.table import Entry, Table
@@ -60,7 +60,8 @@ class ProxyConfig:
     max_body_bytes: int = 0
     header_timeout_s: float = 15.0
     keep_alive_s: float = 75.0
-    body_stall_s: float = 60.0
+    body_stall_s: float = 60.0  # a client that sends nothing of its body, or takes nothing of its answer, for so long has stalled
+    body_min_rate: float = 64.0  # bytes a second, on the average once `body_stall_s` are over: a trickle is not an upload
     connect_timeout_s: float = 5.0
     app_timeout_s: float = 600.0
     stream_idle_s: float = 7200.0
@@ -95,6 +96,7 @@ class Core:
         self.log = log
         self.balancer = Balancer()
         self.followers = Followers(config.wake_per_space)
+        self.reconnecting = Waiting(config.wake_per_space, config.wake_total)
         self.clients = Clients(config.client_rate, config.client_burst, config.connections_per_client)
         self.connections: set[ClientConnection | Http2Connection] = set()
         self.clock = clock
@@ -186,6 +188,7 @@ class Core:
                 "client_connections": len(self.connections),
                 "upstream_connections": len(self.pools),
                 "held_requests": self.activator.count,
+                "reconnecting_requests": self.reconnecting.count,
                 "routes": len(self.table),
                 "routes_skipped": self.table.skipped,
                 "routes_version": self.table.version,

@@ -12,13 +12,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-import ssl
 from collections.abc import Callable
 
 from control_plane.proxy import proxy_protocol
 from control_plane.proxy.client import ClientConnection
 from control_plane.proxy.core import Core
 from control_plane.proxy.http2 import Http2Connection
+from control_plane.proxy.limits import Client
 from control_plane.proxy.plain_door import PlainDoorConnection
 from control_plane.proxy.tls import Certificates
 
@@ -51,10 +51,15 @@ class Door:
             if sock.family != socket.AF_UNIX:
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             address = str(peer[0]) if isinstance(peer, tuple) else ""
-            if len(self.greeted) >= self.core.config.backlog or (self.proxied and not self.core.may_proxy(address)):
+            core = self.core
+            client: Client | None = None
+            if len(self.greeted) < core.config.backlog and (not self.proxied or core.may_proxy(address)):
+                # One address that says nothing must not take every place here: it has as many as it may have connections.
+                client = core.clients.arrive(address, core.now, shared=self.proxied or core.is_trusted(address))
+            if client is None:
                 sock.close()
                 continue
-            self.greeted.add(_Greeting(self, sock, address))
+            self.greeted.add(_Greeting(self, sock, address, client))
 
     def close(self) -> None:
         """Accept nobody any more; who was accepted is served."""
@@ -66,8 +71,9 @@ class Door:
 class _Greeting:
     """One accepted socket until it is known what it speaks."""
 
-    def __init__(self, door: Door, sock: socket.socket, address: str) -> None:
+    def __init__(self, door: Door, sock: socket.socket, address: str, client: Client) -> None:
         self._door = door
+        self._client = client
         self._loop = door._loop
         self._sock = sock
         self._address = address
@@ -87,7 +93,23 @@ class _Greeting:
         if self._again is not None:
             self._again.cancel()
         self._loop.remove_reader(self._sock.fileno())
-        self._door.greeted.discard(self)
+        self._over()
+
+    def _over(self) -> None:
+        """Its place is free: it is gone, or a connection of its own from now on."""
+        if self in self._door.greeted:
+            self._door.greeted.discard(self)
+            self._client.connections -= 1
+
+    def _named(self, address: str) -> bool:
+        """The balancer says who asks, and the place is theirs from now on; False when they hold too many."""
+        core = self._door.core
+        client = core.clients.arrive(address, core.now)
+        if client is None:
+            return False
+        self._client.connections -= 1
+        self._address, self._client = address, client
+        return True
 
     def _look(self) -> None:
         try:
@@ -99,10 +121,11 @@ class _Greeting:
                     self._again = self._loop.call_later(_LOOK_AGAIN_S, self._look)
                     return
                 self._sock.recv(header.size)
-                self._address = header.address or self._address
                 self._proxied = False
                 seen = seen[header.size :]
-                if not seen:
+                if header.address and not self._named(header.address):
+                    seen = b""
+                elif not seen:
                     self._loop.add_reader(self._sock.fileno(), self._look)
                     return
         except (BlockingIOError, InterruptedError):
@@ -117,15 +140,14 @@ class _Greeting:
 
     async def _serve(self, is_tls: bool) -> None:
         door, address = self._door, self._address
-        context: ssl.SSLContext | None = None
-        made: Callable[[], asyncio.Protocol]
-        if door.certificates is None:
-            made = lambda: ClientConnection(door.core, address)  # noqa: E731
-        elif is_tls:
-            context = door.certificates.context
-            made = lambda: Negotiated(door.core, address)  # noqa: E731
-        else:
-            made = lambda: PlainDoorConnection(door.core, address)  # noqa: E731
+        context = door.certificates.context if door.certificates is not None and is_tls else None
+
+        def made() -> asyncio.Protocol:
+            if context is not None:
+                return Negotiated(door.core, address, self._over)
+            self._over()
+            return ClientConnection(door.core, address) if door.certificates is None else PlainDoorConnection(door.core, address)
+
         try:
             timeout, closing = (_GREETING_S, _CLOSE_NOTIFY_S) if context is not None else (None, None)
             await self._loop.connect_accepted_socket(
@@ -135,17 +157,19 @@ class _Greeting:
             self._sock.close()
         finally:
             self._late.cancel()
-            door.greeted.discard(self)
+            self._over()
 
 
 class Negotiated(asyncio.Protocol):
     """Stands in until the handshake is over, then gives the connection to what ALPN chose."""
 
-    def __init__(self, core: Core, address: str) -> None:
+    def __init__(self, core: Core, address: str, greeted: Callable[[], None]) -> None:
         self._core = core
         self._address = address
+        self._greeted = greeted
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._greeted()
         chosen = transport.get_extra_info("ssl_object").selected_alpn_protocol()
         protocol: asyncio.Protocol
         if chosen == "h2":

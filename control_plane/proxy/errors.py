@@ -132,4 +132,5 @@ class Code(Enum):
     # These never leave as an answer: the head of another one had left already. They appear in the access log.
     APP_CUT_SHORT = Answer(502, "Cut short", "The app closed the connection in the middle of its answer.")
     ACCESS_ENDED = Answer(403, "Access ended", "The right to this Space was taken away while the exchange was open.")
+    CLIENT_STALLED = Answer(408, "Client stalled", "The client stopped taking the answer before it was complete.")
     CLIENT_LEFT = Answer(499, "Client left", "The client closed the connection before the answer was complete.")

@@ -10,7 +10,7 @@ So every rule of the HTTP/1.1 side holds here without being written twice. Socke
 from __future__ import annotations
 
 import asyncio
-from typing import Any, Final, cast
+from typing import Final, cast
 
 from h2.config import H2Configuration
 from h2.connection import H2Connection
@@ -30,28 +30,31 @@ from h2.exceptions import ProtocolError
 from h2.settings import SettingCodes, Settings
 from hyperframe.frame import GoAwayFrame
 
-from control_plane.proxy.client import ClientConnection
 from control_plane.proxy.connection import CLOSED, HEAD
 from control_plane.proxy.core import Core
+from control_plane.proxy.errors import Code
+from control_plane.proxy.http2_heads import as_http1
+from control_plane.proxy.http2_stream import Stream
+from control_plane.proxy.limits import Client
 from control_plane.proxy.upstream import WRITE_HIGH
 
 MAX_STREAMS: Final = 128
 _STREAM_WINDOW = 262_144
 _CONNECTION_WINDOW = 1_048_576
 _MAX_RESETS = 500  # by the client, before it has earned them: two for each answer it took (CVE-2023-44487)
-_LOW = 65_536
-_HOP_HEADERS = frozenset((b"connection", b"keep-alive", b"transfer-encoding", b"upgrade", b"proxy-connection"))
+_LOOK_S = 5.0  # how often open streams are looked at
 _CONFIG = H2Configuration(client_side=False, header_encoding=None, validate_outbound_headers=False, normalize_outbound_headers=False)
 
 
 class Http2Connection(asyncio.Protocol):
-    """One connection. Its streams count as client connections; itself it only waits, `check` ends it when it waits too long."""
+    """One connection. It and its streams count as client connections; `check` ends it, or a stream, that waits too long."""
 
     def __init__(self, core: Core, address: str) -> None:
         self.core = core
         self.address = address
         self.phase = HEAD
         self.deadline = core.now + core.config.header_timeout_s
+        self.client: Client | None = None
         self.streams: dict[int, Stream] = {}
         self.write_paused = False
         self._h2 = H2Connection(_CONFIG)
@@ -62,7 +65,9 @@ class Http2Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
         self.transport.set_write_buffer_limits(high=WRITE_HIGH)
-        self.core.connections.add(self)
+        core = self.core
+        core.connections.add(self)
+        self.client = core.clients.arrive(self.address, core.now, shared=core.is_trusted(self.address))
         self._h2.local_settings = Settings(
             client=False,
             initial_values={
@@ -75,6 +80,11 @@ class Http2Connection(asyncio.Protocol):
         self._h2.initiate_connection()
         self._h2.increment_flow_control_window(_CONNECTION_WINDOW - 65_535)
         self.flush()
+        if self.client is None or len(core.connections) > core.config.max_connections > 0:
+            refused = core.activity.refused
+            refused[Code.TOO_MANY_CONNECTIONS.name] = refused.get(Code.TOO_MANY_CONNECTIONS.name, 0) + 1
+            self._goodbye(ErrorCodes.ENHANCE_YOUR_CALM)
+            self._die()
 
     def data_received(self, data: bytes) -> None:
         try:
@@ -87,7 +97,7 @@ class Http2Connection(asyncio.Protocol):
             self._take(event)
             if self.phase == CLOSED:
                 return
-        self.deadline = self.core.now + self.core.config.keep_alive_s
+        self.deadline = self.core.now + (_LOOK_S if self.streams else self.core.config.keep_alive_s)
         self.flush()
 
     def _take(self, event: Event) -> None:
@@ -207,6 +217,9 @@ class Http2Connection(asyncio.Protocol):
 
     def connection_lost(self, error: Exception | None) -> None:
         self._die()
+        if self.client is not None:
+            self.client.connections -= 1
+            self.client = None
         self.core.connections.discard(self)
 
     def _die(self) -> None:
@@ -217,13 +230,19 @@ class Http2Connection(asyncio.Protocol):
             stream.lost()
 
     def check(self, now: float) -> None:
-        """The tick: a connection without streams ends when it is idle too long, or when this process leaves."""
+        """The tick: what is idle too long ends, a connection without streams as well as a stream that nobody takes."""
         if self.core.draining:
             # Some client libraries drop running streams at a GOAWAY, so it waits for a quiet moment as long as that is possible.
             if self.streams and now < self.core.goodbye_at:
                 return
             self._goodbye(ErrorCodes.NO_ERROR)
-        elif now < self.deadline or self.streams:
+        elif now < self.deadline:
+            return
+        elif self.streams:
+            for number, stream in tuple(self.streams.items()):
+                if stream.is_stuck(now):
+                    self.reset(number, ErrorCodes.CANCEL)
+            self.deadline = now + (_LOOK_S if self.streams else self.core.config.keep_alive_s)
             return
         if not self.streams:
             self._goodbye(ErrorCodes.NO_ERROR)
@@ -238,204 +257,3 @@ class Http2Connection(asyncio.Protocol):
             self.flush()
             # Not h2's own: after its GOAWAY it sends nothing more, and streams that run are to finish (RFC 9113 6.8).
             self.transport.write(GoAwayFrame(0, last_stream_id=self._h2.highest_inbound_stream_id, error_code=code).serialize())
-
-
-class Stream:
-    """One exchange, and the transport that its ClientConnection believes to be a socket."""
-
-    def __init__(self, parent: Http2Connection, number: int, ended: bool, *, chunked: bool) -> None:
-        self._parent = parent
-        self._number = number
-        self._input_ended = ended
-        self._chunked = chunked
-        self._client = ClientConnection(parent.core, parent.address, b"https")
-        self._client.plain_body = True
-        self._reading = True
-        self._unread: list[bytes] = []
-        self._owed = 0  # window bytes that are given back once somebody reads
-        self._pending = bytearray()
-        self._high = WRITE_HIGH
-        self._paused = False
-        self._has_head = False
-        self._closing = False
-
-    def begin(self, head: bytes) -> None:
-        self._client.connection_made(cast(asyncio.Transport, self))
-        if not self._closing:
-            self._client.data_received(head)
-
-    # -- from the client ---------------------------------------------------------------------------------------------
-
-    def body(self, data: bytes, window: int) -> None:
-        self._owed += window
-        if self._chunked and data:
-            data = b"%x\r\n%b\r\n" % (len(data), data)
-        self._feed(data)
-
-    def body_ended(self) -> None:
-        if not self._input_ended:
-            self._input_ended = True
-            if self._chunked:
-                self._feed(b"0\r\n\r\n")
-
-    def _feed(self, data: bytes) -> None:
-        if not self._reading:
-            self._unread.append(data)
-            return
-        if data and not self._closing:
-            self._client.data_received(data)
-        if self._reading and self._owed:
-            owed, self._owed = self._owed, 0
-            self._parent.acknowledge(0 if self._input_ended else self._number, owed)
-
-    def lost(self) -> None:
-        """The client reset the stream, or its connection is gone."""
-        if not self._closing:
-            self._closing = True
-            self._client.connection_lost(None)
-
-    # -- to the client: what asyncio.Transport offers -----------------------------------------------------------------
-
-    def write(self, data: bytes) -> None:
-        if self._closing:
-            return
-        while not self._has_head:
-            status, headers, at = as_http2(data)
-            self._parent.send_head(self._number, headers)
-            data = data[at:]
-            self._has_head = status >= 200
-            if not data:
-                return
-        if self._pending:
-            self._pending += data
-        else:
-            sent = self._parent.send_body(self._number, data)
-            if sent < len(data):
-                self._pending += data[sent:]
-        if len(self._pending) > self._high and not self._paused:
-            self._paused = True
-            self._client.pause_writing()
-
-    def push(self) -> None:
-        """Windows have opened: send what waits."""
-        if self._pending:
-            sent = self._parent.send_body(self._number, bytes(self._pending))
-            del self._pending[:sent]
-        if self._paused and len(self._pending) <= _LOW and not self._closing:
-            self._paused = False
-            self._client.resume_writing()
-        if self._closing and not self._pending:
-            self._finish()
-
-    def close(self) -> None:
-        if not self._closing:
-            self._closing = True
-            if not self._pending:
-                self._finish()
-            asyncio.get_running_loop().call_soon(self._client.connection_lost, None)
-
-    def _finish(self) -> None:
-        if self._parent.phase == CLOSED or self._number not in self._parent.streams:
-            return
-        if not self._has_head:
-            self._parent.reset(self._number, ErrorCodes.INTERNAL_ERROR)
-            return
-        self._parent.end(self._number)
-        if not self._input_ended:  # the answer did not need the rest of the request (RFC 9113 8.1)
-            self._parent.reset(self._number, ErrorCodes.NO_ERROR)
-        if self._owed:
-            self._parent.acknowledge(0, self._owed)
-            self._owed = 0
-
-    def abort(self) -> None:
-        if not self._closing:
-            self._closing = True
-            self._pending.clear()
-            self._parent.reset(self._number, ErrorCodes.INTERNAL_ERROR)
-            asyncio.get_running_loop().call_soon(self._client.connection_lost, None)
-
-    def write_eof(self) -> None:
-        self.close()
-
-    def can_write_eof(self) -> bool:
-        return True
-
-    def is_closing(self) -> bool:
-        return self._closing
-
-    def pause_reading(self) -> None:
-        self._reading = False
-
-    def resume_reading(self) -> None:
-        if self._reading:
-            return
-        self._reading = True
-        unread, self._unread = self._unread, []
-        for data in unread:
-            self._feed(data)
-        self._feed(b"")
-
-    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
-        if high is not None:
-            self._high = high
-
-    def get_extra_info(self, name: str, default: Any = None) -> Any:
-        return default
-
-
-def as_http1(headers: list[tuple[bytes, bytes]], *, ended: bool) -> tuple[bytes, bool] | None:
-    """(head in HTTP/1.1, whether its body is to be chunked), or None for a request that cannot be said so.
-
-    What HTTP/1.1 would read differently (line breaks, NUL, a second authority) is refused here; the rest is checked by the
-    same strict reader as every other head.
-    """
-    method = path = authority = b""
-    host: bytes | None = None
-    cookies: list[bytes] = []
-    lines: list[bytes] = []
-    has_length = False
-    for name, value in headers:
-        if b"\r" in value or b"\n" in value or b"\0" in value or not name or b":" in name[1:] or b"\r" in name or b"\n" in name:
-            return None
-        if name == b":method":
-            method = value
-        elif name == b":path":
-            path = value
-        elif name == b":authority":
-            authority = value
-        elif name == b"host":
-            if host is not None and host != value:
-                return None
-            host = value
-        elif name == b"cookie":
-            cookies.append(value)
-        elif name[:1] != b":" and name not in _HOP_HEADERS:
-            has_length = has_length or name == b"content-length"
-            lines.append(b"\r\n%b: %b" % (name, value))
-    if host is not None and authority and host.lower() != authority.lower():
-        return None
-    if b" " in method or b" " in path or not method:
-        return None
-    chunked = not ended and not has_length
-    head = b"%b %b HTTP/1.1\r\nhost: %b%b%b%b\r\nconnection: close\r\n\r\n" % (
-        method,
-        path or b"*",
-        authority or host or b"",
-        b"".join(lines),
-        b"\r\ncookie: " + b"; ".join(cookies) if cookies else b"",
-        b"\r\ntransfer-encoding: chunked" if chunked else b"",
-    )
-    return head, chunked
-
-
-def as_http2(data: bytes) -> tuple[int, list[tuple[bytes, bytes]], int]:
-    """(status, headers, where the body begins) of an answer head of ours, complete in `data`."""
-    end = data.index(b"\r\n\r\n")
-    line, *lines = data[:end].split(b"\r\n")
-    headers = [(b":status", line[9:12])]
-    for entry in lines:
-        name, _, value = entry.partition(b":")
-        name = name.lower()
-        if name not in _HOP_HEADERS:
-            headers.append((name, value.strip(b" \t")))
-    return int(line[9:12]), headers, end + 4

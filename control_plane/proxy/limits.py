@@ -38,6 +38,45 @@ class Client:
         self.connections = 0
 
 
+def hop_address(hop: str) -> str:
+    """The address in one element of an X-Forwarded-For, which some balancers write with a port; empty when it names none."""
+    for text in (hop, hop.rpartition(":")[0].removeprefix("[").removesuffix("]")):
+        try:
+            return str(ipaddress.ip_address(text))
+        except ValueError:
+            continue
+    return ""
+
+
+def _is_loopback(address: str) -> bool:
+    return address.startswith("127.") or address in ("::1", "")
+
+
+class Waiting:
+    """Places for requests that wait, so many per Space and so many in all. The platform waits under the empty name."""
+
+    def __init__(self, per_space: int, total: int) -> None:
+        self._per_space = per_space
+        self._total = total
+        self._by_host: dict[str, int] = {}
+        self.count = 0
+
+    def enter(self, host: str) -> bool:
+        """Take a place; False when there is none."""
+        here = self._by_host.get(host, 0)
+        if here >= self._per_space or self.count >= self._total:
+            return False
+        self._by_host[host] = here + 1
+        self.count += 1
+        return True
+
+    def leave(self, host: str) -> None:
+        self.count -= 1
+        self._by_host[host] -= 1
+        if not self._by_host[host]:
+            del self._by_host[host]
+
+
 class Clients:
     """Known addresses. IPv6 clients are counted by their /64: one household, one entry. Loopback is never limited."""
 
@@ -47,18 +86,26 @@ class Clients:
         self._max = max_connections
         self._known: dict[str, Client] = {}
 
-    def arrive(self, address: str, now: float) -> Client | None:
-        """The client's entry, or None when it holds too many connections already."""
+    def arrive(self, address: str, now: float, *, shared: bool = False) -> Client | None:
+        """The client's entry, with one connection more, or None when it holds too many already.
+
+        `shared`: a load balancer, whose connections are those of everybody behind it.
+        """
+        client = self.of(address, now)
+        if client.connections >= self._max > 0 and not shared and not _is_loopback(address):
+            return None
+        client.connections += 1
+        return client
+
+    def of(self, address: str, now: float) -> Client:
+        """The entry of an address, without a connection of its own."""
         key = address
-        free = address.startswith("127.") or address in ("::1", "")
+        free = _is_loopback(address)
         if ":" in address and not free:
             key = str(ipaddress.ip_network(address.partition("%")[0] + "/64", strict=False).network_address)
         client = self._known.get(key)
         if client is None:
             client = self._known[key] = Client(Bucket(0 if free else self._rate, self._burst, now))
-        if client.connections >= self._max > 0 and not free:
-            return None
-        client.connections += 1
         return client
 
     def sweep(self, now: float) -> None:

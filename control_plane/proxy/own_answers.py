@@ -85,10 +85,7 @@ class OwnAnswers(Connection):
             if self._buffer or self._has_unread_input():
                 self._linger()
             else:
-                self.phase = DISCARD
-                self._body_left = 0
-                self.deadline = self.core.now + _LINGER_S
-                self.transport.close()
+                self.leave()
             return
         self.phase = HEAD
         self.deadline = self.core.now + self.core.config.keep_alive_s
@@ -97,6 +94,14 @@ class OwnAnswers(Connection):
             asyncio.get_running_loop().call_soon(self._read_buffered)
         if self._read_holds:
             self._unhold(BY_BUFFER | BY_UPSTREAM)
+
+    def leave(self) -> None:
+        """Close once what was written is taken; a client that takes nothing any more is not waited for."""
+        self.phase = DISCARD
+        self._body_left = 0
+        self._unsent = self.transport.get_write_buffer_size() + 1  # the first look finds progress
+        self.deadline = self.core.now + _LINGER_S
+        self.transport.close()
 
     def _read_buffered(self) -> None:
         if self.phase == HEAD and self._buffer and not self.transport.is_closing():
@@ -108,6 +113,7 @@ class OwnAnswers(Connection):
         self.phase = DISCARD
         self._buffer = b""
         self._body_left = 0
+        self._unsent = self.transport.get_write_buffer_size() + 1
         self.deadline = self.core.now + _LINGER_S
         if self.transport.can_write_eof() and not self.transport.is_closing():
             self.transport.write_eof()

@@ -11,6 +11,7 @@ from control_plane.proxy import balancer, guard, stages
 from control_plane.proxy.activity import counts_as_use
 from control_plane.proxy.errors import Code
 from control_plane.proxy.heads import RequestHead, take_sign
+from control_plane.proxy.limits import hop_address
 
 if TYPE_CHECKING:
     from control_plane.proxy.app_side import AppSide
@@ -25,11 +26,14 @@ _STATES = {RouteState.PAUSED: Code.SPACE_PAUSED, RouteState.FAILED: Code.SPACE_F
 
 def forwarded(client: ClientConnection, head: RequestHead, is_platform: bool) -> bytes:
     """The header block an upstream gets: the client's own, cleaned, and who it is in our words."""
+    core = client.core
     address, proto = client.address, client.proto
-    if client.core.is_trusted(address):
+    if core.is_trusted(address):
         hops = [hop.strip() for hop in head.value(b"x-forwarded-for").decode("latin-1").split(",") if hop.strip()]
-        while hops and client.core.is_trusted(address):
-            address = hops.pop()
+        while hops and core.is_trusted(address) and (hop := hop_address(hops.pop())):
+            address = hop
+        client.visitor = address
+        client.bucket = core.clients.of(address, core.now).bucket
         if head.value(b"x-forwarded-proto") in (b"http", b"https"):
             proto = head.value(b"x-forwarded-proto")
     return b"%b\r\nX-Forwarded-For: %b\r\nX-Forwarded-Proto: %b\r\nX-Forwarded-Host: %b" % (
@@ -43,7 +47,7 @@ def forwarded(client: ClientConnection, head: RequestHead, is_platform: bool) ->
 def decide(client: ClientConnection, head: RequestHead, is_platform: bool, entry: Entry | None, ours: bool) -> None:
     """The first look at a request, and each later one after its route changed."""
     core = client.core
-    if client.client is not None and not client.client.bucket.take(core.now):
+    if client.bucket is not None and not client.bucket.take(core.now):
         client.refuse(Code.RATE_LIMITED)
         return
     if is_platform:
@@ -120,7 +124,7 @@ def choose(client: AppSide, pools: tuple[Pool, ...], named: list[bytes]) -> Pool
     """The replica for this request, of several; `named` are the keys its cookies hold."""
     assert client.entry is not None
     core = client.core
-    return core.balancer.pick(pools, named, client.target, client.address.encode(), client.entry.route.space_id, core.now)
+    return core.balancer.pick(pools, named, client.target, client.visitor.encode(), client.entry.route.space_id, core.now)
 
 
 def _guarded(client: ClientConnection, head: RequestHead, entry: Entry) -> None:

@@ -17,6 +17,7 @@ from collections.abc import Callable
 from control_plane.domain.errors import Rejected
 from control_plane.domain.routes import Endpoint, EndpointKind
 from control_plane.ports.signals import RouteFeed
+from control_plane.proxy import hangups
 from control_plane.proxy.access_log import AccessLog
 from control_plane.proxy.activator import Activator
 from control_plane.proxy.activity import Activity
@@ -172,6 +173,8 @@ class Proxy:
             for connection in tuple(core.connections):
                 if now >= connection.deadline or core.draining:
                     connection.check(now)
+            for gone in hangups.left(core.connections):
+                gone.transport.abort()
             core.pools.sweep(now, self.config.drain_s)
             core.log.flush()
             if turn % 10 == 0:

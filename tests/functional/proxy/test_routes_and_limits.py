@@ -203,3 +203,37 @@ async def test_metrics_need_their_token_and_trusted_hops_are_believed(world: Wor
     assert (await world.get("/-/proxy/metrics", host="localhost")).status == 404
     answer = await world.get("/-/proxy/metrics", host="localhost", Authorization="Bearer secret")
     assert b'vitrine_proxy_requests_total{space="alice/demo",class="2xx"} 1' in answer.body
+
+
+@pytest.mark.parametrize(
+    "config", [{"trusted_proxies": ("127.0.0.0/8",), "client_rate": 0.001, "client_burst": 2.0, "connections_per_client": 1}]
+)
+async def test_behind_a_balancer_limits_and_affinity_are_the_visitors(world: World) -> None:
+    """The balancer's own address holds every connection, and must be nobody's limit."""
+    kept = [await world.wire() for _ in range(3)]
+    for visitor, statuses in (("7.7.7.7", [200, 200, 429]), ("8.8.8.8:4711", [200, 200, 429]), ("2001:db8::1", [200, 200])):
+        assert [(await world.get(X_Forwarded_For=visitor)).status for _ in statuses] == statuses
+    assert (await world.get(X_Forwarded_For="2001:db8::ffff")).headers["x-vitrine-error"] == "RATE_LIMITED"  # the same household
+    assert [seen.header("x-forwarded-for")[0] for seen in world.app.seen[::2]] == ["7.7.7.7", "8.8.8.8", "2001:db8::1"]
+    assert not any(wire.reader.at_eof() for wire in kept)
+
+
+@pytest.mark.parametrize("config", [{"trusted_proxies": ("127.0.0.0/8",)}])
+async def test_visitors_behind_a_balancer_are_spread_over_replicas(world: World) -> None:
+    other = App()
+    server = await asyncio.start_server(other.serve, "127.0.0.1", 0)
+    other.port = server.sockets[0].getsockname()[1]
+    await world.put(endpoints=(world.app.endpoint(), other.endpoint()))
+    for number in range(40):
+        await world.get(X_Forwarded_For=f"7.7.7.{number}")
+    assert world.app.seen and other.seen
+    server.close()
+    await other.stop()
+
+
+@pytest.mark.parametrize("config", [{"trusted_proxies": ("127.0.0.0/8",)}])
+@pytest.mark.parametrize("hop", ["unknown", '7.7.7.7","status":200', "_hidden", "7.7.7", "", "localhost"])
+async def test_a_hop_that_is_no_address_is_not_passed_on(world: World, hop: str) -> None:
+    await world.get(X_Forwarded_For=f"6.6.6.6, {hop}" if hop else "")
+    assert world.app.seen[0].header("x-forwarded-for") in (["127.0.0.1"], ["6.6.6.6"])
+    assert not hop or world.app.seen[0].header("x-forwarded-for") == ["127.0.0.1"], "what stands left of it cannot be believed either"
