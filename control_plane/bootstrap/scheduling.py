@@ -10,7 +10,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from control_plane.bootstrap.runtimes import _loopback, build_runtime, build_volumes, note_floor
+from control_plane.bootstrap.runtimes import _loopback, build_runtime, build_volumes, cluster_options, note_floor
 from control_plane.bootstrap.services import (
     BUS_SOCKET,
     STATIC_SOCKET,
@@ -122,6 +122,8 @@ async def run_scheduler(settings: Settings, ready: Callable[[dict[str, Any]], No
     public = urlsplit(settings.resolved_public_url)
     # Inside a process sandbox the Hub is reached by an inner name on the port of its scheme; elsewhere by its public address.
     inner = settings.runtime == "docker" or (target_of(settings) is SourceKind.PROCESS and public.scheme == "http")
+    if settings.runtime == "kubernetes":
+        inner = bool(cluster_options(settings).hub_address)
     config = SchedulerConfig(
         apps_domain=settings.apps_domain, app_host_port=lambda sub: urlsplit(settings.app_url(sub)).netloc,
         hub_endpoint=f"http://{HUB_HOST}" if inner else settings.resolved_public_url,

@@ -8,6 +8,7 @@ import os
 import socket
 import uuid
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Protocol
 
@@ -63,6 +64,17 @@ def own_namespace() -> str:
     """The namespace this process runs in; "" outside of a cluster."""
     try:
         return (_MOUNTED / "namespace").read_text().strip()
+    except OSError:
+        return ""
+
+
+@cache
+def proxy_address(service: str = "vitrine-proxy") -> str:
+    """The address of the proxy's Service beside us, the way for apps to the Hub: out through the ingress and back in again, a policy
+    would see a private address. Asked once. "" outside of a cluster, or where that Service is not."""
+    namespace = own_namespace()
+    try:
+        return socket.gethostbyname(f"{service}.{namespace}.svc") if namespace else ""
     except OSError:
         return ""
 

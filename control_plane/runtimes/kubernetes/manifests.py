@@ -22,7 +22,7 @@ from control_plane.domain.builds import ArtifactKind
 from control_plane.domain.capacity import NodePool
 from control_plane.domain.errors import Rejected
 from control_plane.domain.ids import SpaceId
-from control_plane.domain.replicas import PUBLIC_HUB, Mount, ReplicaSpec
+from control_plane.domain.replicas import HUB_HOST, PUBLIC_HUB, Mount, ReplicaSpec
 from control_plane.domain.sensitive import Sensitive
 from control_plane.runtimes.kubernetes import names
 
@@ -63,6 +63,7 @@ class ClusterOptions:
     proxy_labels: tuple[tuple[str, str], ...] = (("app.kubernetes.io/name", "vitrine"), ("app.kubernetes.io/component", "proxy"))
     proxy_ranges: tuple[str, ...] = ()  # addresses of proxies that run outside the cluster, such as 192.0.2.7/32
     hub_ports: tuple[int, ...] = (8080,)
+    hub_address: str = ""  # where apps find the Hub by its inner name; "" = they use its public address
     dns_namespace: str = "kube-system"
     dns_labels: tuple[tuple[str, str], ...] = (("k8s-app", "kube-dns"),)
     dns_addresses: tuple[str, ...] = ()  # a node-local cache, such as 169.254.20.10
@@ -214,7 +215,10 @@ def _pod(spec: ReplicaSpec, pool: NodePool, options: ClusterOptions) -> Manifest
     pod: Manifest = {
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
-        "hostAliases": [{"ip": "0.0.0.0", "hostnames": list(PUBLIC_HUB)}],
+        "hostAliases": [
+            {"ip": "0.0.0.0", "hostnames": list(PUBLIC_HUB)},
+            *([{"ip": options.hub_address, "hostnames": [HUB_HOST]}] if options.hub_address else ()),
+        ],
         "terminationGracePeriodSeconds": options.grace_s,
         "restartPolicy": "Always",
         "securityContext": {

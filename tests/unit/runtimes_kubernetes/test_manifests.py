@@ -21,7 +21,7 @@ from control_plane.domain.capacity import NodePool
 from control_plane.domain.errors import Rejected
 from control_plane.domain.hardware import DEFAULT_FLAVORS
 from control_plane.domain.ids import SpaceId
-from control_plane.domain.replicas import Mount
+from control_plane.domain.replicas import HUB_HOST, Mount
 from control_plane.runtimes.kubernetes import manifests, names
 from control_plane.runtimes.kubernetes.manifests import ClusterOptions
 from tests.restricted_pods import violations
@@ -296,3 +296,12 @@ def test_mount_paths() -> None:
     assert violations(made) == []
     with pytest.raises(Rejected):
         rendered("cpu-basic", mounts=(Mount("models", "/models/../etc"),))
+
+
+def test_the_hub_by_its_inner_name_is_the_proxy_and_the_public_one_stays_shut() -> None:
+    pod = pod_of(rendered("cpu-basic", replace(OPTIONS, hub_address="10.43.0.7")))
+    aliases = {name: entry["ip"] for entry in pod["hostAliases"] for name in entry["hostnames"]}
+    assert aliases[HUB_HOST] == "10.43.0.7"
+    assert aliases["huggingface.co"] == "0.0.0.0"
+    assert violations(pod) == []
+    assert HUB_HOST not in str(pod_of(rendered("cpu-basic"))), "without an address apps use the public one"
