@@ -108,7 +108,7 @@ def build_volumes(settings: Settings, runtime: Any) -> Volumes:
 
 def cluster_options(settings: Settings) -> ClusterOptions:
     """What the operator decided about the cluster."""
-    from control_plane.runtimes.kubernetes.assemble import own_account, own_namespace
+    from control_plane.runtimes.kubernetes.assemble import own_account, own_namespace, proxy_address
     from control_plane.runtimes.kubernetes.manifests import ClusterOptions
 
     def listed(text: str) -> tuple[str, ...]:
@@ -120,7 +120,7 @@ def cluster_options(settings: Settings) -> ClusterOptions:
         dns_addresses=listed(settings.kube_dns_addresses), cluster_ranges=listed(settings.kube_cluster_ranges),
         egress_ports=tuple(int(port) for port in listed(settings.egress_ports)), image_pull_secret=settings.kube_pull_secret or None,
         storage_class=settings.kube_storage_class or None, storage_gib=settings.kube_storage_gb,
-        user_namespaces=settings.kube_user_namespaces,
+        user_namespaces=settings.kube_user_namespaces, hub_address=proxy_address(),
     )  # fmt: skip
 
 
