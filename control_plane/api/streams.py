@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
 
 from fastapi import APIRouter, Request
 from starlette.responses import StreamingResponse
@@ -24,16 +23,19 @@ from control_plane.domain.ids import RepoId, SpaceId
 from control_plane.domain.replicas import ReplicaUsage
 from control_plane.domain.spaces import Space
 from control_plane.http.addresses import caller_address
+from control_plane.http.live import LiveHub, changed
 from control_plane.ports.log_store import LogLine
-from control_plane.ports.signals import Signals
 
-_TICK_S = 0.5
-_KEEP_ALIVE_S = 15.0
-_RECHECK_S = 1.0
+_SAMPLE_S = 1.0
+_KEEP_ALIVE_S = 20.0  # clients give up after a minute without a byte
+_LOOK_EVERY = 15  # signs of life after which a stream looks at its rows and rights without having been told to
 _PAGE = 2000
 _MAX_STREAMS_PER_CALLER = 50
 _KEEP_ALIVE = b": keep-alive\n\n"
 _HEADERS = {"Cache-Control": "no-cache, no-transform", "X-Accel-Buffering": "no", "Content-Type": "text/event-stream; charset=utf-8"}
+
+
+Steps = Callable[[asyncio.Event], AsyncIterator[bytes | float | None]]
 
 
 def log_event(line: LogLine) -> bytes:
@@ -43,32 +45,6 @@ def log_event(line: LogLine) -> bytes:
 
 def json_event(body: object) -> bytes:
     return f"data: {json.dumps(body, ensure_ascii=False, separators=(',', ':'))}\n\n".encode()
-
-
-@asynccontextmanager
-async def woken_by(signals: Signals, topic: str, key: str) -> AsyncIterator[asyncio.Event]:
-    """An event that is set when the topic names `key`; a lost hint only costs a tick."""
-    event = asyncio.Event()
-
-    async def listen() -> None:
-        async for _, about in signals.subscribe(topic):
-            if about in (key, "*"):
-                event.set()
-
-    task = asyncio.create_task(listen())
-    try:
-        yield event
-    finally:
-        task.cancel()
-        with suppress(asyncio.CancelledError, Exception):
-            await task
-
-
-async def _pause(event: asyncio.Event, seconds: float) -> None:
-    with suppress(TimeoutError):
-        async with asyncio.timeout(seconds):
-            await event.wait()
-    event.clear()
 
 
 class _Meter:
@@ -95,10 +71,11 @@ def router(hub: Hub) -> APIRouter:
     api = APIRouter(tags=["Spaces"])
     services = hub.services
     meter = _Meter()
+    live = LiveHub(services.signals, services.uow)
     base = "/api/spaces/{ns:seg}/{name:seg}"
 
     async def still_allowed(actor: Actor, repo_id: RepoId, action: Action) -> bool:
-        """Asked again while a stream is open: a revoked token, a sign-out or a lost membership ends it within about a second."""
+        """Asked again whenever a stream wakes: a revoked token, a sign-out or a lost membership ends it at once."""
         try:
             fresh = await renewed(services.uow, services.clock, actor)
         except NotSignedIn:
@@ -107,50 +84,53 @@ def router(hub: Hub) -> APIRouter:
             repo = await uow.repos.get(repo_id)
         return repo is not None and policy.allowed(fresh, action, repo)
 
-    def respond(
-        request: Request, actor: Actor, space: Space, action: Action, events: Callable[[asyncio.Event], AsyncIterator[bytes | None]],
-        topic: str, key: str,
-    ) -> StreamingResponse:  # fmt: skip
-        """`events` yields bytes to send, or None when it has nothing now and wants to wait a tick."""
+    def respond(request: Request, actor: Actor, space: Space, action: Action, events: Steps, build_id: str = "") -> StreamingResponse:
+        """`events` yields bytes to send; None when it waits to be woken; or seconds that it sleeps. It gets the event that wakes it."""
         caller = actor.user.id if actor.user else caller_address(request)
         meter.check(caller)
+        keys = (space.id, build_id, actor.user.id if actor.user else "", actor.token.id if actor.token else "")
 
         async def body() -> AsyncIterator[bytes]:
             clock = services.clock
-            spoke = checked = clock.monotonic()
+            spoke = clock.monotonic()
             meter.enter(caller)
             try:
-                async with woken_by(services.signals, topic, key) as woken:
+                async with live.listener(*filter(None, keys)) as woken:
                     async for item in events(woken):
-                        now = clock.monotonic()
-                        if now - checked >= _RECHECK_S:
-                            checked = now
-                            if not await still_allowed(actor, RepoId(space.id), action):
-                                return
-                        if item is not None:
-                            spoke = now
+                        if isinstance(item, bytes):
+                            spoke = clock.monotonic()
                             yield item
+                            continue
+                        if item is not None:
+                            await asyncio.sleep(item)
                         else:
-                            if now - spoke >= _KEEP_ALIVE_S:
-                                spoke = now
+                            quiet = 0
+                            while not await changed(woken, max(0.0, _KEEP_ALIVE_S - (clock.monotonic() - spoke))):
+                                spoke = clock.monotonic()
                                 yield _KEEP_ALIVE
-                            await _pause(woken, _TICK_S)
+                                quiet += 1
+                                if quiet == _LOOK_EVERY:
+                                    break
+                        if not await still_allowed(actor, RepoId(space.id), action):
+                            return
             finally:
                 meter.leave(caller)
 
         return StreamingResponse(body(), headers=_HEADERS)
 
-    async def follow(stream: str, tail: int | None, ended: Callable[[], Awaitable[bool]]) -> AsyncIterator[bytes | None]:
+    async def follow(
+        woken: asyncio.Event, stream: str, tail: int | None, ended: Callable[[], Awaitable[bool]]
+    ) -> AsyncIterator[bytes | None]:
         """Every line from the first (or the last `tail`), then new ones, until `ended` says that no more will come."""
-        position = max(0, await services.logs.count(stream) - tail) if tail is not None else 0
-        while True:
-            over = await ended()  # asked before reading, so that lines written before the end are not lost
-            while lines := await services.logs.read(stream, after=position, limit=_PAGE):
-                position += len(lines)
-                yield b"".join(map(log_event, lines))
-            if over:
-                return
-            yield None
+        reader = services.logs.reader(stream, after=max(0, await services.logs.count(stream) - tail) if tail is not None else 0)
+        with services.logs.growing(stream, woken):
+            while True:
+                over = await ended()  # asked before reading, so that lines written before the end are not lost
+                while lines := await reader.read(_PAGE):
+                    yield b"".join(map(log_event, lines))
+                if over:
+                    return
+                yield None
 
     @api.get(base + "/logs/{which:seg}")
     async def logs(request: Request, ns: str, name: str, which: str) -> StreamingResponse:
@@ -160,9 +140,7 @@ def router(hub: Hub) -> APIRouter:
         tail = _tail(request.query_params.get("tail"))
         if which == "run":
             stream = f"run/{space.id}"
-            return respond(
-                request, actor, space, Action.WRITE, lambda _: follow(stream, tail, lambda: nothing_runs(space.id)), "events", space.id
-            )
+            return respond(request, actor, space, Action.WRITE, lambda woken: follow(woken, stream, tail, lambda: nothing_runs(space.id)))
         async with services.uow.read() as uow:
             build = await uow.builds.latest(space.id)
         if build is None:
@@ -174,7 +152,8 @@ def router(hub: Hub) -> APIRouter:
                 now = await uow.builds.get(build_id)
             return now is None or now.status.is_terminal
 
-        return respond(request, actor, space, Action.WRITE, lambda _: follow(f"build/{build_id}", tail, build_is_over), "builds", build_id)
+        lines = f"build/{build_id}"
+        return respond(request, actor, space, Action.WRITE, lambda woken: follow(woken, lines, tail, build_is_over), build_id)
 
     async def nothing_runs(space_id: SpaceId) -> bool:
         """Whether no app lives and none is on its way, so that the run log has ended."""
@@ -206,7 +185,7 @@ def router(hub: Hub) -> APIRouter:
                     yield json_event(shown)
                 yield None
 
-        return respond(request, actor, space, Action.VIEW, changes, "events", space.id)
+        return respond(request, actor, space, Action.VIEW, changes)
 
     @api.get(base + "/metrics")
     async def metrics(request: Request, ns: str, name: str) -> StreamingResponse:
@@ -214,7 +193,7 @@ def router(hub: Hub) -> APIRouter:
         actor, _, space = await hub.space(request, ns, name, Action.WRITE)
         flavor = services.catalog.find(space.hardware)
 
-        async def figures(_: asyncio.Event) -> AsyncIterator[bytes | None]:
+        async def figures(_: asyncio.Event) -> AsyncIterator[bytes | float]:
             before: dict[str, tuple[float, ReplicaUsage]] = {}
             while True:
                 for usage in await services.actions.usage(space.id):
@@ -223,10 +202,9 @@ def router(hub: Hub) -> APIRouter:
                     before[usage.replica_id] = (now, usage)
                 if await nothing_runs(space.id):
                     return
-                yield None
-                yield None  # two ticks: one sample a second
+                yield _SAMPLE_S
 
-        return respond(request, actor, space, Action.WRITE, figures, "events", space.id)
+        return respond(request, actor, space, Action.WRITE, figures)
 
     return api
 

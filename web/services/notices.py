@@ -9,9 +9,9 @@ from control_plane.domain.accounts import Account, Action, Actor
 from control_plane.domain.errors import NotFound
 from control_plane.domain.notices import Notice, NoticeKind
 from control_plane.domain.spaces import Repo
+from control_plane.http.live import LOOK_EVERY, LiveHub, changed
 from control_plane.ports.stores import UnitOfWork
 from web.services.deps import Base
-from web.services.live import LOOK_EVERY, LiveHub, changed
 from web.views import NoticePage, NoticeRow
 
 PAGE = 30

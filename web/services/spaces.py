@@ -15,10 +15,10 @@ from control_plane.domain.ids import BuildId, RepoId, SpaceId
 from control_plane.domain.reasons import Reason
 from control_plane.domain.spaces import Build, Repo, RepoType, Sdk, Space, Visibility
 from control_plane.domain.stage import Stage
+from control_plane.http.live import ALIVE_S, LOOK_EVERY, LiveHub, changed
 from control_plane.ports.log_store import LogLine
 from control_plane.ports.space_actions import DuplicateOrder, NewRepo, RuntimeView
 from web.services.deps import Base, WebDeps
-from web.services.live import ALIVE_S, LOOK_EVERY, LiveHub, changed
 from web.services.stages import card
 from web.services.starters import starter_app
 from web.services.timeline import timeline, usual_seconds
@@ -30,11 +30,7 @@ DOWNLOAD_LINES = 200_000
 class SpaceFamily(Base):
     def __init__(self, deps: WebDeps) -> None:
         super().__init__(deps)
-        self.live = LiveHub(deps.signals, self._newest_event)
-
-    async def _newest_event(self) -> int:
-        async with self.d.uow.read() as uow:
-            return await uow.events.last_id()
+        self.live = LiveHub(deps.signals, deps.uow)
 
     async def space(self, actor: Actor, owner: str, name: str) -> SpacePage:
         async with self.d.uow.read() as uow:

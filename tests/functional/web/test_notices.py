@@ -16,7 +16,7 @@ from control_plane.domain.ids import SpaceId
 from control_plane.domain.reasons import Reason
 from control_plane.domain.spaces import Repo, RepoType
 from tests.functional.web.conftest import Browser
-from web.services.live import LiveHub
+from control_plane.http.live import LiveHub
 
 
 async def a_space(browser: Browser, owner: str = "alice", visibility: str = "public") -> None:

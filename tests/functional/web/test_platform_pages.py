@@ -16,7 +16,7 @@ from control_plane.domain.reasons import Reason
 from control_plane.domain.spaces import RepoType, Space
 from control_plane.ports.log_store import LogLine
 from tests.functional.web.conftest import Browser
-from web.services.live import LiveHub
+from control_plane.http.live import LiveHub
 
 
 async def _new_space(browser: Browser, name: str = "demo", **form: str) -> None:
