@@ -264,7 +264,7 @@ async def _port_errors() -> AsyncIterator[None]:
         raise Unavailable("the database is busy; try again in a moment") from error
     except exc.IntegrityError as error:
         raise Conflict("something this change refers to has gone or exists already; read again and retry") from error
-    except exc.DataError as error:
+    except (exc.DataError, UnicodeEncodeError) as error:  # half a surrogate pair fails in the driver, before the database sees it
         raise Rejected("a value holds characters or a number that cannot be stored") from error
     except exc.DBAPIError as error:
         if _is_outage(error):

@@ -187,7 +187,8 @@ class _Server:
         self, repo_id: RepoId, item: Mapping[str, Any], operation: str, here: str, multipart: bool
     ) -> tuple[dict[str, Any], int]:
         oid, size = item.get("oid"), item.get("size")
-        shown: dict[str, Any] = {"oid": oid if isinstance(oid, str) else "", "size": size if isinstance(size, int) else 0}
+        named = oid.encode(errors="replace").decode() if isinstance(oid, str) else ""
+        shown: dict[str, Any] = {"oid": named, "size": size if isinstance(size, int) else 0}
         if not isinstance(oid, str) or not OID.fullmatch(oid):
             return {**shown, "oid": shown["oid"][:80], "error": {"code": 422, "message": "oid must be 64 lower-case hexadecimal digits"}}, 0
         if not isinstance(size, int) or isinstance(size, bool) or not 0 <= size < 1 << 63:

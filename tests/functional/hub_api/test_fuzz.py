@@ -241,3 +241,41 @@ def test_huge_and_deep_bodies(whole: WholePlatform, callers: dict[str, dict[str,
         faults: list[str] = []
         judge(reply, f"{address} with {len(raw)} bytes of {raw[:8]!r}", faults)
         assert faults == [] and reply.status_code >= 400
+
+
+@pytest.mark.parametrize("text", ["a\x00b", "\ud800x"], ids=["nul", "half a pair"])
+def test_text_that_no_database_keeps(whole: WholePlatform, callers: dict[str, dict[str, str]], text: str) -> None:
+    """Wherever a text goes into a query or a row, one that cannot be stored is refused or cleaned; PostgreSQL is stricter than SQLite."""
+    where = "/api/spaces/alice/demo"
+    lock = {"operation": "upload", "objects": [{"oid": text, "size": 3}], "ref": {"name": text}}
+    bodies: tuple[tuple[str, Any], ...] = (
+        ("/api/repos/create", {"name": text}), ("/api/repos/create", {"name": "n", "organization": text}),
+        ("/api/repos/create", {"name": "s", "type": "space", "sdk": "static", "variables": [{"key": "K", "value": text}]}),
+        (f"{where}/variables", {"key": "K", "value": text, "description": text}), (f"{where}/secrets", {"key": "S", "value": text}),
+        (f"{where}/discussions", {"title": text, "description": text}), (f"{where}/super-squash/main", {"message": text}),
+        (f"{where}/tag/main", {"tag": "t", "message": text}), (f"{where}/branch/b", {"startingPoint": text}),
+        (f"{where}/paths-info/main", {"paths": [text]}), (f"{where}/duplicate", {"repository": f"alice/{text}"}),
+        ("/api/models/alice/demo/user-access-request/grant", {"user": text}), ("/alice/demo/ask-access", {text: text}),
+        ("/api/collections", {"title": text, "namespace": "alice", "description": text}), ("/alice/demo.git/info/lfs/objects/batch", lock),
+        ("/api/settings/webhooks", {"url": "http://localhost/", "secret": text, "watched": [{"type": "user", "name": text}]}),
+        ("/alice/demo.git/info/lfs/locks", {"path": text}), ("/api/admin/users", {"name": text, "email": text}),
+        ("/api/admin/tokens", {"user": text, "role": "write", "name": text}), ("/api/tokens/revoke-leaked", {"tokens": [text]}),
+    )  # fmt: skip
+    odd = quote(text.encode("utf-8", "surrogatepass"), safe="")
+    addresses = (
+        f"/api/spaces?search={odd}", f"/api/spaces?author={odd}", f"/api/spaces?filter={odd}", f"/api/spaces/semantic-search?q={odd}",
+        f"/api/users/{odd}/overview", f"/api/collections?owner={odd}&q={odd}", f"/api/spaces/alice/{odd}",
+        f"/api/spaces/by-subdomain/{odd}", f"{where}/tree/{odd}", f"/alice/demo/resolve/main/{odd}",
+        f"/oauth/authorize?client_id={odd}&redirect_uri={odd}&state={odd}", f"/spaces?q={odd}", f"/{odd}",
+        f"/alice/demo.git/info/lfs/locks?path={odd}&id={odd}",
+    )  # fmt: skip
+    faults: list[str] = []
+    with httpx.Client(base_url=whole.url, timeout=60) as client:
+        for who in ("alice", "admin"):
+            for path, body in bodies:
+                headers = {**callers[who], "content-type": "application/json"}
+                reply = client.post(path, content=json.dumps(body).encode(), headers=headers)
+                if reply.status_code >= 500:
+                    faults.append(f"{reply.status_code}: {path} as {who}: {reply.text[:200]}")
+            faults += [f"500: {path}" for path in addresses if client.get(path, headers=callers[who]).status_code >= 500]
+    assert faults == []
