@@ -6,6 +6,7 @@ import sys
 
 import click
 
+from control_plane.cli import names
 from control_plane.cli.client import Platform, part
 from control_plane.cli.output import Duration, Out, confirm, talks
 
@@ -39,8 +40,8 @@ def list_users(platform: Platform, out: Out) -> None:
     out.table(platform.call("GET", "/api/admin/users")["items"], _ACCOUNT, bare="name", empty="No users.")
 
 
-@user.command("suspend", epilog="Example: vitrine admin user suspend ann        (and --undo to lift it)")
-@click.argument("name")
+@user.command("suspend", epilog="\b\nExamples:\n  vitrine admin user suspend ann\n  vitrine admin user suspend ann --undo")
+@click.argument("name", shell_complete=names.users)
 @click.option("--undo", is_flag=True, help="Lift the suspension.")
 @talks
 def suspend_user(name: str, undo: bool, platform: Platform, out: Out) -> None:
@@ -55,7 +56,7 @@ def suspend_user(name: str, undo: bool, platform: Platform, out: Out) -> None:
 
 
 @user.command("remove", epilog="Example: vitrine admin user remove ann --yes")
-@click.argument("name")
+@click.argument("name", shell_complete=names.users)
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @talks
 def remove_user(name: str, yes: bool, platform: Platform, out: Out) -> None:
@@ -94,8 +95,8 @@ def list_orgs(platform: Platform, out: Out) -> None:
 
 
 @org.command("member", epilog="Example: vitrine admin org member research ann --role write")
-@click.argument("org_name", metavar="ORG")
-@click.argument("user_name", metavar="USER")
+@click.argument("org_name", metavar="ORG", shell_complete=names.orgs)
+@click.argument("user_name", metavar="USER", shell_complete=names.users)
 @click.option("--role", type=click.Choice(["admin", "write", "contributor", "read"]), help="The member's role.")
 @click.option("--remove", is_flag=True, help="End the membership instead.")
 @talks
@@ -115,7 +116,7 @@ def token() -> None:
 
 
 @token.command("add", epilog="Example: export VITRINE_TOKEN=$(vitrine admin token add ann --role write --expires 30d --quiet)")
-@click.argument("user_name", metavar="USER")
+@click.argument("user_name", metavar="USER", shell_complete=names.users)
 @click.option("--role", type=click.Choice(["read", "write"]), required=True, help="What it may do.")
 @click.option("--name", default="cli", show_default=True, help="A name to know it by.")
 @click.option("--expires", type=Duration(), metavar="30d", help="Life, for example 30d; default: no end.")
@@ -127,7 +128,7 @@ def add_token(user_name: str, role: str, name: str, expires: int | None, platfor
 
 
 @token.command("list", epilog="Example: vitrine admin token list ann")
-@click.argument("user_name", metavar="USER")
+@click.argument("user_name", metavar="USER", shell_complete=names.users)
 @talks
 def list_tokens(user_name: str, platform: Platform, out: Out) -> None:
     """List the tokens of USER."""

@@ -9,11 +9,11 @@ from typing import Any
 import click
 
 from control_plane.cli.client import Platform
-from control_plane.cli.output import Out, Since, cell, confirm, size, talks
+from control_plane.cli.output import Out, Row, Since, cell, confirm, size, talks
 from control_plane.cli.progress import bar
 
 
-@click.command(epilog="Example: vitrine admin audit --since 7d --actor ann        or: vitrine admin audit --verify")
+@click.command(epilog="\b\nExamples:\n  vitrine admin audit --since 7d --actor ann\n  vitrine admin audit --verify")
 @click.option("--since", type=Since(), metavar="7d", help="A duration back, or a date or time in UTC.")
 @click.option("--actor", help="Only what this user did.")
 @click.option("--limit", type=click.IntRange(1, 100_000), default=1000, show_default=True, help="Newest this many.")
@@ -41,9 +41,15 @@ def audit(since: str | None, actor: str | None, limit: int, verify: bool, target
             raise click.ClickException(f"the audit log was changed: row {found['first_broken_id']} does not fit the one before it")
         out.one(found, "The audit log is whole.", bare="ok")
         return
+    from control_plane.domain.audit_words import change_words
+
     rows = platform.call("GET", "/api/admin/audit", params={"since": since, "actor": actor, "limit": limit})["items"]
-    columns = {"at": "When", "actor": "Who", "action": "What", "subject": "On"}
-    out.table(rows, columns, bare="id", empty="Nothing was recorded in this time.")
+
+    def tell(row: Row) -> tuple[str, ...]:
+        more = " · ".join(part for part in (change_words(row["facts"]), row["address"] and f"from {row['address']}") if part)
+        return (row["at"], f"{row['actor']}  {row['action']}  {row['subject']}", *([more] if more else []))
+
+    out.story(rows, tell, bare="id", empty="Nothing was recorded in this time.")
 
 
 def _written(platform: Platform, target: Path) -> int:
@@ -65,7 +71,7 @@ def _written(platform: Platform, target: Path) -> int:
 
 @click.group()
 def maintenance() -> None:
-    """Let people read and apps run, and refuse changes, while you work on the platform."""
+    """Refuse changes while you work on the platform; people read and apps run."""
 
 
 def _maintenance_line(found: dict[str, Any]) -> str:
@@ -111,7 +117,7 @@ _KEYS = {"id": "Key", "seals": "Seals now", "known": "Known here", "secrets": "S
 @key.command("list", epilog="Example: vitrine admin key list")
 @talks
 def list_keys(platform: Platform, out: Out) -> None:
-    """Ids of the keys and how many secrets each one opens; never a key itself."""
+    """How many secrets each key opens; ids only, never a key itself."""
     out.table(platform.call("GET", "/api/admin/keys")["items"], _KEYS, bare="id", empty="No keys.")
 
 
@@ -126,8 +132,9 @@ def _rekeyed(found: dict[str, Any], out: Out, more: str = "") -> None:
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @talks
 def rotate_key(yes: bool, platform: Platform, out: Out) -> None:
-    """Make a new master key and wrap every secret with it, while the platform runs. Old keys stay until `key retire`.
+    """Make a new master key, and wrap every secret with it.
 
+    The platform runs on. Old keys stay until `key retire`.
     Copy secret.key to where you keep it, as you did with the first one: backups made from now on need the new key.
     """
     confirm("Make a new master key?", yes)
@@ -137,7 +144,10 @@ def rotate_key(yes: bool, platform: Platform, out: Out) -> None:
 @key.command("rewrap", epilog="Example: vitrine admin key rewrap")
 @talks
 def rewrap_secrets(platform: Platform, out: Out) -> None:
-    """Wrap every secret with the newest key, where keys come from VITRINE_SECRET_KEY."""
+    """Wrap every secret with the newest key.
+
+    For keys that come from VITRINE_SECRET_KEY; `key rotate` does it by itself.
+    """
     _rekeyed(platform.call("POST", "/api/admin/keys", body={}), out)
 
 
@@ -161,8 +171,9 @@ def retire_keys(signing: bool, yes: bool, platform: Platform, out: Out) -> None:
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @talks
 def gc(dry_run: bool, yes: bool, platform: Platform, out: Out) -> None:
-    """Delete what nothing refers to any more: old bundles and environments, large files without a commit, logs of removed Spaces.
+    """Delete what nothing refers to any more.
 
+    Old bundles, environments and images, large files without a commit, logs of removed Spaces.
     Audit events go when VITRINE_AUDIT_KEEP_DAYS says so; what stays can still be verified.
     """
     if not dry_run:
@@ -181,9 +192,10 @@ def gc(dry_run: bool, yes: bool, platform: Platform, out: Out) -> None:
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path, file_okay=False))
 @talks
 def backup(folder: Path, platform: Platform, out: Out) -> None:
-    """Write database, repositories and large files to DIR while the platform runs.
+    """Write a backup to DIR while the platform runs.
 
-    Secrets stay encrypted; the key that opens them (secret.key or VITRINE_SECRET_KEY) is not in it. Keep it elsewhere.
+    Database, repositories and large files. Secrets stay encrypted; the key that opens them (secret.key or
+    VITRINE_SECRET_KEY) is not in it. Keep it elsewhere.
     """
     from control_plane.cli.backup import check_empty, receive
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from control_plane.cli import names
 from control_plane.cli.client import Platform, part
 from control_plane.cli.output import Out, cell, clean, confirm, talks
 
@@ -24,16 +25,18 @@ def space() -> None:
 
 
 @space.command("list", epilog="Example: vitrine admin space list --owner ann")
-@click.option("--owner", help="Only those of this user or organisation.")
+@click.option("--owner", shell_complete=names.subjects, help="Only those of this user or organisation.")
 @talks
 def list_spaces(owner: str | None, platform: Platform, out: Out) -> None:
     """List Spaces, newest first."""
     rows = platform.call("GET", "/api/admin/spaces", params={"owner": owner, "limit": 10_000})["items"]
+    if not out.as_json:  # what the stage says already
+        rows = [{**row, "reason": None if row["reason"] == row["stage"] else row["reason"]} for row in rows]
     out.table(rows, _SPACES, bare="name", empty="No Spaces.")
 
 
 @space.command("show", epilog="Example: vitrine admin space show ann/demo")
-@click.argument("name", metavar="OWNER/NAME")
+@click.argument("name", metavar="OWNER/NAME", shell_complete=names.spaces)
 @talks
 def show_space(name: str, platform: Platform, out: Out) -> None:
     """What one Space is doing, and its last builds."""
@@ -49,7 +52,7 @@ def _act(name: str, verb: str, platform: Platform, out: Out, *, factory: bool = 
 
 
 @space.command("pause", epilog="Example: vitrine admin space pause ann/demo")
-@click.argument("name", metavar="OWNER/NAME")
+@click.argument("name", metavar="OWNER/NAME", shell_complete=names.spaces)
 @talks
 def pause_space(name: str, platform: Platform, out: Out) -> None:
     """Stop a Space until somebody restarts it."""
@@ -57,7 +60,7 @@ def pause_space(name: str, platform: Platform, out: Out) -> None:
 
 
 @space.command("restart", epilog="Example: vitrine admin space restart ann/demo --factory")
-@click.argument("name", metavar="OWNER/NAME")
+@click.argument("name", metavar="OWNER/NAME", shell_complete=names.spaces)
 @click.option("--factory", is_flag=True, help="Build anew, without any cache.")
 @talks
 def restart_space(name: str, factory: bool, platform: Platform, out: Out) -> None:
@@ -66,7 +69,7 @@ def restart_space(name: str, factory: bool, platform: Platform, out: Out) -> Non
 
 
 @space.command("remove", epilog="Example: vitrine admin space remove ann/demo --yes")
-@click.argument("name", metavar="OWNER/NAME")
+@click.argument("name", metavar="OWNER/NAME", shell_complete=names.spaces)
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @talks
 def remove_space(name: str, yes: bool, platform: Platform, out: Out) -> None:
@@ -83,7 +86,9 @@ def build() -> None:
 
 
 @build.command("list", epilog="Example: vitrine admin build list --space ann/demo")
-@click.option("--space", "space_name", metavar="OWNER/NAME", help="All builds of one Space; default: every open build.")
+@click.option(
+    "--space", "space_name", metavar="OWNER/NAME", shell_complete=names.spaces, help="All builds of one Space; default: every open build."
+)
 @talks
 def list_builds(space_name: str | None, platform: Platform, out: Out) -> None:
     """List open builds, oldest first."""

@@ -33,7 +33,9 @@ class Platform:
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise click.UsageError(f"'{endpoint}' is not an address; use something like http://localhost:7860")
         self.endpoint = endpoint.rstrip("/")
-        self._token = token
+        self._token = token.strip()  # as it comes out of a file
+        if not self._token.isascii() or not self._token.isprintable():
+            raise click.ClickException(_BAD_TOKEN)
         # A machine's own proxy settings are for the internet, not for a platform on this machine.
         self._trust_env = parts.hostname not in _LOCAL and not parts.hostname.endswith(".localhost")
 
@@ -54,18 +56,18 @@ class Platform:
             raise click.ClickException(f"{folder / 'ready.json'} cannot be used: {error}") from None
         return found
 
-    def _client(self, timeout: float | None = TIMEOUT_S) -> httpx.Client:
+    def _client(self, timeout: float | None) -> httpx.Client:
         import httpx
 
         headers = {"Authorization": f"Bearer {self._token}", "Accept": "application/json", "User-Agent": "vitrine-cli"}
         return httpx.Client(base_url=self.endpoint, headers=headers, timeout=timeout, trust_env=self._trust_env)
 
-    def call(self, method: str, path: str, *, body: Any = None, params: dict[str, Any] | None = None) -> Any:
+    def call(self, method: str, path: str, *, body: Any = None, params: dict[str, Any] | None = None, timeout_s: float = TIMEOUT_S) -> Any:
         import httpx
 
         wanted = {k: v for k, v in (params or {}).items() if v is not None}
         try:
-            with self._client() as client:
+            with self._client(timeout_s) as client:
                 response = client.request(method, path, json=body, params=wanted)
         except (httpx.HTTPError, httpx.InvalidURL, UnicodeError) as error:
             raise click.ClickException(self._unreachable(error)) from None
@@ -111,10 +113,11 @@ class Platform:
             found = ""
         message = " ".join(("; ".join(map(str, found)) if isinstance(found, list) else str(found)).split())
         if response.status_code == 401:
-            message = "the token is not accepted; make one with `vitrine admin token add USER --role write`, or check VITRINE_TOKEN"
+            message = _BAD_TOKEN
         elif response.status_code in (404, 405) and (not message or "nothing at this address" in message or message in _UNKNOWN_ROUTE):
             message = f"{self.endpoint} does not know this command; is it an older version of the platform?"
         raise click.ClickException(message or f"{self.endpoint} answered {response.status_code}")
 
 
+_BAD_TOKEN = "the token is not accepted; make one with `vitrine admin token add USER --role write`, or check VITRINE_TOKEN"
 _UNKNOWN_ROUTE = ("Not Found", "Method Not Allowed")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -17,6 +18,7 @@ import click
 from control_plane.cli.client import Platform
 
 WIDTH = 80
+_SHORT = 16  # characters: times, stages, hardware, figures
 Row = Mapping[str, Any]
 
 
@@ -36,6 +38,19 @@ class Out:
             click.echo(empty)
         else:
             draw(rows, columns)
+
+    def story(self, rows: Sequence[Row], tell: Callable[[Row], tuple[str, ...]], *, bare: str, empty: str) -> None:
+        """What happened, one thing after another: `tell` gives the time, the line, and more that goes below it."""
+        if self.as_json or self.quiet or not rows:
+            self.table(rows, {}, bare=bare, empty=empty)
+            return
+        width = _width()
+        for row in rows:
+            when, *lines = map(cell, tell(row))
+            indent = " " * (len(when) + 2)
+            for number, line in enumerate(lines):
+                first = f"{when}  " if number == 0 else indent
+                click.echo(textwrap.fill(line, width, initial_indent=first, subsequent_indent=indent, break_on_hyphens=False))
 
     def one(self, value: Row, line: str, *, bare: object) -> None:
         """The result of a change: its JSON, its bare value, or one sentence."""
@@ -65,18 +80,22 @@ def cell(value: object) -> str:
     return clean(str(value)).replace("\n", " ").replace("\t", " ")
 
 
+def _width() -> int:
+    return min(WIDTH, shutil.get_terminal_size((WIDTH, 24)).columns) if sys.stdout.isatty() else WIDTH
+
+
 def draw(rows: Sequence[Row], columns: Mapping[str, str]) -> None:
     from rich import box
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    width = min(WIDTH, shutil.get_terminal_size((WIDTH, 24)).columns) if sys.stdout.isatty() else WIDTH
-    console = Console(width=width, highlight=False)
+    console = Console(width=_width(), highlight=False)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for key, heading in columns.items():
         numbers = all(isinstance(row.get(key), (int, float, type(None))) and not isinstance(row.get(key), bool) for row in rows)
-        table.add_column(heading, justify="right" if numbers else "left", overflow="fold")
+        is_short = all(len(cell(row.get(key))) <= _SHORT for row in rows)  # the long ones give way
+        table.add_column(heading, justify="right" if numbers else "left", overflow="fold", no_wrap=is_short)
     for row in rows:
         table.add_row(*(Text(cell(row.get(key))) for key in columns))
     console.print(table)

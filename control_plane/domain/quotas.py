@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from difflib import get_close_matches
 from enum import StrEnum
 
 from control_plane.domain.errors import Rejected
@@ -57,9 +58,10 @@ def parse_key(key: str, flavors: tuple[str, ...]) -> str:
     head, _, flavor = key.partition(".")
     if head == QuotaKey.RUNNING and flavor in flavors:
         return key
-    raise Rejected(
-        f"unknown quota key '{key}'; allowed: {', '.join([*QuotaKey, 'running.FLAVOR'])} with FLAVOR one of {', '.join(flavors)}"
-    )
+    near = get_close_matches(key, (*QuotaKey, *(f"{QuotaKey.RUNNING}.{name}" for name in flavors)), 1)
+    meant = f"did you mean '{near[0]}'? " if near else ""
+    allowed = ", ".join([*QuotaKey, "running.FLAVOR"])
+    raise Rejected(f"unknown quota key '{key[:60]}'; {meant}allowed: {allowed} with FLAVOR one of {', '.join(flavors)}")
 
 
 def parse_value(text: str) -> float | None:
@@ -68,7 +70,9 @@ def parse_value(text: str) -> float | None:
         return None
     digits = text.replace(".", "", 1)
     if not digits.isascii() or not digits.isdigit() or len(text) > 13:
-        raise Rejected(f"'{text[:60]}' is not a quota value; use a plain number such as 5 or 2.5, or 'unlimited'")
+        raise Rejected(
+            f"'{text[:60]}' is not a quota value; use a plain number such as 5 or 2.5 (the key's name has the unit), or 'unlimited'"
+        )
     return float(text)
 
 

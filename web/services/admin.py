@@ -7,6 +7,7 @@ from datetime import timedelta
 from control_plane.accounts import maintenance, people, suspension
 from control_plane.accounts.usage import usage
 from control_plane.domain.accounts import Account, AccountKind, Actor
+from control_plane.domain.audit_words import change_words
 from control_plane.domain.errors import NotFound, Rejected
 from control_plane.domain.ids import RepoId
 from control_plane.domain.quotas import QuotaKey, check_limit, limit_text, parse_key, parse_value
@@ -135,7 +136,7 @@ class AdminFamily(PeopleFamily, GalleryFamily):
                 str(r["action"]),
                 str(r["subject"]),
                 str(r["address"]),
-                ", ".join(f"{k} {v}" for k, v in dict(r["facts"]).items() if v not in (None, "", {})),
+                change_words(r["facts"]),
             )
             for r in found
         )

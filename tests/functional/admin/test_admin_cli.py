@@ -340,3 +340,19 @@ def test_every_command_has_words_and_an_example() -> None:
         assert command.help, path
         assert command.epilog, path
         assert f"{path}" in command.epilog, path
+
+
+def test_the_shell_completes_commands_options_and_names(platform: Platform) -> None:
+    platform.admin("user", "add", "completed-ann")
+
+    def complete(line: str, **env: str) -> list[str]:
+        words = {"COMP_WORDS": line, "COMP_CWORD": str(len(line.split(" ")) - 1), "_VITRINE_COMPLETE": "bash_complete"}
+        done = vitrine(**words, **{"VITRINE_ENDPOINT": platform.url, "VITRINE_TOKEN": platform.token, **env})
+        assert done.stderr == ""
+        return [row.partition(",")[2] for row in done.stdout.splitlines() if row]
+
+    assert complete("vitrine admin qu") == ["quota"]
+    assert "--dry-run" in complete("vitrine admin quota set --")
+    assert complete("vitrine admin user suspend completed-") == ["completed-ann"]
+    assert complete("vitrine admin quota set completed-ann sp") == ["spaces="]
+    assert complete("vitrine admin user suspend completed-", VITRINE_ENDPOINT="http://127.0.0.1:1") == []
