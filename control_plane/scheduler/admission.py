@@ -10,7 +10,7 @@ theirs, and `granted(space_id)` brings their Spaces back to the reconciler.
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import replace
 
 from control_plane.domain.capacity import Capacity, Node, NodePool
@@ -77,6 +77,15 @@ class Admission:
     def make_own_room(self, replica: Replica, flavor: Flavor, owner: str) -> tuple[ReplicaId, ...]:
         """Older replicas of the same Space that have to leave first, because nobody else ever will; () when that does not help."""
         return self._placer.own_room(self._request(replica, flavor, owner, PriorityClass.NORMAL))
+
+    def rejoin(self, waited: Iterable[tuple[Replica, Flavor, str, bool]]) -> None:
+        """Who waited when an earlier scheduler ended, as (replica, flavor, owner, is urgent), those that came first in front: each has
+        its place in the queue again before anybody asks, and what is free goes to the first of them."""
+        for replica, flavor, owner, is_urgent in waited:
+            self._space_of[replica.id] = replica.space_id
+            self._placer.enqueue(self._request(replica, flavor, owner, PriorityClass.HIGH if is_urgent else PriorityClass.NORMAL))
+        for pool in self._placer.index.pool_names():
+            self._grant(self._placer.serve(pool, self._monotonic()))
 
     def running(self, replica: Replica, flavor: Flavor, owner: str) -> None:
         """A replica that runs already: found after a restart of the scheduler, or bound elsewhere by the cluster."""

@@ -16,6 +16,7 @@ from datetime import datetime, timedelta
 from control_plane.builds.record import build_request, repair_lost
 from control_plane.domain.builds import BuildStatus
 from control_plane.domain.errors import Unavailable, VitrineError
+from control_plane.domain.hardware import Flavor
 from control_plane.domain.ids import ReplicaId, RepoId, SpaceId
 from control_plane.domain.reasons import Reason
 from control_plane.domain.replicas import ReplicaObservation, ReplicaState
@@ -73,6 +74,7 @@ class Reconciler:
         """Until cancelled. `ready` is called once every known Space has a route."""
         with contextlib.suppress(Unavailable):
             await self._admission.refresh()
+            await self._rejoin()
         async with self._d.uow.read() as uow:
             known = await uow.spaces.all_ids()
         async with asyncio.TaskGroup() as group:
@@ -92,6 +94,22 @@ class Reconciler:
                     await self._routes.publish(space_id)
             await self._d.routes.complete()
             ready()
+
+    async def _rejoin(self) -> None:
+        """The line as the scheduler before us left it. Replicas that the runtime has taken on wait for something else."""
+        started = {seen.replica_id for seen in await self._d.runtime.observe_all()}
+        async with self._d.uow.read() as uow:
+            waited = [r for r in await uow.deployments.open_replicas() if r.state is ReplicaState.PENDING and r.id not in started]
+            waited.sort(key=lambda replica: (replica.created_at, replica.id))
+            spaces = {space.id: space for space in await uow.spaces.get_many([str(r.space_id) for r in waited])}
+            line: list[tuple[Replica, Flavor, str, bool]] = []
+            for replica in waited:
+                space, flavor = spaces.get(replica.space_id), self._d.catalog().find(replica.hardware)
+                repo = await uow.repos.get(RepoId(replica.space_id))
+                if space is not None and repo is not None and flavor is not None:
+                    is_urgent = bool(replica.restarts) and space.live_generation == replica.generation
+                    line.append((replica, flavor, repo.owner_name, is_urgent))
+        self._admission.rejoin(line)
 
     async def _look_for_room(self) -> None:
         """Nodes may come and go, and others' pods end, without a word about any Space of ours: matters while somebody waits."""

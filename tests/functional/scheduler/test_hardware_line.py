@@ -42,9 +42,13 @@ class World:
         self.runtime = MemoryRuntime(Capacity((pool,), (Node("local", "local", 4, 64 << 30),)))
         self.routes: dict[str, Route] = {}
         self.forgotten: list[str] = []
-        self.scheduler = Reconciler(
+        self.scheduler = self.made()
+
+    def made(self) -> Reconciler:
+        return Reconciler(
             SchedulerDeps(
-                uow=db, clock=clock, runtime=self.runtime, routes=self, signals=self, queue=None, logs=self, catalog=lambda: CATALOG,  # type: ignore[arg-type]
+                uow=self.db, clock=self.clock, runtime=self.runtime, routes=self, signals=self, logs=self,  # type: ignore[arg-type]
+                queue=None, catalog=lambda: CATALOG,  # type: ignore[arg-type]
                 prober=Prober(self._probe, lambda space_id: None), open_secret=lambda setting: Sensitive(""),
                 check_running_quota=self._allowed, meter=self._metered, discard=self._discard, is_leading=lambda: self.leads,
             ),
@@ -159,6 +163,36 @@ async def test_the_third_of_two_waits_with_its_place_and_starts_when_one_leaves(
     assert await world.view(three) == (Stage.RUNNING, None, None)
     await world.turn(four)
     assert await world.view(four) == (Stage.APP_STARTING, Reason.NO_CAPACITY, 1)
+
+
+async def test_the_line_is_as_it_was_after_a_restart_of_the_scheduler(world: World, ann: Account) -> None:
+    names = ("one", "two", "three", "four", "five")
+    one, two, three, four, five = [await world.make(ann, name) for name in names]
+    for running in (one, two):
+        await world.up(running)
+    for waiting in (three, four, five):
+        world.clock.advance(1)
+        await world.turn(waiting)
+    await world.scheduler.close()
+    world.scheduler = world.made()
+    await world.scheduler._admission.refresh()
+    await world.scheduler._rejoin()
+    for waiting in (five, four, three):  # whoever is looked at first gains nothing
+        await world.turn(waiting)
+    assert [(await world.view(each))[2] for each in (three, four, five)] == [1, 2, 3]
+
+    async with world.db.write() as work:
+        found = await work.spaces.get(one)
+        assert found is not None
+        await work.spaces.save(replace(found, desired=DesiredState.PAUSED))
+    await world.turn(one)
+    await world.scheduler.close()
+    world.scheduler = world.made()
+    await world.scheduler._admission.refresh()
+    await world.scheduler._rejoin()
+    await world.turn(five)
+    assert (await world.view(five))[2] is not None, "what became free while nobody acted is not the first one's who asks"
+    await world.up(three)
 
 
 async def test_the_space_unused_for_longest_makes_room_and_is_told_why(world: World, ann: Account) -> None:
