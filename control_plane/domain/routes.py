@@ -7,7 +7,7 @@ new epoch asks for a snapshot. A record that cannot be read is skipped and count
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from enum import StrEnum
 from typing import Any
 
@@ -57,6 +57,10 @@ class IdleRule(StrEnum):
     TABS = "tabs"  # any open tab (open stream or socket)
 
 
+def _known(cls: type[Route] | type[Endpoint], body: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: body[name] for each in fields(cls) if (name := each.name) in body}
+
+
 @dataclass(frozen=True, slots=True)
 class Route:
     """What the proxy knows of one Space. `host` is the full public host without port, lower case.
@@ -88,14 +92,17 @@ class Route:
 
     @classmethod
     def from_payload(cls, body: Mapping[str, Any]) -> Route:
+        """Raises Rejected. Fields this version does not know are left out: a newer publisher must not empty an older table."""
         try:
             return cls(
                 **{
-                    **body,
+                    **_known(cls, body),
                     "state": RouteState(body["state"]),
                     "access": RouteAccess(body.get("access", "public")),
                     "idle_rule": IdleRule(body.get("idle_rule", "messages")),
-                    "endpoints": tuple(Endpoint(**{**e, "kind": EndpointKind(e["kind"])}) for e in body.get("endpoints", ())),
+                    "endpoints": tuple(
+                        Endpoint(**{**_known(Endpoint, e), "kind": EndpointKind(e["kind"])}) for e in body.get("endpoints", ())
+                    ),
                     "headers": {str(k): str(v) for k, v in dict(body.get("headers", {})).items()},
                 }
             )

@@ -6,6 +6,7 @@ exchange that is still going on. Latency buckets are upper bounds in seconds.
 
 from __future__ import annotations
 
+import re
 import time
 from bisect import bisect_left
 from collections.abc import Iterable
@@ -15,12 +16,17 @@ from control_plane.domain.routes import ActivityReport
 
 BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 _BUCKET_NAMES = (*(f"{bound:g}" for bound in BUCKETS_S), "+Inf")
-_HEARTBEATS = (b"/gradio_api/heartbeat/", b"/heartbeat/", b"/_stcore/health", b"/healthz")
+_NO_USE = re.compile(
+    rb"/(?:[^?#]*/)?(?:heartbeat/[0-9A-Za-z_\-]+/?|_stcore/(?:health|host-config)|script-health-check)(?:\?|$)"  # also of mounted apps
+    rb"|/(?:healthz?|livez|readyz)(?:\?|$)"
+)
 
 
 def counts_as_use(target: bytes) -> bool:
     """Whether a request to this path says that somebody uses the app: a tab's heartbeat and a probe do not."""
-    return not target.startswith(_HEARTBEATS)
+    if b"hea" in target or b"_stc" in target or b"ivez" in target or b"adyz" in target:  # most paths hold none of them
+        return _NO_USE.match(target) is None
+    return True
 
 
 class SpaceActivity:

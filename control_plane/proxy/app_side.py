@@ -303,11 +303,7 @@ class AppSide(OwnAnswers):
 
     def cut(self) -> None:
         """The right to this exchange has ended. An answer that has not begun is what a stranger gets."""
-        if self._task is not None:
-            self._task.cancel()
-            self._task = None
-        if self._wait_host:
-            self.core.activator.drop(cast("ClientConnection", self), self._wait_host)
+        self._stop_waiting()
         if self.phase == TUNNEL:
             self._code = Code.ACCESS_ENDED.name
             self.close_tunnel(1008)
@@ -321,8 +317,24 @@ class AppSide(OwnAnswers):
             if self.answered:
                 self._fail(Code.ACCESS_ENDED)
             else:
-                self._wait_host = ""
                 self.refuse(Code.NOT_FOUND, close=True)
+
+    def turn_away(self) -> None:
+        """This process leaves: a request that still waits for its app is told so, and a progress page looks elsewhere."""
+        if self.phase == FOLLOW:
+            self.end_follow()
+        elif self.phase == HOLD:
+            self._stop_waiting()
+            self.refuse(Code.DRAINING, close=True, reveal=True)
+
+    def _stop_waiting(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            self._task = None
+        if self._wait_host:
+            self.core.activator.drop(cast("ClientConnection", self), self._wait_host)
+            if self.phase != FOLLOW:
+                self._wait_host = ""
 
     def close_tunnel(self, status: int) -> None:
         """End a WebSocket from our side with a close frame to both ends (RFC 6455 5.5.1)."""

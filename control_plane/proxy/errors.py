@@ -99,6 +99,9 @@ class Code(Enum):
         "The app did not begin to answer within the time limit.",
         "Long work belongs in a queue or a stream that answers at once.",
     )
+    SPACE_ASLEEP = Answer(
+        503, "Asleep", "This Space sleeps, and neither heartbeats of open tabs nor health probes wake it.", "Any other visit wakes it.", 60
+    )
     SPACE_STARTING = Answer(503, "Waking up", "This Space is starting; it answers as soon as it is ready.", "", 3)
     WAKE_TIMEOUT = Answer(
         504,

@@ -131,7 +131,7 @@ class RequestHead:
                 start, end = match.span(2)
                 self.cookie = self.cookie + b"; " + block[start:end] if self.cookie else block[start:end]
                 if b"vitrine_" in value:
-                    kept = [pair for pair in block[start:end].split(b";") if not _OUR_COOKIE.match(pair.strip().lower())]
+                    kept = [pair for pair in block[start:end].split(b";") if not _OUR_COOKIE.match(pair.strip(b" \t=").lower())]
                     joined = b";".join(kept).strip()
                     app_cuts.append((match.start(), match.end(), b"\r\nCookie: " + joined if joined else b""))
             elif name == b"content-length":
@@ -337,7 +337,7 @@ class ResponseHead:
 def _cookie_allowed(value: bytes, app_host: bytes) -> bool:
     """`value` is lower case. Refused: our own names, and any Domain other than exactly the app's host."""
     pair, *attributes = value.split(b";")
-    if _OUR_COOKIE.match(pair.strip()):
+    if _OUR_COOKIE.match(pair.strip(b" \t=")):  # a cookie without a name comes back as its value: `=vitrine_app=x`
         return False
     for attribute in attributes:
         key, _, domain = attribute.strip().partition(b"=")

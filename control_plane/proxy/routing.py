@@ -59,7 +59,7 @@ def decide(client: ClientConnection, head: RequestHead, is_platform: bool, entry
         if not core.table.loaded:
             client.refuse(Code.ROUTES_UNKNOWN)
         elif ours:
-            _stranger(client, head)
+            _guarded(client, head, None)  # asks as for a private one: nor does the time an answer takes say which it is
         else:
             client.refuse(Code.MISDIRECTED)
         return
@@ -111,7 +111,9 @@ def admit(client: ClientConnection, head: RequestHead, entry: Entry) -> None:
         client.reply(308, "text/plain; charset=utf-8", b"", f"Location: {to}\r\n")
         return
     if route.state.may_wake:
-        if client.method == b"GET" and head.wants_page:
+        if route.state is RouteState.ASLEEP and not counts_as_use(client.target):
+            client.refuse(Code.SPACE_ASLEEP, reveal=True)  # a tab that was left open would keep it awake for ever
+        elif client.method == b"GET" and head.wants_page:
             client.core.activator.ask(entry)
             client.refuse(Code.SPACE_STARTING, reveal=True)
         else:
@@ -127,16 +129,17 @@ def choose(client: AppSide, pools: tuple[Pool, ...], named: list[bytes]) -> Pool
     return core.balancer.pick(pools, named, client.target, client.visitor.encode(), client.entry.route.space_id, core.now)
 
 
-def _guarded(client: ClientConnection, head: RequestHead, entry: Entry) -> None:
-    found = guard.credentials(head, client.sign)
+def _guarded(client: ClientConnection, head: RequestHead, entry: Entry | None) -> None:
+    found = guard.credentials(head, client.sign, client.method)
     if not found:
         _stranger(client, head)
         return
-    if not client.sign and client.core.guard.remembered(entry.route.host, found) is not None:
+    host = entry.route.host if entry is not None else head.host.partition(b":")[0].decode("ascii")
+    if entry is not None and not client.sign and client.core.guard.remembered(host, found) is not None:
         client.shown = tuple(found)
         admit(client, head, entry)
         return
-    client.run(asyncio.get_running_loop().create_task(_ask_guard(client, head, entry.route.host, found)))
+    client.run(asyncio.get_running_loop().create_task(_ask_guard(client, head, host, found)))
 
 
 async def _ask_guard(client: ClientConnection, head: RequestHead, host: str, found: list[tuple[str, str]]) -> None:
@@ -181,7 +184,7 @@ def _stranger(client: ClientConnection, head: RequestHead) -> None:
 
     A browser that navigates without a credential is sent to the platform to sign in; everybody else gets a 404.
     """
-    if client.method == b"GET" and head.wants_page and not guard.credentials(head, client.sign):
+    if client.method == b"GET" and head.wants_page and not guard.credentials(head, client.sign, client.method):
         host, target = quote(head.host.decode("ascii"), safe=""), quote(client.target.decode("latin-1"), safe="")
         client.reply(302, "text/plain; charset=utf-8", b"", f"Location: {client.core.hub}/oauth/app-access?host={host}&next={target}\r\n")
         return

@@ -9,10 +9,11 @@ import asyncio
 import contextlib
 import gc
 import json
+import logging
 import resource
 import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from control_plane.domain.errors import Rejected
 from control_plane.domain.routes import Endpoint, EndpointKind
@@ -33,6 +34,7 @@ from control_plane.proxy.tls import Certificates
 
 __all__ = ["Proxy", "ProxyConfig", "serve_proxy"]
 
+_log = logging.getLogger("vitrine.proxy")
 _TICK_S = 0.5
 _SAVE_S = 1.0
 _FEED_RETRY_S = 0.5
@@ -106,7 +108,8 @@ class Proxy:
         if config.admin_socket:
             self._admin = await asyncio.start_unix_server(self._serve_admin, config.admin_socket)
         self._tasks = [
-            loop.create_task(work()) for work in (self._tick, self._follow, self._report, self._save, self._hear, self._revocation.run)
+            loop.create_task(self._kept_up(work))
+            for work in (self._tick, self._follow, self._report, self._save, self._hear, self._revocation.run)
         ]
 
     async def stop(self, drain_s: float | None = None) -> None:
@@ -128,6 +131,8 @@ class Proxy:
         for connection in tuple(core.connections):
             if connection.phase == TUNNEL:
                 connection.close_tunnel(1001)
+            elif isinstance(connection, ClientConnection):
+                connection.turn_away()
         for _turn in range(20):
             if not core.connections:
                 break
@@ -146,6 +151,15 @@ class Proxy:
         core.table.save()
         core.log.close()
         await asyncio.sleep(0)
+
+    async def _kept_up(self, work: Callable[[], Awaitable[None]]) -> None:
+        """Run `work` for ever. An error that nobody foresaw is logged and costs a moment: not the clock, nor the routes."""
+        while True:
+            try:
+                await work()
+            except Exception:
+                _log.exception("proxy_work_failed work=%s", work.__qualname__)
+            await asyncio.sleep(_FEED_RETRY_S)
 
     async def _follow(self) -> None:
         """Apply the route stream for ever; a broken one is opened again, and the last table serves meanwhile."""

@@ -24,7 +24,21 @@ from control_plane.proxy.pool import Pool, Pools
 _log = logging.getLogger("vitrine.proxy")
 _SAFE_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _SAFE_VALUE = re.compile(r"[\t\x20-\x7e]*")
+_UNSAFE_NAME = re.compile(r'[\x00-\x1f\x7f"\\]')  # names stand in log lines and labels of metrics
 _SAFE_HOST = re.compile(r"[a-z0-9](?:[a-z0-9.\-]*[a-z0-9])?")
+
+
+def _check(route: Route) -> None:
+    """What the data path takes for granted of a record; raises Rejected, TypeError or ValueError."""
+    if not _SAFE_HOST.fullmatch(route.host) or (route.redirect_to and not _SAFE_HOST.fullmatch(route.redirect_to)):
+        raise Rejected(f"not a host name: {route.host!r}")
+    words = (route.space_id, route.space_name, route.revision, route.title, route.emoji, route.reason, route.message)
+    if not all(isinstance(word, str) for word in words) or _UNSAFE_NAME.search(route.space_name + route.revision):
+        raise Rejected("not the words of a Space")
+    if route.eta_s is not None and not 0 <= route.eta_s < 1e9:  # NaN is neither
+        raise Rejected(f"not a time to wait: {route.eta_s!r}")
+    if route.generation < 0:
+        raise Rejected("not a generation")
 
 
 class Entry:
@@ -46,8 +60,6 @@ class Entry:
     )
 
     def __init__(self, route: Route, pools: tuple[Pool, ...], activity: SpaceActivity, bucket: Bucket, embed_origin: str) -> None:
-        if not _SAFE_HOST.fullmatch(route.host) or (route.redirect_to and not _SAFE_HOST.fullmatch(route.redirect_to)):
-            raise Rejected(f"not a host name: {route.host!r}")
         self.route = route
         self.host = route.host.encode("ascii")
         self.log_part = f'"space":"{route.space_name}","revision":"{route.revision}",'
@@ -106,7 +118,7 @@ class Table:
             self.loaded |= update.complete
             self._activity.forget(entry.route.space_id for entry in self._entries.values())
             for host in (*gone, *update.routes):
-                self.on_change(host)
+                self._changed(host)
             return True
         if update.epoch != self.epoch or update.version > self.version + 1:
             return False
@@ -117,18 +129,25 @@ class Table:
         else:
             self._put(update.host, update.route)
         self.version, self._dirty = update.version, True
-        self.on_change(update.host)
+        self._changed(update.host)
         return True
+
+    def _changed(self, host: str) -> None:
+        try:
+            self.on_change(host)
+        except Exception:  # of one Space's waiting requests: the changes of others follow
+            _log.exception("route_change_failed host=%r", host)
 
     def _put(self, host: str, route: Route) -> None:
         known = self._entries.get(host)
         if known is not None and known.route == route:
             return
-        if known is not None and known.route.space_id == route.space_id and route.generation < known.route.generation:
-            return
         try:
             if route.host != host:
                 raise Rejected("a route under another host's name")
+            _check(route)
+            if known is not None and known.route.space_id == route.space_id and route.generation < known.route.generation:
+                return
             pools = tuple(self._pools.acquire(endpoint) for endpoint in route.endpoints)
             try:
                 activity = self._activity.of(route.space_id, route.space_name)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from control_plane.domain.ids import ReplicaId, SpaceId
-from control_plane.domain.routes import Endpoint, EndpointKind, RouteChange, RouteTable
+from control_plane.domain.routes import Endpoint, EndpointKind, Route, RouteChange, RouteState, RouteTable
 from control_plane.proxy.server import Proxy, ProxyConfig
 from tests.functional.proxy.conftest import HOST, App, MemoryFeed, Seen, World
 
@@ -37,7 +37,25 @@ async def refused_authorize(host: str, kind: str, credential: str) -> bool:
         {"revision": "a\r\nb"},
         {"redirect_to": "evil/?"},
         {"endpoints": (Endpoint(EndpointKind.TCP, "127.0.0.1:1", site="a\r\nHost: x"),)},
+        {"endpoints": None},
+        {"endpoints": ("127.0.0.1:1",)},
+        {"space_name": 'a/b",space="alice/demo'},
+        {"space_name": None},
+        {"revision": "a\\"},
+        {"message": 5},
+        {"title": ["x"]},
+        {"emoji": b"x"},
+        {"space_id": ["x"]},
+        {"eta_s": "soon"},
+        {"eta_s": float("nan")},
+        {"eta_s": float("inf")},
+        {"eta_s": -1.0},
+        {"generation": "new"},
+        {"headers": None},
+        {"headers": {"X": 5}},
+        {"redirect_to": 5},
     ],
+    ids=lambda poison: next(iter(poison)),
 )
 async def test_a_poisoned_record_affects_no_other_space(world: World, poison: dict[str, object]) -> None:
     bad = world.route(**({"host": "bad.localhost", "space_id": SpaceId("b" * 24)} | poison))
@@ -47,6 +65,54 @@ async def test_a_poisoned_record_affects_no_other_space(world: World, poison: di
     assert world.proxy.core.table.skipped == 1
     assert (await world.get()).status == 200
     assert (await world.get(host="bad.localhost")).status == 404
+    assert 'space="a/b"' not in world.proxy.core.metrics()
+
+
+@pytest.mark.parametrize("poison", [{"title": 5}, {"message": 5}, {"generation": "new"}, {"eta_s": float("nan")}, {"host": 5}], ids=str)
+async def test_a_record_that_goes_bad_leaves_the_last_good_one_and_who_waits(world: World, poison: dict[str, object]) -> None:
+    await world.put(state=RouteState.STARTING, endpoints=())
+    held = asyncio.create_task(world.get())
+    async with asyncio.timeout(60):
+        while not world.proxy.core.activator.count:
+            await asyncio.sleep(0.001)
+    world.feed.version += 1
+    bad = world.route(**({"state": RouteState.FAILED, "endpoints": ()} | poison))
+    world.feed.queue.put_nowait(RouteChange("e1", world.feed.version, HOST, bad))
+    await world.settled()
+    assert not held.done()
+    await world.put()
+    assert (await held).status == 200
+
+
+async def test_work_in_the_background_outlives_an_error_that_nobody_foresaw(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A table that was never applied again, or a clock that stands still, would be everybody's outage."""
+    failed = asyncio.Event()
+
+    def broken(*_args: object) -> bool:
+        failed.set()
+        raise TypeError("nobody foresaw this")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(world.proxy.core.table, "apply", broken)
+        patched.setattr(world.proxy.core.pools, "sweep", broken)
+        world.feed.put(world.route(title="x"))
+        async with asyncio.timeout(60):
+            await failed.wait()
+            failed.clear()
+            await failed.wait()
+    await world.put(title="y")
+    entry = world.proxy.core.table.get(HOST)
+    assert entry is not None and entry.route.title == "y"
+    ticked = world.proxy.core.wall
+    async with asyncio.timeout(60):
+        while world.proxy.core.wall == ticked:
+            await asyncio.sleep(0.01)
+
+
+async def test_a_field_of_a_newer_publisher_is_left_out(world: World) -> None:
+    payload = world.route(title="x").to_payload()
+    newer = payload | {"colour": "red", "endpoints": [e | {"zone": "b"} for e in payload["endpoints"]]}
+    assert Route.from_payload(newer) == Route.from_payload(payload)
 
 
 async def test_a_gap_brings_a_fresh_table_and_a_removed_host_is_gone(world: World) -> None:
@@ -132,6 +198,22 @@ async def test_graceful_stop_finishes_exchanges_and_says_1001_to_sockets(world: 
     assert (answer.status, answer.body, answer.headers["connection"]) == (200, b"done", "close")
     assert await socket.eof() == b"\x88\x02\x03\xe9"
     await stopping
+
+
+async def test_who_still_waits_when_a_process_leaves_is_told(world: World) -> None:
+    await world.put(state=RouteState.STARTING, endpoints=())
+    waiting = [asyncio.create_task(world.get("/", Accept=accept)) for accept in ("application/json", "*/*")]
+    page = await world.wire()
+    await page.send(f"GET /.well-known/vitrine/stages HTTP/1.1\r\nHost: {HOST}\r\n\r\n".encode())
+    assert (await page.head())[0] == 200
+    async with asyncio.timeout(60):
+        while world.proxy.core.activator.count < 2:
+            await asyncio.sleep(0.001)
+    await world.proxy.stop(0.1)
+    for answer in await asyncio.gather(*waiting):
+        assert (answer.status, answer.headers["x-vitrine-error"], answer.headers["retry-after"]) == (503, "DRAINING", "1")
+        assert json.loads(answer.body)["code"] == "DRAINING"
+    assert b"event: stage" in await page.eof()  # ends cleanly: the page opens the next one at the successor
 
 
 async def test_sessions_stay_on_one_replica_with_and_without_cookies(world: World) -> None:

@@ -73,9 +73,7 @@ async def test_a_slow_reader_gets_the_whole_answer(world: World, closing: bytes)
     world.app.script = large(size)  # type: ignore[assignment]
     wire = await narrow(world)
     await wire.send(HEAD % (b"GET /", closing))
-    await until(
-        lambda: bool(world.app.seen) and only(world).phase in (HEAD_PHASE, DISCARD)
-    )
+    await until(lambda: bool(world.app.seen) and only(world).phase in (HEAD_PHASE, DISCARD))
     connection = only(world)
     assert connection.transport.get_write_buffer_size() > 0
     for _look in range(3):  # as many deadlines pass, and a little is taken between them

@@ -7,6 +7,7 @@ import json
 import pytest
 
 from control_plane.domain.routes import RouteAccess, RouteState
+from control_plane.proxy.guard import GRACE_S
 from tests.functional.proxy.conftest import HOST, SPACE, World
 
 BROWSER = {"Accept": "text/html,*/*;q=0.8", "Sec_Fetch_Mode": "navigate"}
@@ -65,6 +66,108 @@ async def test_each_credential_opens_the_door_and_stays_outside(world: World, ki
         assert world.app.seen[0].header("cookie") == ["own=1"]
     if kind == "sign":
         assert answer.headers["set-cookie"].startswith("vitrine_app=hf_good; Path=/; HttpOnly")
+
+
+OWN = "http://alice-demo.localhost"
+UPGRADE = {
+    "Connection": "Upgrade", "Upgrade": "websocket", "Sec_WebSocket_Version": "13", "Sec_WebSocket_Key": "dGhlIHNhbXBsZSBub25jZQ==",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("method", "headers", "opens"),
+    [
+        ("GET", {}, True),  # no browser
+        ("GET", {"Sec_Fetch_Site": "none", "Sec_Fetch_Mode": "navigate"}, True),
+        ("GET", {"Sec_Fetch_Site": "same-origin", "Sec_Fetch_Mode": "cors"}, True),
+        ("POST", {"Origin": OWN, "Content_Length": "0"}, True),
+        ("POST", {"Origin": "null", "Sec_Fetch_Site": "same-origin", "Content_Length": "0"}, True),  # a form under no-referrer
+        ("GET", {"Sec_Fetch_Site": "same-site", "Sec_Fetch_Mode": "navigate", "Sec_Fetch_Dest": "iframe"}, True),  # the Space page
+        ("GET", {"Sec_Fetch_Site": "cross-site", "Sec_Fetch_Mode": "navigate", "Sec_Fetch_Dest": "document"}, True),  # a link
+        ("GET", {"Origin": OWN, **UPGRADE}, True),
+        ("GET", {"Origin": "http://evil-space.localhost", **UPGRADE}, False),
+        ("GET", {"Origin": "http://alice-demo.localhost:8080", **UPGRADE}, False),
+        ("GET", {"Origin": "null", **UPGRADE}, False),
+        ("GET", {"Origin": "http://evil-space.localhost"}, False),  # a script that sends credentials along
+        ("OPTIONS", {"Origin": "http://evil-space.localhost"}, False),
+        ("GET", {"Sec_Fetch_Site": "same-site", "Sec_Fetch_Mode": "no-cors"}, False),  # a script or a picture of ours in their page
+        ("GET", {"Sec_Fetch_Site": "cross-site", "Sec_Fetch_Mode": "no-cors"}, False),
+        ("POST", {"Origin": "http://evil-space.localhost", "Sec_Fetch_Mode": "navigate", "Content_Length": "0"}, False),  # a form of theirs
+        ("POST", {"Sec_Fetch_Site": "same-site", "Sec_Fetch_Mode": "navigate", "Content_Length": "0"}, False),
+        ("POST", {"Origin": "null", "Content_Length": "0"}, False),
+    ],
+)
+async def test_a_neighbours_page_cannot_use_the_visitors_cookie(world: World, method: str, headers: dict[str, str], opens: bool) -> None:
+    """Spaces are each other's neighbours on one site, where browsers send the cookie along whoever's page asks."""
+    world.allowed |= {"cookie": {"good"}, "token": {"hf_good"}}
+    await world.put(access=RouteAccess.PRIVATE)
+    answer = await world.get("/x", method=method, Cookie="vitrine_app=good", **headers)
+    assert (answer.status == 200, bool(world.app.seen)) == (opens, opens)
+    if not opens:
+        assert answer.status == 404
+        with_token = await world.get("/x", method=method, X_HF_Authorization="Bearer hf_good", **headers)
+        assert with_token.status == 200, "what a script must know, and no browser attaches, is another matter"
+
+
+async def test_a_token_for_nothing_takes_the_way_of_one_for_a_private_space(world: World) -> None:
+    """Else the time that an answer takes, or an API that is away, would tell which names are taken."""
+    await world.put(access=RouteAccess.PRIVATE)
+    asked = []
+
+    async def authorize(host: str, kind: str, credential: str) -> bool:
+        asked.append(host)
+        if credential == "hf_away":
+            raise OSError("the API is away")
+        return False
+
+    world.proxy.core.guard._authorize = authorize
+    for token in ("hf_wrong", "hf_away"):
+        private, absent = [await world.get(host=host, Authorization=f"Bearer {token}") for host in (HOST, "nobody-nop.localhost")]
+        assert private.status == absent.status == (404 if token == "hf_wrong" else 503)
+        assert private.headers.keys() == absent.headers.keys()
+    assert asked == [HOST, "nobody-nop.localhost"] * 2
+
+
+async def test_who_was_let_in_stays_in_while_nobody_can_say(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.allowed["token"] = {"hf_good"}
+    await world.put(access=RouteAccess.PRIVATE)
+    core = world.proxy.core
+    assert (await world.get(Authorization="Bearer hf_good")).status == 200
+
+    async def away(host: str, kind: str, credential: str) -> bool:
+        raise KeyError("whatever it is")
+
+    async def later(seconds: float) -> int:
+        core.guard._known = {key: (until - seconds, verdict) for key, (until, verdict) in core.guard._known.items()}
+        core.guard._away_until = 0.0
+        return (await world.get(Authorization="Bearer hf_good")).status
+
+    with monkeypatch.context() as patched:
+        patched.setattr(core.guard, "_authorize", away)
+        assert [await later(30), await later(30)] == [200, 200]
+        assert (await world.get(Authorization="Bearer hf_other")).headers["x-vitrine-error"] == "GUARD_UNAVAILABLE"
+        assert await later(GRACE_S) == 503, "not for ever"
+    assert await later(0) == 200
+    world.allowed["token"].clear()
+    assert await later(2) == 404, "who answers is believed at once"
+    world.allowed["token"] = {"hf_good"}
+    assert await later(2) == 200
+    with monkeypatch.context() as patched:
+        patched.setattr(core.guard, "_authorize", away)
+        core.guard.forget()  # the bus says that rights have changed
+        assert await later(2) == 503
+
+
+@pytest.mark.parametrize(
+    "path", ["/gradio_api/heartbeat/abc123", "/demo/gradio_api/heartbeat/abc123", "/_stcore/health", "/app/_stcore/host-config", "/healthz"]
+)
+async def test_what_is_no_use_wakes_nobody(world: World, path: str) -> None:
+    """A tab that was left open asks on and on."""
+    await world.put(state=RouteState.ASLEEP, endpoints=())
+    answer = await world.get(path)
+    assert (answer.status, answer.headers["x-vitrine-error"]) == (503, "SPACE_ASLEEP")
+    assert int(answer.headers["retry-after"]) > 0
+    assert world.feed.woken == []
 
 
 async def test_the_apps_own_authorization_passes(world: World) -> None:

@@ -54,7 +54,11 @@ def test_the_internal_door_in_every_spelling(path: bytes, inside: bool) -> None:
 
 def test_heartbeats_are_not_use() -> None:
     assert not counts_as_use(b"/gradio_api/heartbeat/abc")
-    assert counts_as_use(b"/gradio_api/queue/data?session_hash=x") and counts_as_use(b"/")
+    assert not counts_as_use(b"/heartbeat/abc") and not counts_as_use(b"/demo/gradio_api/heartbeat/a_b-c?x=1")
+    assert not counts_as_use(b"/_stcore/health") and not counts_as_use(b"/app/_stcore/health?x") and not counts_as_use(b"/readyz")
+    for path in (b"/", b"/gradio_api/queue/data?session_hash=x", b"/health/patients", b"/healthzone", b"/x?to=/heartbeat/abc", b"/heartbeat",
+                 b"/files/_stcore/healthy.csv", b"/api/healthz/report", b"/chea", b"*"):  # fmt: skip
+        assert counts_as_use(path), path
 
 
 def test_reports_hold_only_what_is_new() -> None:
