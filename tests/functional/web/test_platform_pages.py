@@ -8,15 +8,16 @@ from datetime import timedelta
 
 import pytest
 
+from control_plane.accounts.usage import UsageLine, usage
 from control_plane.bootstrap import Services
 from control_plane.domain.builds import BuildPhase, BuildStatus
 from control_plane.domain.errors import NotSignedIn
 from control_plane.domain.ids import SpaceId
 from control_plane.domain.reasons import Reason
 from control_plane.domain.spaces import RepoType, Space
+from control_plane.http.live import LiveHub
 from control_plane.ports.log_store import LogLine
 from tests.functional.web.conftest import Browser
-from control_plane.http.live import LiveHub
 
 
 async def _new_space(browser: Browser, name: str = "demo", **form: str) -> None:
@@ -233,3 +234,36 @@ async def test_admin_pages_exist_for_admins_only(alice: Browser, services: Servi
     refused = await alice.post("/new-space", {"owner": "alice", "name": "one", "sdk": "static", "visibility": "public"}, page="/new-space")
     assert refused.status_code == 403 and "Quota" in refused.text
     assert "The chain of records is whole." in (await alice.get("/admin/audit")).text
+
+
+async def test_admin_pages_tell_before_and_after_and_what_use_costs(alice: Browser, services: Services) -> None:
+    await _new_space(alice)
+    space = await _space(services)
+    async with services.uow.write() as uow:
+        account = await uow.accounts.by_name("alice")
+        assert account is not None
+        await uow.accounts.save(replace(account, is_admin=True))
+        day = f"{services.clock.now():%Y-%m-%d}"
+        for key in ("hours", "gpu-hours"):
+            await uow.quotas.add_usage(account_id=account.id, space_id=space.id, key=key, flavor="t4-small", day=day, amount=2.5)
+    page = (await alice.get("/admin/usage")).text
+    price = services.catalog.find("t4-small").price_per_hour  # type: ignore[union-attr]
+    assert f'<td class="end num">{2.5 * price:.2f}</td>' in page and "USD" in page
+    lines = await usage_lines(services)
+    assert [(line.key, line.amount, line.cost_usd) for line in lines] == [("gpu-hours", 2.5, None), ("hours", 2.5, 2.5 * price)]
+    for value in ("5", "3"):
+        await alice.post("/admin/quotas", {"subject": "alice", "key": "spaces", "value": value}, page="/admin/quotas")
+    await alice.post("/admin/quotas", {"subject": "", "key": "vcpu", "value": "8"}, page="/admin/quotas")
+    audit = (await alice.get("/admin/audit")).text
+    for change in ("spaces: unset → 5", "spaces: 5 → 3", "vcpu: unset → 8"):
+        assert change in audit
+    async with services.uow.read() as uow:
+        rows = [row for row in await uow.audit.list() if row["action"] == "quota.set"]
+    assert [row["subject"] for row in rows] == ["quota:defaults", "quota:alice", "quota:alice"], "one event per change"
+    assert rows[1]["facts"] == {"keys": {"spaces": {"before": "5", "after": "3"}}}
+
+
+async def usage_lines(services: Services) -> tuple[UsageLine, ...]:
+    """What `vitrine admin usage` shows."""
+    async with services.uow.read() as uow:
+        return await usage(uow, services.catalog, services.clock.now(), since_day="2000-01-01")
