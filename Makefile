@@ -7,7 +7,7 @@ DEV := $(VENV)/.installed-dev
 ARGS ?=
 ONLY ?=
 
-.PHONY: up test bench test-docker test-cluster lint lock clean screenshots
+.PHONY: up test bench test-docker test-compose test-cluster lint lock clean screenshots
 
 up: $(STAMP)
 	@exec $(VENV)/bin/vitrine up $(ARGS)
@@ -24,6 +24,10 @@ bench: $(DEV)
 # Starts a Docker engine of its own (needs root, dockerd, runc and nft).
 test-docker: $(DEV)
 	@$(VENV)/bin/python -m pytest -q -m docker $(ARGS)
+
+# The production services from Debian packages, on a Docker engine of its own (needs root, dockerd, docker-compose, mmdebstrap).
+test-compose: $(DEV)
+	@$(VENV)/bin/python -m pytest -q -m compose tests/e2e/compose $(ARGS)
 
 test-cluster: $(DEV)
 	@test -n "$$KUBECONFIG" || { echo "test-cluster: set KUBECONFIG to a cluster and VITRINE_REGISTRY to a registry its nodes can pull from" >&2; exit 1; }

@@ -79,13 +79,16 @@ class BaseImages:
             build = ImageBuild(context=context, dockerfile="Dockerfile", tag=image.name, network=network, args=args)
             return self._engine.build(build, self._runner)
 
-    def prune(self) -> tuple[str, ...]:
-        """Forgets what the catalog does not name any more. Returns the tags."""
+    def prune(self, *, keep: int, dry_run: bool = False) -> tuple[str, ...]:
+        """Forgets base images that the catalog does not name any more, and Spaces' images beyond the newest `keep` of each Space.
+
+        What runs stays, and what is forgotten is still in the registry. Returns the names.
+        """
         names = {one.name for one in self._catalog.images}
         gone = tuple(tag for tag in self._engine.tags("vitrine/python", self._runner) if tag not in names)
-        for tag in gone:
+        for tag in () if dry_run else gone:
             self._engine.untag(tag, self._runner)
-        return gone
+        return (*gone, *self._engine.prune(self._runner, keep=keep, dry_run=dry_run))
 
     def _bootstrap(self, image: BaseImage, packages: Sequence[str], scratch: Path) -> str:
         if not image.suite:

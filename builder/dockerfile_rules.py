@@ -16,7 +16,8 @@ from builder.dockerfile_images import check_image
 from builder.errors import BuildFailed
 from control_plane.domain.reasons import Reason
 
-MAX_INSTRUCTIONS = 500  # an image cannot have more than 127 layers anyway
+MAX_INSTRUCTIONS = 500
+MAX_LAYERS = 110  # of one stage: engines stack 125 at most, and the base image has some
 _DIRECTIVE = re.compile(r"#\s*([a-z]+)\s*=\s*(.*)\Z", re.IGNORECASE)
 _USUAL = re.compile(r"(?:docker\.io/)?docker/dockerfile(?::[\w.-]+)?\s*\Z")  # what the engine's own frontend reads as well
 _FLAG = re.compile(r"--([a-z]+)(?:=(\S*))?\s*", re.IGNORECASE)
@@ -56,6 +57,7 @@ def check_dockerfile(text: str, variables: Mapping[str, str] | None = None, regi
         raise BuildFailed(Reason.DOCKERFILE_FAILED, "The Dockerfile has no FROM instruction.")
     if len(instructions) > MAX_INSTRUCTIONS:
         raise _refused(instructions[MAX_INSTRUCTIONS].line, f"more than {MAX_INSTRUCTIONS} instructions")
+    check_layers(instructions)
     args: set[str] = set()
     secrets: set[str] = set()
     buildkit = False
@@ -71,6 +73,15 @@ def check_dockerfile(text: str, variables: Mapping[str, str] | None = None, regi
         if one.word in _HEREDOC_WORDS and _HEREDOC.search(one.rest):
             buildkit = True
     return DockerfileFacts(frozenset(args), buildkit, frozenset(secrets), images)
+
+
+def check_layers(instructions: tuple[Instruction, ...]) -> None:
+    """Raises BuildFailed(SOURCE_REJECTED) for a stage that no engine could stack, before its first step is run."""
+    count = 0
+    for one in instructions:
+        count = 0 if one.word == "FROM" else count + (one.word in ("RUN", "COPY", "ADD"))
+        if count > MAX_LAYERS:
+            raise _refused(one.line, f"a stage may have at most {MAX_LAYERS} steps that make a layer (RUN, COPY, ADD); join some with &&")
 
 
 def check_images(instructions: tuple[Instruction, ...], variables: Mapping[str, str], registry: str) -> frozenset[str]:

@@ -1,4 +1,4 @@
-"""What went wrong in a Dockerfile that the platform wrote, in the owner's words: of requirements.txt and packages.txt. Pure."""
+"""What went wrong in a build step, by what it printed; in a Dockerfile that the platform wrote in the owner's words. Pure."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from builder.uv import last_words
 from control_plane.domain.reasons import Reason
 
 _KIT_PREFIX = re.compile(r"\A#\d+ (?:\d+\.\d+ )?")
+_NO_ROOM = ("no space left on device", "disk quota exceeded")
 _UNRESOLVED = ("no solution found", "not found in the package registry", "unsatisfiable", "failed to parse")
 
 
@@ -31,6 +32,14 @@ class LastLines:
         lines = list(self._lines)
         starts = [index for index, line in enumerate(lines) if line.startswith(("Step ", "[")) or " ---> Running in " in line]
         return lines[starts[-1] + 1 :] if starts else lines
+
+
+def for_want_of_room(failure: BuildFailed, step: list[str]) -> BuildFailed:
+    """A step that met a full disk says so itself; the engine only knows that it failed."""
+    text = "\n".join(step).lower()
+    if failure.reason is Reason.DOCKERFILE_FAILED and any(words in text for words in _NO_ROOM):
+        return BuildFailed(Reason.BUILD_DISK, f"The step found the disk full. {failure.message}")
+    return failure
 
 
 def in_owners_words(failure: BuildFailed, step: list[str]) -> BuildFailed:

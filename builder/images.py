@@ -16,7 +16,7 @@ from builder.dockerfile import PythonImage
 from builder.dockerfile_rules import check_dockerfile
 from builder.engines.engine import ImageBuild, ImageEngine
 from builder.errors import BuildFailed
-from builder.generated_failures import LastLines, in_owners_words
+from builder.generated_failures import LastLines, for_want_of_room, in_owners_words
 from builder.kit_dockerfile import Mirrors, for_buildkit, secret_id
 from builder.recipes import select
 from builder.reporter import BuildReporter
@@ -66,6 +66,7 @@ class Blueprint:
     mirrors: Mapping[str, str] = field(default_factory=dict, repr=False)
     with_buildkit: bool = False
     is_generated: bool = True
+    bases: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
 
 
@@ -100,14 +101,14 @@ class ImageBuilder:
                 no_cache=request.no_cache,
                 with_buildkit=plan.with_buildkit,
                 space=request.space_id,
+                bases=plan.bases,
             )
             log = LastLines(runner.log)
             try:
                 built = self._engine.build(order, runner.with_log(log))
             except BuildFailed as failure:
-                if not plan.is_generated:
-                    raise
-                raise in_owners_words(failure, log.step) from failure
+                told = for_want_of_room(failure, log.step)
+                raise (in_owners_words(told, log.step) if plan.is_generated else told) from failure
         ref = built.id
         if self._config.registry:
             reporter.phase(BuildPhase.PUBLISH, "pushing the image")
@@ -193,6 +194,7 @@ def blueprint(
         args={"UV_DEFAULT_INDEX": index} if index else {},
         mirrors=mirrors,
         with_buildkit=with_buildkit,
+        bases=(base.name,),
         warnings=(warning,) if config.apt_mirror and uses_apt and not has_buildkit else (),
     )
 
@@ -249,5 +251,6 @@ def _own_dockerfile(
         mirrors=mirrors if with_buildkit else {},
         with_buildkit=with_buildkit,
         is_generated=False,
+        bases=tuple(sorted(name for name in facts.images if name.startswith("vitrine/"))),
         warnings=(warning,) if mirrors and not with_buildkit else (),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import shutil
 import tempfile
@@ -85,6 +86,11 @@ def run_build(request: BuildRequest, deps: BuildDeps, cancel: CancelToken, is_cl
                 raise
             except Exception as error:
                 logger.exception("build.broken", extra=facts)
+                if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+                    reporter.failed(
+                        Reason.BUILD_DISK, "The builder's disk is full; the build can be tried again when its operator made room."
+                    )
+                    return
                 reporter.failed(Reason.PLATFORM_ERROR, f"The builder had a fault: {type(error).__name__}.")
     except DoorClosed as error:
         logger.warning("build.door_closed", extra={**facts, "error": str(error)})
@@ -101,10 +107,14 @@ def _make(request: BuildRequest, deps: BuildDeps, reporter: BuildReporter, cance
     try:
         building.chmod(0o755)
         reporter.phase(BuildPhase.FETCH, f"fetching {request.revision[:7]}")
-        tree = _fetch(request, deps, building, cancel)
+        is_image = request.target is SourceKind.IMAGE and kind is not ArtifactKind.SITE
+        # An image build holds it three times: here, as the engine's context and as a layer.
+        tree = _fetch(request, deps, building, cancel, request.limits.disk_bytes // (3 if is_image else 1))
         reporter.line(f"fetched {request.revision[:7]}: {tree.files} entries, {tree.size_bytes} bytes")
         reporter.phase(BuildPhase.PLAN, f"planning a {request.sdk} Space")
-        if request.target is SourceKind.IMAGE and kind is not ArtifactKind.SITE:
+        if is_image:
+            if request.preload_from_hub:
+                reporter.line("warning: preload_from_hub: images hold no models; the app downloads them when it starts")
             if deps.layers is not None and deps.layers.takes(request, tree):
                 return _assemble(request, deps, deps.layers, reporter, runner, tree)
             if deps.images is None:
@@ -118,7 +128,7 @@ def _make(request: BuildRequest, deps: BuildDeps, reporter: BuildReporter, cance
         shutil.rmtree(building, ignore_errors=True)
 
 
-def _fetch(request: BuildRequest, deps: BuildDeps, building: Path, cancel: CancelToken) -> SourceTree:
+def _fetch(request: BuildRequest, deps: BuildDeps, building: Path, cancel: CancelToken, max_bytes: int) -> SourceTree:
     import httpx
 
     for attempt in range(1, FETCH_TRIES + 1):
@@ -126,7 +136,7 @@ def _fetch(request: BuildRequest, deps: BuildDeps, building: Path, cancel: Cance
         target.mkdir(mode=0o755)
         try:
             with deps.door.source(request.build_id) as chunks:
-                return unpack(chunks, target, max_bytes=request.limits.disk_bytes, cancel=cancel)
+                return unpack(chunks, target, max_bytes=max_bytes, cancel=cancel)
         except httpx.TransportError as error:
             if attempt == FETCH_TRIES:
                 raise BuildFailed(Reason.BUILD_LOST, f"The source could not be fetched: {error}") from error

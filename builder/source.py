@@ -6,6 +6,7 @@ Refused with words that name the entry: absolute paths and `..`, links that leav
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import posixpath
@@ -87,12 +88,18 @@ def unpack(chunks: Iterator[bytes], into: Path, *, max_bytes: int, cancel: Cance
                 if member.isfile():
                     total += member.size
                 if total > max_bytes:
-                    raise BuildFailed(Reason.BUILD_DISK, f"The repository is larger than the build's disk limit of {max_bytes >> 20} MiB.")
+                    raise BuildFailed(
+                        Reason.BUILD_DISK, f"The repository is larger than the {max_bytes >> 20} MiB that this kind of build has room for."
+                    )
                 _check(member)
                 _place(archive, member, into)
     except (tarfile.TarError, EOFError) as error:
         raise BuildFailed(Reason.PLATFORM_ERROR, f"The source could not be read completely: {error}") from error
     except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise BuildFailed(
+                Reason.BUILD_DISK, "The builder's disk is full; the build can be tried again when its operator made room."
+            ) from error
         raise BuildFailed(Reason.SOURCE_REJECTED, f"The source cannot be unpacked: {error.strerror or error}") from error
     return SourceTree(into, files, total)
 

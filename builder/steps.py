@@ -106,12 +106,13 @@ class StepRunner:
         cwd: Path | None = None,
         env: Mapping[str, str] | None = None,
         watch: Sequence[Path] = (),
+        room: Path | None = None,
         quiet: bool = False,
         stdin: str | None = None,
         log: BuildLog | None = None,
     ) -> StepResult:
-        """Runs `argv` to its end. `watch`: folders whose size counts against the disk limit. `quiet`: keep output from the log;
-        `log`: another one than the build's."""
+        """Runs `argv` to its end. `watch`: folders whose size counts against the disk limit. `room`: a folder on a disk that must not run
+        full. `quiet`: keep output from the log; `log`: another one than the build's."""
         self._cancel.check()
         self._deadline.check()
         try:
@@ -129,7 +130,7 @@ class StepRunner:
             raise BuildFailed(Reason.PLATFORM_ERROR, f"{argv[0]} cannot be started: {error}") from error
         if self._guard is not None:
             self._guard.add(process.pid)
-        watchdog = _Watchdog(process.pid, self._limits, self._deadline, watch)
+        watchdog = _Watchdog(process.pid, self._limits, self._deadline, watch, room)
         try:
             with self._cancel.on_stop(lambda: kill_session(process.pid)), watchdog:
                 tail = self._read(process, stdin, None if quiet else log or self._log)
@@ -192,12 +193,12 @@ def _lines(process: subprocess.Popen[bytes]) -> Iterator[bytes]:
 class _Watchdog:
     """Kills the session of `pid` at the first limit it breaks and keeps the reason."""
 
-    def __init__(self, pid: int, limits: BuildLimits, deadline: Deadline, watch: Sequence[Path]) -> None:
+    def __init__(self, pid: int, limits: BuildLimits, deadline: Deadline, watch: Sequence[Path], room: Path | None) -> None:
         self.failure: BuildFailed | None = None
         self._pid = pid
         self._limits = limits
         self._deadline = deadline
-        self._watch = tuple(watch)
+        self._watch, self._room = tuple(watch), room
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"watch-{pid}", daemon=True)
 
@@ -232,6 +233,10 @@ class _Watchdog:
             )
         if count > self._limits.pids:
             return BuildFailed(Reason.BUILD_FAILED, f"The build started more than {self._limits.pids} processes and was stopped.")
+        if look_at_disk and self._room is not None and (free := free_bytes(self._room)) < spare_bytes(self._room):
+            return BuildFailed(
+                Reason.BUILD_DISK, f"The disk of the container engine is full ({free >> 20} MiB left); the build was stopped."
+            )
         if look_at_disk and sum(folder_bytes(folder) for folder in self._watch) > self._limits.disk_bytes:
             return BuildFailed(Reason.BUILD_DISK, f"The build wrote more than {self._limits.disk_bytes >> 20} MiB and was stopped.")
         return None
@@ -241,6 +246,17 @@ def session_use(sid: int) -> tuple[int, int]:
     """Resident bytes and number of processes of a session; shared pages count once per process."""
     members = session_members(sid)
     return sum(pages for _, pages in members) * _PAGE, len(members)
+
+
+def free_bytes(folder: Path) -> int:
+    about = os.statvfs(folder)
+    return about.f_bavail * about.f_frsize
+
+
+def spare_bytes(folder: Path) -> int:
+    """What builds leave free of a disk: a twentieth, at most 1 GiB."""
+    about = os.statvfs(folder)
+    return min(1 << 30, about.f_blocks * about.f_frsize // 20)
 
 
 def folder_bytes(folder: Path) -> int:

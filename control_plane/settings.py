@@ -88,6 +88,7 @@ class Settings:
     ca_bundle: str = field(default="", metadata={"doc": "PEM file of certificate authorities that builds and apps trust besides the usual"})
     build_concurrency: int = field(default=2, metadata={"doc": "Builds at once per worker process"})
     build_time_limit_s: int = field(default=1800, metadata={"doc": "Longest build, seconds"})
+    build_cpu: int = field(default=0, metadata={"doc": "Cores of one build; 0 = all of the machine's, which apps get first"})
     build_memory_bytes: int = field(default=8 << 30, metadata={"doc": "Memory of one build, bytes"})
     build_disk_bytes: int = field(default=20 << 30, metadata={"doc": "Disk of one build, bytes"})
     max_file_bytes: int = field(default=10 << 20, metadata={"doc": "Largest file in git without LFS, bytes"})

@@ -22,7 +22,12 @@ LINT: tuple[tuple[str, tuple[str, ...]], ...] = (
 
 
 # The suites that meet the database through the platform's doors, once more on PostgreSQL and Redis. The fuzzer asks the same routes.
-ON_POSTGRESQL = ("tests/functional/hub_api", "tests/functional/admin", "--ignore=tests/functional/hub_api/test_fuzz.py")
+ON_POSTGRESQL = (
+    "tests/functional/hub_api",
+    "tests/functional/admin",
+    "tests/functional/web/test_platform_pages.py",
+    "--ignore=tests/functional/hub_api/test_fuzz.py",
+)
 
 CONTAINER_TOOLS = ("dockerd", "runc", "nft", "ip", "docker-registry", "mmdebstrap")
 CONTAINER_PACKAGES = "docker.io nftables iproute2 docker-registry mmdebstrap"
@@ -45,7 +50,7 @@ def main() -> int:
     if not options.lint_only:
         # Most of an end-to-end test is waiting: two files at a time, each with a platform of its own.
         pytest = (sys.executable, "-m", "pytest", "-q", *(() if options.rest else ("-n", "2", "--dist", "loadfile")))
-        steps.append(("pytest", (*pytest, "-m", "not cluster and not docker", *options.rest)))
+        steps.append(("pytest", (*pytest, "-m", "not cluster and not docker and not compose", *options.rest)))
         if not options.rest:
             steps.append(("PostgreSQL and Redis", (*pytest, "--database", "postgresql", *ON_POSTGRESQL)))
         if missing := missing_for_containers():

@@ -19,7 +19,8 @@ from typing import Any
 
 import builder
 from builder.engines.engine import BuiltImage, ImageBuild
-from builder.engines.failures import reason_of
+from builder.engines.failures import no_base, reason_of
+from builder.engines.orphans import end_orphans
 from builder.errors import BuildFailed
 from builder.kit_dockerfile import plain_line
 from builder.reporter import BuildLog
@@ -46,6 +47,7 @@ class DockerConfig:
 class DockerEngine:
     def __init__(self, config: DockerConfig) -> None:
         self._config = config
+        self._root: Path | None = None
 
     @property
     def has_buildkit(self) -> bool:
@@ -54,20 +56,28 @@ class DockerEngine:
     def build(self, build: ImageBuild, runner: StepRunner) -> BuiltImage:
         if build.with_buildkit:
             log = PlainLog(runner.log, build.space)
-            done = runner.run(buildkit_argv(self._config, build), env=self._environment(buildkit=True), log=log)
+            for base in build.bases:
+                if self.size(base, runner) is None:
+                    raise BuildFailed(Reason.PYTHON_MISSING, no_base(base))
+            end_orphans()
+            done = runner.run(buildkit_argv(self._config, build), env=self._environment(buildkit=True), log=log, room=self._room(runner))
             if not done.ok:
                 said = plain_line(done.tail[-1], build.space) if done.tail else ""
-                raise BuildFailed(reason_of(done.text), f"A step of the Dockerfile failed: {(said or '')[:300]}")
+                reason = reason_of(done.text)
+                if reason is Reason.BUILD_LOST:
+                    end_orphans()
+                raise BuildFailed(reason, f"A step of the Dockerfile failed: {(said or '')[:300]}")
             answer = self._step({"do": "inspect", "tag": build.tag}, runner, quiet=True)
         else:
             answer = self._step(
                 {
-                    "do": "build", "context": str(build.context), "dockerfile": build.dockerfile, "tag": build.tag,
+                    "do": "build", "context": str(build.context), "bases": build.bases, "dockerfile": build.dockerfile, "tag": build.tag,
                     "network": build.network,
                     "args": dict(build.args), "labels": dict(build.labels), "no_cache": build.no_cache,
-                    "memory_bytes": runner.limits.memory_bytes, "cpu": runner.limits.cpu,
+                    "memory_bytes": runner.limits.memory_bytes, "cpu": runner.limits.cpu, "disk_bytes": runner.limits.disk_bytes,
                 },
                 runner,
+                room=self._room(runner),
             )  # fmt: skip
         image = BuiltImage(str(answer["id"]), int(answer["size"]))
         if image.size_bytes > runner.limits.disk_bytes:
@@ -97,11 +107,21 @@ class DockerEngine:
         """Tags here that start with `prefix`."""
         return tuple(self._step({"do": "tags", "prefix": prefix}, runner, quiet=True)["tags"])
 
+    def prune(self, runner: StepRunner, *, keep: int, dry_run: bool) -> tuple[str, ...]:
+        """Forgets images of Spaces beyond the newest `keep` of each and those that run. Returns their names."""
+        return tuple(self._step({"do": "prune", "keep": keep, "dry_run": dry_run}, runner, quiet=True)["gone"])
+
     def load_root(self, archive: Path, tag: str, runner: StepRunner) -> None:
         """Makes an image of one layer from a root file system's tar."""
         self._step({"do": "load", "archive": str(archive), "tag": tag}, runner, quiet=True)
 
-    def _step(self, order: Mapping[str, Any], runner: StepRunner, *, quiet: bool = False) -> dict[str, Any]:
+    def _room(self, runner: StepRunner) -> Path | None:
+        """Where the engine keeps what is built; None where that is not on this machine."""
+        if self._root is None:
+            self._root = Path(str(self._step({"do": "root"}, runner, quiet=True)["root"]))
+        return self._root if self._root.is_dir() else None
+
+    def _step(self, order: Mapping[str, Any], runner: StepRunner, *, quiet: bool = False, room: Path | None = None) -> dict[str, Any]:
         with tempfile.TemporaryDirectory(prefix="vitrine-engine-") as folder:
             answer = Path(folder, "answer.json")
             runner.run(
@@ -109,6 +129,7 @@ class DockerEngine:
                 env=self._environment(),
                 stdin=json.dumps({**order, "host": self._config.host}),  # not in argv: credentials may be in it
                 quiet=quiet,
+                room=room,
             )
             body: dict[str, Any] = json.loads(answer.read_text()) if answer.exists() else {}
         if "reason" in body:

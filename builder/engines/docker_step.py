@@ -7,23 +7,31 @@ Talks to the API of Docker Engine 20.10 and later (version 1.41), classic builde
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import os
 import sys
 import tarfile
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import docker
 import requests
-from docker.errors import APIError, DockerException, ImageNotFound
+from docker.errors import APIError, DockerException, ImageNotFound, NotFound
+from docker.utils.build import exclude_paths
 
-from builder.engines.failures import reason_of
+from builder.engines.docker_prune import forget
+from builder.engines.failures import no_base, reason_of
 from control_plane.domain.reasons import Reason
 
 API_VERSION = "1.41"
+CPU_SHARES = 256  # a quarter of an app's: where both want the CPU, apps come first
+_SECOND_RETRY = "Retrying in 10 second"  # the engine waits 5 s more each time
+_LOOK_S = 3.0  # between two looks at what a step has written
+_ENGINE_AWAY_S = 15.0  # how long an engine that restarts is waited for, to tidy up
 
 
 class Refusal(Exception):
@@ -57,8 +65,31 @@ def build(client: Any, order: dict[str, Any]) -> dict[str, Any]:
         "networkmode": order["network"],
         "buildargs": json.dumps(order["args"]), "labels": json.dumps(order["labels"]),
         "memory": str(order["memory_bytes"]), "memswap": str(order["memory_bytes"]),
-        "cpuperiod": "100000", "cpuquota": str(int(order["cpu"] * 100_000)),
+        "cpuperiod": "100000", "cpuquota": str(int(order["cpu"] * 100_000)), "cpushares": str(CPU_SHARES),
+        "extrahosts": build_mark(order["tag"]),
     }  # fmt: skip
+    for base in order["bases"]:
+        if size(client, {"tag": base})["size"] is None:
+            raise Refusal(Reason.PYTHON_MISSING, no_base(base))
+    steps = Steps(client, order)
+    steps.sweep()  # an earlier try of this build may have died with its engine
+    try:
+        with steps.watched():
+            return _build(client, order, parameters)
+    except (DockerException, requests.RequestException):
+        if steps.failure is not None:
+            raise steps.failure from None
+        steps.sweep(patience_s=_ENGINE_AWAY_S)
+        raise
+    except Refusal as refusal:
+        if steps.failure is not None:
+            raise steps.failure from None
+        if refusal.reason is Reason.BUILD_LOST:
+            steps.sweep(patience_s=_ENGINE_AWAY_S)
+        raise
+
+
+def _build(client: Any, order: dict[str, Any], parameters: dict[str, str]) -> dict[str, Any]:
     headers = {"Content-Type": "application/x-tar", "X-Registry-Config": base64.urlsafe_b64encode(b"{}").decode()}
     url = f"{client.base_url}/v{API_VERSION}/build"
     image = ""
@@ -74,7 +105,70 @@ def build(client: Any, order: dict[str, Any]) -> dict[str, Any]:
             image = message.get("aux", {}).get("ID", image)
             if "status" in message and "progress" not in message:
                 _say(" ".join(filter(None, (message.get("id"), message["status"]))))
-    return inspect(client, {"tag": image or order["tag"]})
+    if not image:
+        raise Refusal(Reason.BUILD_LOST, "The container engine ended the build without a word.")
+    return inspect(client, {"tag": image})
+
+
+class Steps:
+    """The containers of one build's RUN steps, found again by a name that only they can resolve.
+
+    The engine forgets a build when it restarts, but with live restore the step's container runs on; and it has no word for how much a step
+    may write. `failure` is set when a step was ended for its disk use.
+    """
+
+    def __init__(self, client: Any, order: dict[str, Any]) -> None:
+        self._client, self._mark, self._limit = client, build_mark(order["tag"]), int(order["disk_bytes"])
+        self._network = str(order["network"])
+        self.failure: Refusal | None = None
+
+    def sweep(self, *, patience_s: float = 0.0) -> None:
+        """Removes what there is; tries again for `patience_s` seconds while the engine does not answer."""
+        until = time.monotonic() + patience_s
+        while True:
+            try:
+                for one in self._containers():
+                    self._client.remove_container(one, v=True, force=True)
+                return
+            except (DockerException, requests.RequestException):
+                if time.monotonic() >= until:
+                    return
+                time.sleep(0.5)
+
+    @contextlib.contextmanager
+    def watched(self) -> Iterator[None]:
+        done = threading.Event()
+        thread = threading.Thread(target=self._watch, args=(done,), daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            done.set()
+            thread.join()
+
+    def _watch(self, done: threading.Event) -> None:
+        while not done.wait(_LOOK_S):
+            with contextlib.suppress(DockerException, requests.RequestException):
+                for one in self._containers():
+                    url = f"{self._client.base_url}/v{API_VERSION}/containers/{one}/json"
+                    written = int(self._client.get(url, params={"size": "true"}, timeout=60).json().get("SizeRw") or 0)
+                    if written > self._limit:
+                        words = f"A step wrote {written >> 20} MiB, more than the limit of {self._limit >> 20} MiB, and was stopped."
+                        self.failure = Refusal(Reason.BUILD_DISK, words)
+                        self._client.kill(one)
+
+    def _containers(self) -> list[str]:
+        found = []
+        for item in self._client.containers(all=True, filters={"network": self._network}):
+            with contextlib.suppress(NotFound):
+                if self._mark in (self._client.inspect_container(item["Id"])["HostConfig"].get("ExtraHosts") or ()):
+                    found.append(str(item["Id"]))
+        return found
+
+
+def build_mark(tag: str) -> str:
+    """A line of /etc/hosts in every step of this build. Not a part of the cache's key, so the same step is still the same layer."""
+    return f"{tag.rpartition(':')[2]}.build.invalid:127.0.0.1"
 
 
 def push(client: Any, order: dict[str, Any]) -> dict[str, Any]:
@@ -85,10 +179,15 @@ def push(client: Any, order: dict[str, Any]) -> dict[str, Any]:
     ):
         digest = message.get("aux", {}).get("Digest", digest)
         error = message.get("error", error)
+        if str(message.get("status", "")).startswith(_SECOND_RETRY):  # the engine itself would go on for most of a minute
+            raise Refusal(
+                Reason.REGISTRY_UNAVAILABLE, "The image could not be pushed: the registry broke the upload twice; is its disk full?"
+            )
         if "status" in message and "progressDetail" not in message:
             _say(message["status"])
     if error or not digest:
         raise Refusal(Reason.REGISTRY_UNAVAILABLE, f"The image could not be pushed: {error or 'the registry gave no digest'}")
+    forget(client, repository=repository)
     return {"ref": f"{repository}@{digest}"}
 
 
@@ -112,6 +211,14 @@ def size(client: Any, order: dict[str, Any]) -> dict[str, Any]:
         return {"size": None}
 
 
+def prune(client: Any, order: dict[str, Any]) -> dict[str, Any]:
+    return {"gone": forget(client, keep=int(order["keep"]), dry_run=bool(order["dry_run"]))}
+
+
+def root(client: Any, order: dict[str, Any]) -> dict[str, Any]:
+    return {"root": str(client.info().get("DockerRootDir") or "")}
+
+
 def tags(client: Any, order: dict[str, Any]) -> dict[str, Any]:
     return {"tags": sorted(tag for image in client.images() for tag in image["RepoTags"] or () if tag.startswith(order["prefix"]))}
 
@@ -122,7 +229,17 @@ def load(client: Any, order: dict[str, Any]) -> dict[str, Any]:
     return inspect(client, order)
 
 
-ACTIONS = {"build": build, "push": push, "untag": untag, "inspect": inspect, "size": size, "tags": tags, "load": load}
+ACTIONS = {
+    "build": build,
+    "push": push,
+    "untag": untag,
+    "inspect": inspect,
+    "size": size,
+    "tags": tags,
+    "load": load,
+    "root": root,
+    "prune": prune,
+}
 
 
 def messages(response: requests.Response) -> Iterator[dict[str, Any]]:
@@ -140,7 +257,7 @@ def context(folder: Path) -> Iterator[bytes]:
 
     def feed() -> None:
         with os.fdopen(write, "wb") as sink, tarfile.open(fileobj=sink, mode="w|", format=tarfile.PAX_FORMAT) as archive:
-            for path in sorted(folder.rglob("*")):
+            for path in wanted(folder):
                 archive.add(path, arcname=str(path.relative_to(folder)), recursive=False, filter=_plain)
 
     thread = threading.Thread(target=feed, daemon=True)
@@ -149,6 +266,17 @@ def context(folder: Path) -> Iterator[bytes]:
         while chunk := source.read(1 << 18):
             yield chunk
     thread.join()
+
+
+def wanted(folder: Path) -> list[Path]:
+    """Everything in it but what a `.dockerignore` at its root leaves out, as docker's own client does."""
+    everything = sorted(folder.rglob("*"))
+    ignore = folder / ".dockerignore"
+    if not ignore.is_file():
+        return everything
+    patterns = [line.strip() for line in ignore.read_text("utf-8", "replace").splitlines()]
+    kept = exclude_paths(str(folder), [line for line in patterns if line and not line.startswith("#")], "Dockerfile")
+    return [path for path in everything if str(path.relative_to(folder)) in kept]
 
 
 def _say(text: str, end: str = "\n") -> None:

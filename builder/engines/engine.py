@@ -15,7 +15,8 @@ class ImageBuild:
     """One build. `context` is a folder; `dockerfile` is a path inside it; `secrets` are files, name → path, never in a layer.
 
     `network` names the engine's network for RUN steps; BuildKit in an engine knows its default one only. `args` are build arguments.
-    `space`: the Space's id, which `kit_dockerfile` puts into mounts.
+    `space`: the Space's id, which `kit_dockerfile` puts into mounts. `bases`: the platform's own images that it starts from; the engine
+    must have them, for a public registry may have a stranger's of the same name.
     """
 
     context: Path
@@ -28,6 +29,7 @@ class ImageBuild:
     no_cache: bool = False
     with_buildkit: bool = False  # the Dockerfile uses what the classic builder does not know, or the platform has mirrors
     space: str = ""
+    bases: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,12 @@ def reason_of(words: str) -> Reason:
         return Reason.BUILD_DISK
     if "non-zero code: 137" in lower or "exit code: 137" in lower:
         return Reason.BUILD_MEMORY
-    if "cannot connect to the docker daemon" in lower or "error reading from server: eof" in lower:
+    lost = ("cannot connect to the docker daemon", "error reading from server: eof")
+    if any(words in lower for words in lost) or lower.rstrip().endswith("unexpected eof"):
         return Reason.BUILD_LOST
     return Reason.DOCKERFILE_FAILED
+
+
+def no_base(name: str) -> str:
+    """Words for a base image of the platform that was never built."""
+    return f"The base image {name} is not on this machine; its operator makes it with `vitrine images build`."

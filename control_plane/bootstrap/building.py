@@ -9,7 +9,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from control_plane.bootstrap.services import API_SOCKET, load_worker_secret, prepare_data_dir, redis_check, registry_login, target_of
+from control_plane.bootstrap.services import (
+    API_SOCKET,
+    build_limits,
+    load_worker_secret,
+    prepare_data_dir,
+    redis_check,
+    registry_login,
+    target_of,
+)
 from control_plane.domain.builds import BuildLimits, SourceKind
 from control_plane.domain.errors import Rejected
 from control_plane.settings import Settings
@@ -126,6 +134,7 @@ def build_images(settings: Settings) -> ImagePipeline | None:
         found = ensure_build_network(
             settings.docker_host, settings.data_dir, urls=mirrors, trusted=settings.trusted,
             memory_bytes=settings.build_memory_bytes * settings.build_concurrency,
+            cpu=build_limits(settings).cpu * settings.build_concurrency if settings.build_cpu else 0.0,
         )  # fmt: skip
         if client and found.no_buildkit:
             logging.getLogger("vitrine.builder").warning("builder.no_buildkit", extra={"because": found.no_buildkit})

@@ -256,7 +256,7 @@ def target_of(settings: Settings) -> SourceKind:
 
 def build_limits(settings: Settings) -> BuildLimits:
     return BuildLimits(
-        cpu=float(os.cpu_count() or 1),
+        cpu=float(settings.build_cpu or os.cpu_count() or 1),
         memory_bytes=settings.build_memory_bytes,
         disk_bytes=settings.build_disk_bytes,
         time_s=settings.build_time_limit_s,

@@ -114,14 +114,25 @@ def certificate() -> None:
     click.echo(RegistryTokens(keys.registry).certificate(), nl=False)
 
 
-@images.command("prune", epilog="Example: vitrine images prune --docker-host unix:///run/docker.sock")
+@images.command("prune", epilog="Example: vitrine images prune --keep 1 --dry-run")
 @_host
-def prune_images(docker_host: str | None) -> None:
-    """Forget base images that the catalogue does not name any more."""
+@click.option("--keep", type=click.IntRange(min=0), default=5, show_default=True, help="Newest images of each Space that stay")
+@click.option("--dry-run", is_flag=True, help="Only tell")
+@click.option("--json", "as_json", is_flag=True, help="For machines: a list of names")
+def prune_images(docker_host: str | None, keep: int, dry_run: bool, as_json: bool) -> None:
+    """Forget old images on this machine's engine: of Spaces (the registry still has them), and base images out of the catalogue.
+
+    What runs stays. The registry's own garbage goes with `vitrine admin gc`.
+    """
     from builder.errors import BuildFailed
 
     try:
-        for tag in _bases(docker_host, "", "bridge").prune():
-            click.echo(tag)
+        gone = _bases(docker_host, "", "bridge").prune(keep=keep, dry_run=dry_run)
     except BuildFailed as error:
         _fail(str(error))
+        raise AssertionError from error
+    if as_json:
+        click.echo(json.dumps(gone))
+    else:
+        for name in gone:
+            click.echo(name)

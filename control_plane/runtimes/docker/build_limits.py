@@ -11,10 +11,13 @@ from typing import Any
 log = logging.getLogger(__name__)
 _GROUP = "docker/buildkit"  # moby's default parent, with the cgroupfs driver
 _PIDS = 4096
+_PERIOD_US = 100_000
+_WEIGHT, _SHARES = 25, 256  # a quarter of an app's, as the classic builder's steps have it
 
 
-def limit_buildkit(info: Mapping[str, Any], memory_bytes: int, root: Path = Path("/sys/fs/cgroup")) -> bool:
-    """Whether the limits are in force. `info`: the engine's word about itself; `memory_bytes`: for all builds at once."""
+def limit_buildkit(info: Mapping[str, Any], memory_bytes: int, cpu: float, root: Path = Path("/sys/fs/cgroup")) -> bool:
+    """Whether the limits are in force. `info`: the engine's word about itself; `memory_bytes` and `cpu` (cores): for all builds at once."""
+    quota = round(cpu * _PERIOD_US)
     if info.get("CgroupDriver") != "cgroupfs":
         log.warning("docker.buildkit_unlimited", extra={"because": "the engine's control groups are systemd's"})
         return False
@@ -23,10 +26,24 @@ def limit_buildkit(info: Mapping[str, Any], memory_bytes: int, root: Path = Path
             group = root / _GROUP
             group.mkdir(parents=True, exist_ok=True)
             for parent in (root, root / "docker"):
-                (parent / "cgroup.subtree_control").write_text("+memory +pids")
-            _write(group, {"memory.max": memory_bytes, "memory.swap.max": 0, "pids.max": _PIDS})
+                (parent / "cgroup.subtree_control").write_text("+memory +pids +cpu")
+            _write(
+                group,
+                {
+                    "memory.max": memory_bytes,
+                    "memory.swap.max": 0,
+                    "pids.max": _PIDS,
+                    "cpu.max": f"{quota} {_PERIOD_US}",
+                    "cpu.weight": _WEIGHT,
+                },
+            )
         else:
-            for controller, values in (("memory", {"memory.limit_in_bytes": memory_bytes}), ("pids", {"pids.max": _PIDS})):
+            limits: dict[str, dict[str, int | str]] = {
+                "memory": {"memory.limit_in_bytes": memory_bytes},
+                "pids": {"pids.max": _PIDS},
+                "cpu": {"cpu.cfs_period_us": _PERIOD_US, "cpu.cfs_quota_us": quota, "cpu.shares": _SHARES},
+            }
+            for controller, values in limits.items():
                 (root / controller / _GROUP).mkdir(parents=True, exist_ok=True)
                 _write(root / controller / _GROUP, values)
     except OSError as error:
@@ -35,6 +52,6 @@ def limit_buildkit(info: Mapping[str, Any], memory_bytes: int, root: Path = Path
     return True
 
 
-def _write(group: Path, values: Mapping[str, int]) -> None:
+def _write(group: Path, values: Mapping[str, int | str]) -> None:
     for name, value in values.items():
         (group / name).write_text(str(value))

@@ -46,11 +46,12 @@ def ensure_build_network(
     urls: Sequence[str] = (),
     trusted: bool = False,
     memory_bytes: int = 0,
+    cpu: float = 0.0,
     pool: str = _POOL,
     load_firewall: Callable[[str], str] = firewall.load,
 ) -> BuildNetwork:
     """Makes what is not there. `urls`: mirrors that builds may reach although their addresses are private.
-    `memory_bytes`: of all of BuildKit's steps at once, 0 = unlimited.
+    `memory_bytes` and `cpu` (cores): of all of BuildKit's steps at once; no memory = unlimited.
 
     Raises Rejected where the rules cannot be loaded (unless `trusted`), Unavailable when the engine does not answer.
     """
@@ -79,7 +80,7 @@ def ensure_build_network(
         try:
             found = BuildNetwork(name, gateway, buildkit_gateway=_default_bridge(engine, openings, load_firewall))
             if memory_bytes:
-                limit_buildkit(info, memory_bytes)
+                limit_buildkit(info, memory_bytes, cpu or float(info.get("NCPU") or 1))
             return found
         except Rejected as error:
             return BuildNetwork(name, gateway, no_buildkit=error.message)

@@ -1,4 +1,4 @@
-"""The pages over real stores: SQLite, bare git repositories, file logs. Nothing runs; rows are written as the scheduler would."""
+"""The pages over real stores: SQLite or PostgreSQL and Redis, bare git repositories, file logs. Nothing runs; rows are written as the scheduler would."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from control_plane.api.webhook_delivery import Deliveries
 from control_plane.bootstrap import Services, build_services
 from control_plane.http import context, error_map
 from control_plane.settings import Settings
+from tests.fakes.state import STATE
 
 
 class Browser:
@@ -41,7 +42,7 @@ class Browser:
 
 @pytest.fixture
 async def services(tmp_path: Path) -> AsyncIterator[Services]:
-    made = build_services(Settings(data_dir=tmp_path / "d", registration=True))
+    made = build_services(Settings(data_dir=tmp_path / "d", registration=True, **STATE.settings()))
     await made.database.migrate()
     yield made
     await made.database.close()

@@ -40,9 +40,11 @@ def test_subnets_start_where_the_seed_says_and_go_round() -> None:
 
 
 def test_limits_of_buildkit_are_written_where_its_steps_live(tmp_path: Path) -> None:
-    assert limit_buildkit({"CgroupDriver": "cgroupfs", "CgroupVersion": "1"}, 5 << 30, tmp_path)
+    assert limit_buildkit({"CgroupDriver": "cgroupfs", "CgroupVersion": "1"}, 5 << 30, 1.5, tmp_path)
     assert (tmp_path / "memory/docker/buildkit/memory.limit_in_bytes").read_text() == str(5 << 30)
     assert (tmp_path / "pids/docker/buildkit/pids.max").exists()
-    assert limit_buildkit({"CgroupDriver": "cgroupfs", "CgroupVersion": "2"}, 5 << 30, tmp_path)
+    assert (tmp_path / "cpu/docker/buildkit/cpu.cfs_quota_us").read_text() == "150000"
+    assert limit_buildkit({"CgroupDriver": "cgroupfs", "CgroupVersion": "2"}, 5 << 30, 1.5, tmp_path)
     assert (tmp_path / "docker/buildkit/memory.max").read_text() == str(5 << 30)
-    assert not limit_buildkit({"CgroupDriver": "systemd", "CgroupVersion": "2"}, 5 << 30, tmp_path)
+    assert (tmp_path / "docker/buildkit/cpu.max").read_text() == "150000 100000"
+    assert not limit_buildkit({"CgroupDriver": "systemd", "CgroupVersion": "2"}, 5 << 30, 1.5, tmp_path)

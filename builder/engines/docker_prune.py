@@ -1,0 +1,48 @@
+"""Images of Spaces that an engine may forget: all but the newest of each Space, and never one that a container uses.
+
+What is forgotten here is still in the registry, and pulled again when somebody rolls back to it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any
+
+from docker.errors import APIError, ImageNotFound
+
+KEPT = 5  # as many as can be rolled back to
+_OF_SPACE = re.compile(r"(?P<repository>(?:.+/)?[0-9a-f]{24})(?::[0-9a-f]{24}|@sha256:[0-9a-f]{64})")
+
+
+def old_images(images: Iterable[Mapping[str, Any]], used: Collection[str], keep: int) -> list[str]:
+    """References beyond the newest `keep` of each repository of a Space. `used`: ids of images that containers run from. Pure."""
+    of_repository: dict[str, list[tuple[int, str, str]]] = defaultdict(list)
+    for image in images:
+        tags = [tag for tag in image.get("RepoTags") or () if tag != "<none>:<none>"]
+        for reference in tags or image.get("RepoDigests") or ():
+            if found := _OF_SPACE.fullmatch(reference):
+                of_repository[found["repository"]].append((int(image["Created"]), reference, image["Id"]))
+    old = []
+    for entries in of_repository.values():
+        kept: dict[str, None] = {}
+        for _, reference, image_id in sorted(entries, reverse=True):
+            if image_id in used or image_id in kept or len(kept) < keep:
+                kept[image_id] = None
+            else:
+                old.append(reference)
+    return sorted(old)
+
+
+def forget(client: Any, *, repository: str = "", keep: int = KEPT, dry_run: bool = False) -> list[str]:
+    """The references that went, or with `dry_run` would go. `repository`: only of this one."""
+    used = {item["ImageID"] for item in client.containers(all=True)}
+    gone = []
+    for reference in old_images(client.images(name=repository or None), used, keep):
+        with contextlib.suppress(ImageNotFound, APIError):  # a build that goes on may need it
+            if not dry_run:
+                client.remove_image(reference)
+            gone.append(reference)
+    return gone

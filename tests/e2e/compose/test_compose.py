@@ -1,0 +1,158 @@
+"""`infra/compose/up` as an operator runs it: images from Debian packages, seven services on an engine of its own, a push to a live app.
+
+`make test-compose`, minutes long: it needs root, dockerd, docker-compose, mmdebstrap, a Debian mirror and a package index.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.contract.docker_engine import TestEngine, can_start, test_engine
+from tests.e2e.docker.conftest import free_port, until
+
+ROOT = Path(__file__).parents[3]
+TOOLS = ("docker-compose", "mmdebstrap")
+PACKAGES = ("ca-certificates", "python3", "python3-venv", "git", "git-lfs", "libcap2-bin", "nftables", "wget")
+SERVICES = ("proxy", "api", "scheduler", "builder", "postgres", "redis", "registry")
+AUTHORITIES = "/etc/ssl/certs/ca-certificates.crt"
+pytestmark = [
+    pytest.mark.compose,
+    pytest.mark.timeout(1500),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),  # docker-py leaves sockets to the collector
+    pytest.mark.skipif(
+        not can_start or not all(map(shutil.which, TOOLS)), reason=f"starts a Docker engine, which needs root, dockerd, {', '.join(TOOLS)}"
+    ),
+]
+
+
+@dataclass(frozen=True)
+class Stack:
+    folder: Path
+    environment: dict[str, str]
+
+    @property
+    def url(self) -> str:
+        return self.environment["PUBLIC_URL"]
+
+    def up(self, *words: str, ok: bool = True) -> str:
+        done = subprocess.run(
+            [str(self.folder / "up"), *words], env=self.environment, capture_output=True, text=True, timeout=400, check=False
+        )
+        assert not ok or done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+        return done.stdout
+
+    def docker(self, *words: str, stdin: str = "") -> str:
+        done = subprocess.run(
+            ["docker", *words], env=self.environment, input=stdin, capture_output=True, text=True, timeout=900, check=False
+        )
+        assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+        return done.stdout
+
+
+@pytest.fixture(scope="module")
+def engine() -> Iterator[TestEngine]:
+    with test_engine() as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def stack(engine: TestEngine) -> Iterator[Stack]:
+    with tempfile.TemporaryDirectory(prefix="v", ignore_cleanup_errors=True) as name:
+        folder = Path(name) / "compose"
+        shutil.copytree(ROOT / "infra/compose", folder, ignore=shutil.ignore_patterns("secrets"))
+        names = ("PORT", "API_PORT", "SCHEDULER_PORT", "BUILDER_PORT", "POSTGRES_PORT", "REDIS_PORT", "REGISTRY_PORT")
+        ports = {name: str(free_port()) for name in names}
+        made = Stack(
+            folder,
+            {
+                "PATH": os.environ["PATH"], "HOME": name, "DOCKER_HOST": engine.host, "DOCKER_SOCKET": f"{engine.folder}/d.sock",
+                "DOCKER_BUILDKIT": "0", "NO_BUILD": "1", "LISTEN": "127.0.0.1", "PUBLIC_URL": f"http://localhost:{ports['PORT']}",
+                "VITRINE_IMAGE": "test/vitrine", "POSTGRES_IMAGE": "test/postgres", "REDIS_IMAGE": "test/redis",
+                "REGISTRY_IMAGE": "test/registry", **ports,
+            },
+        )  # fmt: skip
+        build_images(made, Path(name))
+        try:
+            yield made
+        finally:
+            made.up("down", "--volumes", ok=False)
+
+
+def build_images(stack: Stack, scratch: Path) -> None:
+    """The README's way for machines that reach a Debian mirror and no registry."""
+    tar = scratch / "base.tar"
+    subprocess.run(
+        ["mmdebstrap", "--variant=minbase", f"--include={','.join(PACKAGES)}", "--aptopt=Apt::Install-Recommends false",
+         "--dpkgopt=path-exclude=/usr/share/doc/*", f"--customize-hook=copy-in {AUTHORITIES} /etc/ssl/certs", "bookworm", str(tar)],
+        check=True, capture_output=True, timeout=600,
+    )  # fmt: skip
+    stack.docker("import", str(tar), "test/base")
+    tar.unlink()
+    build = ("build", "--network", "host", "--build-arg", "BASE=test/base")
+    for name in ("postgres", "redis", "registry"):
+        stack.docker(*build, "-t", f"test/{name}", str(ROOT / "infra/compose/debian" / name))
+    stack.docker(*build, "--build-arg", f"PIP_CERT={AUTHORITIES}", "-t", "test/vitrine", "-f", str(ROOT / "infra/Dockerfile"), str(ROOT))
+
+
+def test_one_command_starts_it_and_a_push_goes_live(stack: Stack, engine: TestEngine, tmp_path: Path) -> None:
+    said = stack.up()
+    assert f"Vitrine answers at {stack.url}" in said and "/sign-in/once?token=" in said, said
+    assert sorted(stack.up("config", "--services").split()) == sorted(SERVICES)
+    token = stack.up("exec", "-T", "api", "vitrine", "admin", "token", "add", "admin", "--role", "write", "--quiet").strip()
+    assert token.startswith("hf_")
+
+    client = httpx.Client(base_url=stack.url, headers={"Authorization": f"Bearer {token}"}, timeout=60, trust_env=False)
+    with client:
+        assert client.post("/api/repos/create", json={"name": "demo", "type": "space", "sdk": "docker"}).status_code == 200
+        push(stack, token, tmp_path)
+        app = {"Host": f"admin-demo.{stack.url.partition('//')[2]}"}
+        until(lambda: "hello from compose" in client.get("/", headers=app).text, 60, "the app")
+        (version,) = client.get("/api/spaces/admin/demo/versions").json()
+    assert "@sha256:" in version["image"]
+
+    address = stack.url.partition("//")[2]
+    stack.docker("login", "--username", "admin", "--password-stdin", address, stdin=token)
+    assert version["image"].rpartition("@")[2] in stack.docker("pull", f"{address}/admin-demo")
+    with engine.client() as docker:
+        apps = [one for one in docker.containers() if "com.vitrine.replica" in one["Labels"]]
+        assert len(apps) == 1 and docker.inspect_container(apps[0]["Id"])["HostConfig"]["ReadonlyRootfs"]
+
+    stack.up("exec", "-T", "api", "vitrine", "admin", "backup", "/data/backups/one")
+    stack.up("restart", "api", "scheduler", "builder", "proxy")
+    until(lambda: "hello from compose" in answer(stack), 90, "the app after a restart of the platform")
+
+
+def push(stack: Stack, token: str, tmp_path: Path) -> None:
+    work = tmp_path / "demo"
+    git(tmp_path, "clone", "-q", stack.url.replace("//", f"//admin:{token}@") + "/spaces/admin/demo", str(work))
+    (work / "README.md").write_text("---\ntitle: D\nsdk: docker\n---\n")
+    (work / "index.html").write_text("hello from compose")
+    (work / "Dockerfile").write_text('FROM test/base\nWORKDIR /srv\nCOPY . .\nCMD ["python3", "-m", "http.server", "7860"]\n')
+    git(work, "add", "-A")
+    git(work, "commit", "-q", "-m", "one")
+    said = git(work, "push", "-o", "wait", "origin", "HEAD:main")
+    assert "Live at" in said, said
+
+
+def git(folder: Path, *words: str) -> str:
+    who = {f"GIT_{role}_{part}": text for role in ("AUTHOR", "COMMITTER") for part, text in (("NAME", "A"), ("EMAIL", "a@example.org"))}
+    environment = {"PATH": os.environ["PATH"], "HOME": str(folder), "GIT_TERMINAL_PROMPT": "0", **who}
+    done = subprocess.run(["git", *words], cwd=folder, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stderr
+
+
+def answer(stack: Stack) -> str:
+    try:
+        return httpx.get(stack.url, headers={"Host": f"admin-demo.{stack.url.partition('//')[2]}"}, trust_env=False, timeout=5).text
+    except httpx.HTTPError:
+        return ""
