@@ -99,7 +99,7 @@ def build_volumes(settings: Settings, runtime: Any) -> Volumes:
         from control_plane.runtimes.kubernetes.volumes import Claims
 
         return Claims(runtime)
-    from control_plane.runtimes.docker.manifests import USER
+    from control_plane.runtimes.docker.roots import USER
     from control_plane.runtimes.volumes import VolumeFolders
 
     # In a container the app is one fixed user; in a process sandbox the platform's own ids are translated.

@@ -12,11 +12,12 @@ from control_plane.domain.errors import Broken, NoCapacity, Rejected, VitrineErr
 from control_plane.domain.ids import ReplicaId
 from control_plane.domain.reasons import Reason
 from control_plane.domain.replicas import ReplicaObservation, ReplicaSpec
-from control_plane.runtimes.docker import facts, firewall, manifests
+from control_plane.runtimes.docker import facts, firewall, manifests, roots
 from control_plane.runtimes.docker.engine import Absent, Clash, Engine, Item, Refused
 from control_plane.runtimes.docker.logs import LogFollowers, clean
 from control_plane.runtimes.docker.manifests import Machine, Names
 from control_plane.runtimes.docker.options import DockerOptions
+from control_plane.runtimes.docker.roots import Root
 
 _TAIL_LINES = 50
 _FEWEST_FILES = 1024
@@ -33,6 +34,7 @@ class Containers:
         self._options, self._marks = options, marks
         self._disk_by_engine = True
         self._open_files = 1 << 20
+        self._roots: dict[str, Root] = {}
 
     @property
     def ours(self) -> str:
@@ -73,9 +75,9 @@ class Containers:
             firewall.open_loopback(bridge)
         gateway = manifests.gateway_of(subnet)
         try:
-            image = engine.inspect_image(spec.artifact.ref)
+            root = self._root_of(spec)
             while True:
-                container = self._create(name, spec, granted, gateway, image)
+                container = self._create(name, spec, granted, gateway, root)
                 try:
                     engine.start(container)
                     break
@@ -92,17 +94,30 @@ class Containers:
             raise Broken(f"the engine is busy with this replica: {error.message}") from error
         self.followers.follow(spec.space_id, spec.replica_id, container)
 
-    def _create(self, name: str, spec: ReplicaSpec, granted: manifests.Grant, gateway: str, image: Item) -> str:
+    def _create(self, name: str, spec: ReplicaSpec, granted: manifests.Grant, gateway: str, root: Root) -> str:
         if self._disk_by_engine:
             try:
-                return self.engine.create(name, manifests.container(spec, granted, self.names, gateway, disk_by_engine=True, image=image))
+                return self.engine.create(name, manifests.container(spec, granted, self.names, gateway, disk_by_engine=True, root=root))
             except (Broken, Refused) as error:
                 if "storage-opt" not in error.message and "storage opt" not in error.message.lower():
                     raise
                 self._disk_by_engine = False  # the storage driver has no quotas here; we measure
                 with contextlib.suppress(VitrineError):
                     self.engine.remove(name)
-        return self.engine.create(name, manifests.container(spec, granted, self.names, gateway, disk_by_engine=False, image=image))
+        return self.engine.create(name, manifests.container(spec, granted, self.names, gateway, disk_by_engine=False, root=root))
+
+    def _root_of(self, spec: ReplicaSpec) -> Root:
+        """What of its root the app may write; the look into an image of unknown make is remembered."""
+        image = self.engine.inspect_image(spec.artifact.ref)
+        if (told := roots.root_by_label(image)) is not None:
+            return told
+        known = self._roots.get(image["Id"])
+        if known is None:
+            workdir = str((image.get("Config") or {}).get("WorkingDir") or "/")
+            body = roots.look_container(spec.artifact.ref, workdir, {manifests.PLATFORM: self.names.tag})
+            words = self.engine.run_briefly(f"{self.names.of(spec.replica_id)}-look", body, roots.LOOK_S)
+            known = self._roots[image["Id"]] = roots.root_by_look(words)
+        return known
 
     def remove(self, replica_id: ReplicaId, grace_s: float) -> None:
         """Container, its volumes, its network. The engine's grace is in whole seconds, and 0 kills at once."""
@@ -138,7 +153,7 @@ class Containers:
     def written(self, container: str) -> int:
         """Bytes of its layer and of its unnamed volumes. Raises Absent when it is gone."""
         inspected = self.engine.inspect(container, with_size=True)
-        volumes = [m for m in inspected.get("Mounts") or [] if m.get("Type") == "volume" and m.get("Destination") == manifests.HOME]
+        volumes = [m for m in inspected.get("Mounts") or [] if m.get("Type") == "volume"]
         return int(inspected.get("SizeRw") or 0) + sum(_folder_bytes(str(volume["Source"])) for volume in volumes)
 
     def is_there(self, replica_id: ReplicaId) -> bool:

@@ -22,6 +22,7 @@ from control_plane.domain.errors import Rejected
 from control_plane.domain.reasons import Reason
 from control_plane.domain.replicas import PUBLIC_HUB, Mount, ReplicaSpec
 from control_plane.domain.sensitive import Sensitive
+from control_plane.runtimes.docker.roots import HOME, USER, Root
 
 Body = dict[str, Any]
 
@@ -32,9 +33,6 @@ VOLUMES = f"{PREFIX}volumes"  # [[directory, path inside, bytes]] of the Space's
 DISK, DISK_BY_ENGINE = f"{PREFIX}disk", f"{PREFIX}disk-by-engine"
 _NOTES = {"space-name": "space_name", "revision": "revision"}
 
-USER = "1000:1000"
-HOME = "/home/user"
-HOME_LABEL = "vitrine.home"
 MIB = 1 << 20
 GIB = 1 << 30
 _MIN_MEMORY_BYTES = 128 * MIB  # below this not even Python starts
@@ -111,15 +109,12 @@ def labels(spec: ReplicaSpec, tag: str) -> dict[str, str]:
     return {PLATFORM: tag, REPLICA: spec.replica_id, SPACE: spec.space_id, GENERATION: str(spec.generation), **notes}
 
 
-def container(
-    spec: ReplicaSpec, granted: Grant, names: Names, gateway: str, *, disk_by_engine: bool, image: Mapping[str, Any] | None = None
-) -> Body:
+def container(spec: ReplicaSpec, granted: Grant, names: Names, gateway: str, *, disk_by_engine: bool, root: Root | None = None) -> Body:
     """The body of `POST /containers/create`. `gateway`: the host's address on the replica's network, in dotted form.
 
-    `disk_by_engine`: ask the storage driver for the disk limit (it needs project quotas). `image`: the engine's words about it. Raises
+    `disk_by_engine`: ask the storage driver for the disk limit (it needs project quotas). `root`: what of it can be written. Raises
     Rejected for an artifact that is not an image by digest, for bad names and for mounts that leave their place.
     """
-    has_home = has_home_volume(image or {})
     if spec.artifact.kind is not ArtifactKind.IMAGE or not _IMAGE_REF.fullmatch(spec.artifact.ref):
         raise Rejected(
             "The Docker runtime starts images by digest only.",
@@ -139,7 +134,7 @@ def container(
         "Tty": False, "OpenStdin": False, "AttachStdout": False, "AttachStderr": False,
         "Healthcheck": {"Test": ["NONE"]},  # the platform probes; an image's own check would run in the app's share of CPU
         "StopSignal": "SIGTERM",
-        "HostConfig": _host(spec, granted, names, gateway, disk_by_engine=disk_by_engine, has_home=has_home),
+        "HostConfig": _host(spec, granted, names, gateway, disk_by_engine=disk_by_engine, root=root or Root()),
     }  # fmt: skip
     if spec.launch.argv:
         body["Entrypoint"], body["Cmd"] = [], list(spec.launch.argv)
@@ -151,12 +146,7 @@ def container(
     return body
 
 
-def has_home_volume(image: Mapping[str, Any]) -> bool:
-    """Whether the builder says that this image's home is small enough to be copied at each start (README.md, "Root and home")."""
-    return ((image.get("Config") or {}).get("Labels") or {}).get(HOME_LABEL) == "volume"
-
-
-def _host(spec: ReplicaSpec, granted: Grant, names: Names, gateway: str, *, disk_by_engine: bool, has_home: bool) -> Body:
+def _host(spec: ReplicaSpec, granted: Grant, names: Names, gateway: str, *, disk_by_engine: bool, root: Root) -> Body:
     flavor = spec.flavor
     shared = min(granted.disk_bytes, granted.memory_bytes // 2)  # memory-backed, counted as the app's memory
     inodes = max(10_000, min(1_000_000, granted.memory_bytes // 4096))
@@ -173,10 +163,15 @@ def _host(spec: ReplicaSpec, granted: Grant, names: Names, gateway: str, *, disk
             {"Name": "core", "Soft": 0, "Hard": 0},
         ],
         # Python packages compile into /tmp and load what they compiled, so it may be executed from.
-        "Tmpfs": {"/tmp": f"rw,exec,nosuid,nodev,mode=1777,size={shared},nr_inodes={inodes}"},
-        # A Space with a Dockerfile of its own writes where its author let user 1000: README.md, "Root and home".
-        "ReadonlyRootfs": has_home,
-        "Mounts": [*([_home(names)] if has_home else []), *(_mount(mount) for mount in spec.mounts)],
+        "Tmpfs": {
+            "/tmp": f"rw,exec,nosuid,nodev,mode=1777,size={shared},nr_inodes={inodes}",
+            **({} if root.has_home else {HOME: f"rw,exec,nosuid,nodev,mode=0755,uid=1000,gid=1000,size={shared},nr_inodes={inodes}"}),
+        },
+        "ReadonlyRootfs": root.is_read_only,
+        "Mounts": [
+            *(_volume(names, path) for path in root.volumes if path not in {mount.path for mount in spec.mounts}),
+            *(_mount(mount) for mount in spec.mounts),
+        ],
         "RestartPolicy": {"Name": "no", "MaximumRetryCount": 0},  # the scheduler restarts, with its back-off
         "AutoRemove": False,  # what it said last and how it ended are read after its end
         "Init": True,  # reaps orphans and passes TERM on to programs that were not written to be process 1
@@ -204,9 +199,9 @@ def environment(spec: ReplicaSpec, granted: Grant) -> dict[str, str]:
     return found
 
 
-def _home(names: Names) -> Body:
-    """A volume without a name: the engine fills it with what the image has there, and removes it with the container."""
-    return {"Type": "volume", "Target": HOME, "VolumeOptions": {"Labels": {PLATFORM: names.tag}}}
+def _volume(names: Names, path: str) -> Body:
+    """Without a name: the engine fills it with what the image has there, and removes it with the container."""
+    return {"Type": "volume", "Target": path, "VolumeOptions": {"Labels": {PLATFORM: names.tag}}}
 
 
 def _mount(mount: Mount) -> Body:
