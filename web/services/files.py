@@ -15,6 +15,7 @@ from control_plane.domain.errors import EntryNotFound, Rejected, RevisionNotFoun
 from control_plane.domain.ids import Sha
 from control_plane.domain.spaces import Repo, RepoType
 from control_plane.ports.git import Commit, CommitRequest, FileChange, TreeEntry
+from control_plane.spaces.versions import versions_of
 from web.markup import without_front_matter
 from web.services.deps import Base
 from web.services.gates import access_rows
@@ -184,8 +185,8 @@ class FilesFamily(Base):
         repo, space = await self.space_for(actor, owner, name, Action.WRITE)
         sha = await self.d.git.resolve(repo.id, revision)
         async with self.d.uow.read() as uow:
-            deployments = await uow.deployments.of_space(space.id, 20)
-        made = next((d for d in deployments if d.revision == sha and d.failed_reason is None), None)
+            kept = (*await versions_of(uow, space), *await uow.deployments.of_space(space.id, 20))
+        made = next((d for d in kept if d.revision == sha and d.failed_reason is None), None)
         if made is not None:
             await self.d.actions.rollback(actor, space, made.generation)
             return

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 
 from control_plane.accounts import people, policy
 from control_plane.builds import record
 from control_plane.community import discussions
 from control_plane.domain.accounts import Action, Actor
+from control_plane.domain.builds import ArtifactKind
 from control_plane.domain.errors import NotFound, Rejected, RepoNotFound
 from control_plane.domain.ids import BuildId, RepoId, SpaceId
 from control_plane.domain.reasons import Reason
-from control_plane.domain.spaces import Build, Repo, RepoType, Sdk, Space, Visibility
+from control_plane.domain.spaces import Build, Deployment, Repo, RepoType, Sdk, Space, Visibility
 from control_plane.domain.stage import Stage
 from control_plane.http.live import ALIVE_S, LOOK_EVERY, LiveHub, changed
 from control_plane.ports.log_store import LogLine
@@ -25,6 +26,10 @@ from web.services.timeline import timeline, usual_seconds
 from web.views import BuildRow, ImportStep, LiveEvent, LogEntry, LogPage, SpacePage
 
 DOWNLOAD_LINES = 200_000
+
+
+def has_image(deployments: Sequence[Deployment]) -> bool:
+    return any(one.live_at is not None and one.artifact.kind is ArtifactKind.IMAGE for one in deployments)
 
 
 class SpaceFamily(Base):
@@ -69,7 +74,13 @@ class SpaceFamily(Base):
             tags=tuple(config.tags),
             models=config.models, datasets=config.datasets, license=config.license, asleep=view.stage is Stage.SLEEPING, serves=serves,
             may_embed=not config.disable_embedding, discussions=talks,
+            image_command=self._image_command(space) if policy.may_pull_image(actor, repo) and has_image(deployments) else "",
         )  # fmt: skip
+
+    def _image_command(self, space: Space) -> str:
+        host = self.d.public_url.partition("//")[2].rstrip("/")
+        port = 8501 if space.sdk is Sdk.STREAMLIT else space.config.app_port
+        return f"docker login {host}\ndocker run --rm -p 7860:{port} {host}/{space.subdomain}"
 
     async def builds(self, actor: Actor, owner: str, name: str) -> tuple[BuildRow, ...]:
         _, space = await self.space_for(actor, owner, name, Action.WRITE)

@@ -127,6 +127,7 @@ class SpacePage:
     serves: bool = False
     may_embed: bool = True
     discussions: int = 0
+    image_command: str = ""  # runs the app's image elsewhere; "" where there is none, or for people who may not have it
 
 
 @dataclass(frozen=True, slots=True)
