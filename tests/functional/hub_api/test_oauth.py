@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import os
 import re
+import subprocess
+import sys
+from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 import httpx
@@ -158,6 +162,47 @@ def test_device_flow_of_the_command_line(platform: Platform, browser: tuple[dict
     token = httpx.post(f"{platform.url}/oauth/token", data=poll).json()["access_token"]
     assert HfApi(endpoint=platform.url, token=token).whoami()["auth"]["accessToken"]["role"] == "write"
     assert httpx.post(f"{platform.url}/oauth/token", data=poll).json()["error"] == "expired_token"
+
+
+def test_hf_auth_login_through_a_browser(platform: Platform, browser: tuple[dict[str, str], str], tmp_path: Path) -> None:
+    """The command as it is: it shows an address, waits for the person, keeps the token, and renews it when it is about to end."""
+    env = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "HUGGING"))}
+    env |= {
+        "HF_ENDPOINT": platform.url,
+        "HF_HOME": str(tmp_path),
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "NO_COLOR": "1",
+        "PYTHONUNBUFFERED": "1",
+    }
+    hf = str(Path(sys.executable).parent / "hf")
+    shown = ""
+    with subprocess.Popen([hf, "auth", "login"], env=env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True) as login:
+        assert login.stdout is not None
+        try:
+            while not (found := re.search(r"(http://\S+user_code=\S+)", shown)):
+                line = login.stdout.readline()
+                assert line, shown
+                shown += line
+            with httpx.Client(cookies=browser[0]) as web:
+                code = re.search(r"[A-Z]{4}-[A-Z]{4}", web.get(found[1]).text)
+                assert code
+                decision = {"user_code": code[0], "csrf": browser[1], "decision": "allow"}
+                assert web.post(f"{platform.url}/oauth/device/decide", data=decision).status_code == 200
+            rest, _ = login.communicate(timeout=120)
+        finally:
+            login.kill()
+    assert login.returncode == 0, shown + rest
+
+    def whoami() -> str:
+        return subprocess.run([hf, "auth", "whoami"], env=env, capture_output=True, text=True, timeout=60, check=True).stdout
+
+    assert "alice" in whoami()
+    kept, stored = (tmp_path / "token").read_text(), tmp_path / "stored_tokens"
+    assert kept.startswith("hf_oauth_")
+    stored.write_text(re.sub(r"expires_at = \d+", "expires_at = 1", stored.read_text()))
+    assert "alice" in whoami()
+    renewed = (tmp_path / "token").read_text()
+    assert renewed.startswith("hf_oauth_") and renewed != kept
 
 
 def test_private_app_door_of_a_browser(platform: Platform, alice: str, browser: tuple[dict[str, str], str]) -> None:
