@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from pathlib import Path
 from typing import IO
@@ -13,11 +14,8 @@ class AccessLog:
     """`target` is a path, `-` for standard error, or empty for none. `sample` of 0.1 keeps every tenth success; errors always stay."""
 
     def __init__(self, target: str, sample: float) -> None:
-        self._file: IO[str] | None = None
-        if target == "-":
-            self._file = sys.stderr
-        elif target:
-            self._file = Path(target).open("a", encoding="utf-8")  # noqa: SIM115  (lives as long as the proxy)
+        self._target = target
+        self._file: IO[str] | None = sys.stderr if target == "-" else self._open() if target else None
         self.enabled = self._file is not None
         self._every = max(1, round(1 / sample)) if sample > 0 else 0
         self._seen = 0
@@ -42,6 +40,18 @@ class AccessLog:
         )
         if len(self._lines) >= _BATCH:
             self.flush()
+
+    def _open(self) -> IO[str]:
+        return Path(self._target).open("a", encoding="utf-8")
+
+    def reopen(self) -> None:
+        """Go on in a file of the same name: the old one was moved away. When none can be opened, nothing changes."""
+        if self._file is None or self._file is sys.stderr:
+            return
+        with contextlib.suppress(OSError):
+            fresh = self._open()
+            self.close()
+            self._file = fresh
 
     def flush(self) -> None:
         if self._file is not None and self._lines:

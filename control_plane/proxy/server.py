@@ -10,6 +10,7 @@ import contextlib
 import gc
 import json
 import logging
+import os
 import resource
 import signal
 import socket
@@ -111,6 +112,12 @@ class Proxy:
             loop.create_task(self._kept_up(work))
             for work in (self._tick, self._follow, self._report, self._save, self._hear, self._revocation.run)
         ]
+
+    def reload(self) -> None:
+        """Read certificates again now, and go on in an access log of the same name."""
+        if self._certificates is not None:
+            self._certificates.reload()
+        self.core.log.reopen()
 
     async def stop(self, drain_s: float | None = None) -> None:
         """Stop accepting, let exchanges finish, close sockets with 1001 after `drain_s` (default: the configured one)."""
@@ -260,6 +267,7 @@ def _listen(config: ProxyConfig, port: int) -> socket.socket:
 async def serve_proxy(config: ProxyConfig, feed: RouteFeed, authorize: Authorize, *, ready: Callable[[int], None] | None = None) -> None:
     """Run one proxy until SIGTERM or SIGINT; `ready(port)` is called once it listens. Meant for a uvloop loop.
 
+    SIGHUP of a service reloads certificates and reopens the access log; one that a terminal started ends with it.
     The start-up's objects are frozen out of garbage collection and its thresholds raised: a full collection in the middle
     of traffic was most of the tail latency.
     """
@@ -271,6 +279,8 @@ async def serve_proxy(config: ProxyConfig, feed: RouteFeed, authorize: Authorize
         loop.add_signal_handler(number, stop.set)
     proxy = Proxy(config, feed, authorize)
     await proxy.start()
+    if not os.isatty(0):
+        loop.add_signal_handler(signal.SIGHUP, proxy.reload)
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 50, 50)
@@ -280,5 +290,5 @@ async def serve_proxy(config: ProxyConfig, feed: RouteFeed, authorize: Authorize
         await stop.wait()
     finally:
         await proxy.stop()
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             loop.remove_signal_handler(number)
