@@ -38,6 +38,14 @@ class Settings:
     proxy_processes: int = field(default=1, metadata={"doc": "Proxy processes that share the port (SO_REUSEPORT)"})
     access_log: str = field(default="-", metadata={"doc": "Where the proxy writes a JSON line per request: a file, `-` (its log) or `off`"})
     access_log_sample: str = field(default="1", metadata={"doc": "Part of successful requests that is logged, 0 to 1; errors always are"})
+    client_rate: int = field(
+        default=1000,
+        metadata={"doc": "Requests a second of one client address per proxy process, loopback apart, five times that at once; 0 = any"},
+    )
+    client_connections: int = field(default=2048, metadata={"doc": "Open connections of one client address, loopback apart; 0 = any"})
+    space_rate: int = field(
+        default=0, metadata={"doc": "Requests a second to one Space per proxy process, five times that at once; 0 = any"}
+    )
     apps_domain: str = field(default="localhost", metadata={"doc": "Spaces answer at `SUBDOMAIN.APPS_DOMAIN`"})
     runtime: str = field(
         default="auto",
