@@ -13,9 +13,11 @@ from typing import Any
 import pytest
 
 from control_plane.bootstrap import load_platform_keys
+from control_plane.domain.builds import Artifact, ArtifactKind, LaunchPlan
 from control_plane.domain.errors import Broken, Maintenance
-from control_plane.domain.ids import RepoId, SpaceId, new_id
+from control_plane.domain.ids import BuildId, RepoId, Sha, SpaceId, new_id
 from control_plane.domain.sensitive import Sensitive
+from control_plane.domain.spaces import Deployment
 from control_plane.spaces.configure import open_secret, put_secret
 from tests.functional.admin.platform import Platform
 from tests.functional.admin.test_admin_cli import make_space
@@ -172,3 +174,31 @@ def test_garbage_names_large_files_without_a_commit(platform: Platform) -> None:
     platform.admin("gc", "--yes")
     assert not path.exists()
     assert before - platform.run(used()) == len(body)
+
+
+def test_garbage_leaves_what_can_be_rolled_back_to_however_often_an_app_restarted(platform: Platform) -> None:
+    import os
+
+    repo = make_space(platform, "root-admin", f"often-{new_id()[:6]}")
+    space_id, now = SpaceId(repo.id), platform.services.clock.now()
+    builds = [new_id() for _ in range(7)]
+
+    async def deploy() -> None:
+        async with platform.services.uow.write() as work:
+            space = await work.spaces.get(space_id)
+            assert space is not None
+            for generation, build in enumerate([*builds, *[builds[-1]] * 40], 1):
+                artifact = Artifact(ArtifactKind.BUNDLE, f"{space_id}/{build}")
+                made = Deployment(
+                    space_id, generation, BuildId(build), Sha("a" * 40), artifact, LaunchPlan(), "cpu-basic", now, space.config, live_at=now
+                )
+                await work.deployments.add(made)
+
+    platform.run(deploy())
+    for build in builds:
+        folder = platform.data_dir / "bundles" / space_id / build
+        folder.mkdir(parents=True)
+        os.utime(folder, (1, 1))
+    os.utime(platform.data_dir / "bundles" / space_id, (1, 1))
+    old = {f"{space_id}/{build}" for build in builds[:2]}
+    assert {row["name"] for row in platform.json("gc", "--dry-run")["items"] if row["kind"] == "bundle"} == old

@@ -10,11 +10,11 @@ import pytest
 
 from control_plane.accounts.usage import UsageLine, usage
 from control_plane.bootstrap import Services
-from control_plane.domain.builds import BuildPhase, BuildStatus
+from control_plane.domain.builds import Artifact, ArtifactKind, BuildPhase, BuildStatus, LaunchPlan
 from control_plane.domain.errors import NotSignedIn
-from control_plane.domain.ids import SpaceId
+from control_plane.domain.ids import BuildId, Sha, SpaceId
 from control_plane.domain.reasons import Reason
-from control_plane.domain.spaces import RepoType, Space
+from control_plane.domain.spaces import Deployment, RepoType, Space
 from control_plane.http.live import LiveHub
 from control_plane.ports.log_store import LogLine
 from tests.functional.web.conftest import Browser
@@ -267,3 +267,18 @@ async def usage_lines(services: Services) -> tuple[UsageLine, ...]:
     """What `vitrine admin usage` shows."""
     async with services.uow.read() as uow:
         return await usage(uow, services.catalog, services.clock.now(), since_day="2000-01-01")
+
+
+async def test_only_who_may_have_the_image_is_told_how_to_run_it_elsewhere(alice: Browser, stranger: Browser, services: Services) -> None:
+    await _new_space(alice)
+    space = await _space(services)
+    words = "docker run --rm -p 7860:7860 localhost:7860/alice-demo"
+    assert words not in (await alice.get("/spaces/alice/demo/share")).text, "there is no image yet"
+    now, ref = services.clock.now(), f"127.0.0.1:5000/spaces/{space.id}@sha256:{'a' * 64}"
+    artifact = Artifact(ArtifactKind.IMAGE, ref)
+    async with services.uow.write() as uow:
+        await uow.deployments.add(
+            Deployment(space.id, 1, BuildId("b" * 24), Sha("a" * 40), artifact, LaunchPlan(), "cpu-basic", now, space.config, live_at=now)
+        )
+    assert words in (await alice.get("/spaces/alice/demo/share")).text
+    assert "docker login" not in (await stranger.get("/spaces/alice/demo/share")).text
