@@ -1,4 +1,4 @@
-"""The pages over real stores: SQLite or PostgreSQL, bare git repositories, file logs. Nothing runs; rows are written as the scheduler would."""
+"""The pages over real stores: a database, bare git repositories, file logs. Nothing runs; rows are written as the scheduler would."""
 
 from __future__ import annotations
 
