@@ -171,6 +171,7 @@ class MemoryWebBackend:
     discussion_title: str = "Which edition is this?"
     comment_text: str = "The page numbers differ from mine. Is it the *Norton* edition?"
     calls: list[tuple[object, ...]] = field(default_factory=list)
+    any_text: str = ""  # stands for what people wrote on collection, organisation, preview, dataset and operator's pages
     variables: dict[str, str] = field(default_factory=lambda: {"MODEL_NAME": "all-minilm"})
     secrets: list[str] = field(default_factory=lambda: ["HF_TOKEN"])
     liked: bool = False
@@ -234,7 +235,8 @@ class MemoryWebBackend:
 
     async def repo_list(self, actor: Actor, kind: RepoType, q: str, sort: str, page: int) -> tuple[tuple[RepoRow, ...], bool]:
         return tuple(
-            RepoRow(kind.value, "alice", n, f"/{kind.url_prefix}alice/{n}", 3, self.now, "public", ("text",)) for n in ("books", "index")
+            RepoRow(kind.value, "alice", n, f"/{kind.url_prefix}alice/{n}", 3, self.now, "public", (self.any_text or "text",))
+            for n in ("books", "index")
         ), False
 
     async def profile(self, actor: Actor, name: str) -> Profile:
@@ -594,9 +596,11 @@ class MemoryWebBackend:
     async def discussion(self, actor: Actor, kind: RepoType, owner: str, name: str, number: int) -> DiscussionPage:
         if number not in (1, 2):
             raise NotFound("no such discussion")
-        row = self._row() if number == 1 else DiscussionRow(2, "Faster search", "bob", "open", True, self.now, 0)
+        row = self._row() if number == 1 else DiscussionRow(2, self.any_text or "Faster search", "bob", "open", True, self.now, 0)
         entries = (DiscussionEntry("comment", "mira", self.now, self.comment_text), DiscussionEntry("status", "alice", self.now, "closed"))
-        return DiscussionPage(row, entries, actor.user is not None, actor.user is not None, number == 2, DIFF if number == 2 else "")
+        is_pull, may = number == 2, actor.user is not None
+        diff = f"{DIFF}+{self.any_text}\n" if is_pull else ""
+        return DiscussionPage(row, entries, may, may, is_pull, diff, preview=self._card("alice", "marginalia") if is_pull else None)
 
     async def open_discussion(self, actor: Actor, kind: RepoType, owner: str, name: str, title: str, text: str) -> int:
         return 1
@@ -609,6 +613,16 @@ class MemoryWebBackend:
     ) -> None:
         self.calls.append(("status", number, status))
 
+    # gates
+    async def ask_access(self, actor: Actor, kind: RepoType, owner: str, name: str) -> None:
+        self.calls.append(("ask", owner, name))
+
+    async def set_gate(self, actor: Actor, kind: RepoType, owner: str, name: str, gate: str) -> None:
+        self.calls.append(("gate", owner, name, gate))
+
+    async def decide_access(self, actor: Actor, kind: RepoType, owner: str, name: str, request_id: str, status: str) -> None:
+        self.calls.append(("decide", request_id, status))
+
     # organisations
     def may_make_org(self, actor: Actor) -> bool:
         return actor.user is not None
@@ -618,8 +632,10 @@ class MemoryWebBackend:
         return name
 
     async def org(self, actor: Actor, name: str) -> OrgPage:
-        members = (MemberRow("alice", "Alice Liddell", "admin", True), MemberRow("mira", "Mira Sato", "write", False))
-        return OrgPage(name, "Lab Oslo", True, members, ("admin", "write", "contributor", "read"), await self.own_quotas(actor))
+        members = (MemberRow("alice", "Alice Liddell", "admin", True), MemberRow("mira", self.any_text or "Mira Sato", "write", False))
+        return OrgPage(
+            name, self.any_text or "Lab Oslo", True, members, ("admin", "write", "contributor", "read"), await self.own_quotas(actor)
+        )
 
     async def rename_org(self, actor: Actor, name: str, fullname: str) -> None:
         self.calls.append(("org-name", name, fullname))
@@ -653,7 +669,8 @@ class MemoryWebBackend:
 
     # admin
     def _list(self) -> CollectionRow:
-        return CollectionRow("alice", "reading-room", "Reading room", "Demos that read", False, "orange", 2, self.now)
+        words = self.any_text
+        return CollectionRow("alice", "reading-room", words or "Reading room", words or "Demos that read", False, "orange", 2, self.now)
 
     async def collections_of(self, actor: Actor, owner: str) -> tuple[CollectionRow, ...]:
         return (self._list(),) if owner == "alice" else ()
@@ -706,7 +723,8 @@ class MemoryWebBackend:
         return (UsageRow("alice", "gpu-hours", "t4-small", 1.6),)
 
     async def admin_audit(self, actor: Actor) -> tuple[tuple[AuditRow, ...], bool]:
-        return (AuditRow(self.now, "alice", "repo.create", "space:alice/marginalia", "10.0.0.7", "sdk gradio"),), True
+        facts = self.any_text or "sdk gradio"
+        return (AuditRow(self.now, "alice", "repo.create", "space:alice/marginalia", "10.0.0.7", facts),), True
 
     async def admin_suspend(self, actor: Actor, name: str, suspended: bool) -> None:
         self.calls.append(("suspend", name, suspended))

@@ -39,6 +39,7 @@ PAGES: dict[str, str] = {
     "settings": f"{SPACE}/settings", "share": f"{SPACE}/share", "new-space": "/new-space", "profile": "/alice",
     "collection": "/collections/alice/reading-room",
     "tokens": "/settings/tokens",
+    "pull-request": f"{SPACE}/discussions/2", "duplicate": f"{SPACE}/duplicate", "admin-usage": "/admin/usage",
     "notifications": "/notifications",
     "organisation": "/organizations/lab-oslo/settings",
     "new-organisation": "/organizations/new",
@@ -46,7 +47,7 @@ PAGES: dict[str, str] = {
     "admin-audit": "/admin/audit", "datasets": "/datasets", "dataset": "/datasets/alice/books", "missing": "/spaces/alice/nowhere",
 }  # fmt: skip
 STRANGER: dict[str, str] = {"sign-in": "/sign-in", "sign-up": "/sign-up", "once": "/sign-in/once?token=x"}
-WIDTHS = {"desktop": (1280, 860), "phone": (360, 740)}
+WIDTHS = {"desktop": (1440, 900), "phone": (390, 844)}
 SHIFT = """() => new Promise(done => { let sum = 0; new PerformanceObserver(l => { for (const e of l.getEntries()) sum += e.value; })
   .observe({type: 'layout-shift', buffered: true}); setTimeout(() => done(sum), 50); })"""
 

@@ -159,3 +159,37 @@ def test_a_pull_request_runs_before_it_is_merged(platform: Platform, page: Page)
     expect(page.locator("li", has_text="Let it dry (#1)").locator(".stage", has_text="Live")).to_be_visible()
     assert platform.app("admin-paint").text == "dry paint"
     assert platform.api("GET", "/api/spaces/admin/paint-pr-1").status_code == 404
+
+
+def test_storage_is_asked_for_and_given_up_by_form(platform: Platform, page: Page) -> None:
+    page.goto(f"{platform.url}/spaces/admin/paint/settings")
+    panel = page.locator("#storage")
+    panel.locator("select[name=tier]").select_option("small")
+    panel.get_by_role("button", name="Use this storage").click()
+    expect(page.get_by_text("Storage is there; the app starts again")).to_be_visible()
+    expect(panel.locator(".push .mono", has_text="/data")).to_be_visible()
+    assert platform.runtime("paint")["storage"] == "small"
+    remove = panel.get_by_role("button", name="Delete the storage")
+    expect(remove).to_be_disabled()
+    panel.locator("[name=confirm]").fill("admin/paint")
+    remove.click()
+    expect(page.get_by_text("Storage deleted; the app starts again without it.")).to_be_visible()
+    assert platform.runtime("paint")["storage"] is None
+    platform.until("paint", "RUNNING", seconds=90)
+
+
+def test_the_bell_rings_when_an_app_fails(platform: Platform, owner: BrowserContext, page: Page) -> None:
+    """A page that is open hears of it without being loaded again; reading it leads to the log."""
+    page.goto(f"{platform.url}/models")
+    expect(page.locator("[data-bell] .count")).to_be_hidden()
+    other = owner.new_page()
+    other.goto(f"{platform.url}/spaces/admin/paint/edit/main/app.py")
+    other.fill("[name=content]", "raise SystemExit('the paint is gone')\n")
+    other.get_by_role("button", name="Commit to main").click()
+    other.close()
+    expect(page.locator("[data-bell] .count")).not_to_be_empty(timeout=SLOW_MS)
+    expect(page.locator("[data-bell] .count")).to_be_visible(timeout=SLOW_MS)
+    page.locator("[data-bell]").click()
+    page.locator(".notices .new", has_text="App failed").get_by_role("button").first.click()
+    expect(page).to_have_url(re.compile("/spaces/admin/paint/logs"))
+    expect(page.get_by_text("the paint is gone").first).to_be_visible()

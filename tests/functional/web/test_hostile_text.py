@@ -65,11 +65,28 @@ def test_markdown_and_log_lines(payload: str) -> None:
 
 
 def test_every_place_that_shows_a_users_text() -> None:
-    """All payloads in turn as title, description, file name and content, commit message, log line, discussion and comment."""
+    """All payloads in turn as title, description, file name and content, commit message, log line, discussion, comment, collection,
+    organisation, notice, preview, tag and audit fact."""
     from dataclasses import replace
 
     app, backend = memory_app()
-    places = ("", "/tree/main", "/commits/main", "/commit/" + "a" * 40, "/logs", "/discussions", "/discussions/1", "/settings", "/share")
+    places = (
+        "",
+        "/tree/main",
+        "/commits/main",
+        "/commit/" + "a" * 40,
+        "/logs",
+        "/discussions",
+        "/discussions/1",
+        "/discussions/2",
+        "/settings",
+        "/share",
+    )
+    others = (
+        "/", "/alice", "/collections/alice/reading-room", "/organizations/lab/settings", "/notifications", "/datasets", "/admin",
+        "/admin/users", "/admin/audit", "/settings/tokens", "/settings/account", f"{OURS}/analytics", f"{OURS}/discussions/new",
+        f"{OURS}/duplicate",
+    )  # fmt: skip
     with TestClient(app, base_url="http://localhost:7860", cookies={"vitrine": backend.signed_in}) as client:
         index = next(i for i, c in enumerate(backend.cards) if c.name == "marginalia")
         card = backend.cards[index]
@@ -80,9 +97,10 @@ def test_every_place_that_shows_a_users_text() -> None:
             backend.files = {"README.md": text, f"{flat.replace('/', '_')[:200]}.py": text, "x.html": text, "x.svg": text}
             backend.commit_title = backend.discussion_title = flat
             backend.comment_text = text
+            backend.any_text = flat
             backend.lines = text.split("\n")
             backend.variables = {"X": flat}
-            for path in ("/", "/alice", f"/spaces?q={quote(flat[:50])}", *(OURS + place for place in places)):
+            for path in (*others, f"/spaces?q={quote(flat[:50])}", *(OURS + place for place in places)):
                 response = client.get(path)
                 assert response.status_code == 200, path
                 assert crimes(response.text) == [], path

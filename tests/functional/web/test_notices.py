@@ -15,8 +15,8 @@ from control_plane.domain.accounts import Membership, OrgRole, TokenRole
 from control_plane.domain.ids import SpaceId
 from control_plane.domain.reasons import Reason
 from control_plane.domain.spaces import Repo, RepoType
-from tests.functional.web.conftest import Browser
 from control_plane.http.live import LiveHub
+from tests.functional.web.conftest import Browser
 
 
 async def a_space(browser: Browser, owner: str = "alice", visibility: str = "public") -> None:
