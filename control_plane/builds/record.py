@@ -21,6 +21,7 @@ from control_plane.domain.builds import (
 from control_plane.domain.errors import NotFound, QuotaExceeded
 from control_plane.domain.hardware import FlavorCatalog
 from control_plane.domain.ids import BuildId, SpaceId
+from control_plane.domain.quotas import holds_room
 from control_plane.domain.reasons import Reason
 from control_plane.domain.spaces import Build, Deployment, DesiredState, Repo, Sdk, Setting, Space
 from control_plane.ports.clock import Clock
@@ -147,7 +148,10 @@ async def _succeed(uow: UnitOfWork, clock: Clock, build: Build, event: BuildEven
 
 async def _refusal(uow: UnitOfWork, space: Space, admit: Admit | None) -> QuotaExceeded | None:
     """Why the Space may not come up now; it sleeps then, and a visit asks again. What is up already is never stopped by a quota."""
-    if admit is None or space.sdk is Sdk.STATIC or (space.live_generation > 0 and not space.asleep):
+    if admit is None or space.sdk is Sdk.STATIC or space.desired is DesiredState.PAUSED:
+        return None
+    newest = await uow.deployments.get(space.id, space.generation)
+    if space.live_generation > 0 and holds_room(space, newest, await uow.deployments.replicas(space.id)):
         return None
     try:
         await admit(uow, space)

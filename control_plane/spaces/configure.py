@@ -15,7 +15,7 @@ from control_plane.domain.builds import BuildChange, BuildStatus, advance_build
 from control_plane.domain.errors import NotFound, QuotaExceeded, Rejected, RepoNotFound
 from control_plane.domain.hardware import DEFAULT_FLAVOR, Flavor
 from control_plane.domain.ids import BuildId, Sha, SpaceId, new_id
-from control_plane.domain.quotas import QuotaKey
+from control_plane.domain.quotas import QuotaKey, holds_room
 from control_plane.domain.reasons import Reason
 from control_plane.domain.routes import IdleRule
 from control_plane.domain.sensitive import Sensitive
@@ -95,6 +95,10 @@ class _Change:
         assert owner is not None
         await self.deps.check_quota(self.uow, owner, f"{QuotaKey.RUNNING}.{self.space.hardware}", self.space.replicas, self.space.id)
 
+    async def holds_room(self) -> bool:
+        newest = await self.uow.deployments.get(self.space.id, self.space.generation)
+        return holds_room(self.space, newest, await self.uow.deployments.replicas(self.space.id))
+
     async def _refusal(self) -> QuotaExceeded | None:
         """Why a sleeper may not come up for its new settings; it sleeps on then, and the next visit asks again."""
         try:
@@ -115,7 +119,8 @@ class _Change:
                 failed_message="", log_tail=(), live_at=None,
             )
         )  # fmt: skip
-        refused = await self._refusal() if self.space.asleep else None
+        would_come_up = self.space.asleep or self.space.desired is DesiredState.RUNNING
+        refused = await self._refusal() if would_come_up and not await self.holds_room() else None
         await self.save(
             replace(
                 self.space, generation=generation, asleep=refused is not None, sleep_reason=Reason.QUOTA if refused else None,
@@ -195,7 +200,7 @@ async def restart(deps: SpaceDeps, actor: Actor, repo: Repo, *, factory: bool = 
         change = await _Change.begin(deps, uow, actor, repo)
         if change.space.suspended:
             raise Rejected("the owner's account is suspended; an operator can lift that")
-        if change.space.asleep or change.space.desired is DesiredState.PAUSED:
+        if change.space.generation and not await change.holds_room():
             await change.check_running()
         await change.save(
             replace(
@@ -260,7 +265,7 @@ async def rollback(deps: SpaceDeps, actor: Actor, repo: Repo, generation: int) -
         base = await uow.deployments.get(change.space.id, generation)
         if base is None:
             raise NotFound(f"there is no deployment {generation} of {repo.full_name}")
-        if change.space.asleep or change.space.desired is DesiredState.PAUSED:
+        if change.space.generation and not await change.holds_room():
             await change.check_running()
         await change.save(replace(change.space, desired=DesiredState.RUNNING))
         await change.redeploy("rollback", base=base)
