@@ -30,7 +30,7 @@ from control_plane.ports.stores import UnitOfWorkFactory
 
 _MAX_LINES = 5000  # of one request
 _MAX_BODY = 64 << 20
-_SHARING = 30  # Spaces of an owner whose layers a new image may share; each is a part of the token
+_SHARING = 12  # Spaces of an owner whose layers a new image may share; each is a part of the token
 
 
 @dataclass(frozen=True)
