@@ -133,6 +133,46 @@ def test_pause_restart_and_removal_leave_nothing_behind(platform: Platform, clus
         time.sleep(0.5)
 
 
+NAMED = """
+import http.server, os, uuid
+me = uuid.uuid4().hex.encode()
+class Say(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200); self.send_header("Content-Length", "32"); self.end_headers(); self.wfile.write(me)
+    def log_message(self, *a): pass
+http.server.ThreadingHTTPServer(("0.0.0.0", int(os.environ["PORT"])), Say).serve_forever()
+"""
+
+
+def test_two_replicas_keep_their_visitors_and_a_visit_wakes_them_from_sleep(platform: Platform, tmp_path: Path) -> None:
+    pushed(platform, "twins", tmp_path, NAMED)
+    assert platform.api("POST", "/api/spaces/admin/twins/replicas", json={"replicas": 2}).status_code == 200
+    end = time.monotonic() + LIVE_S
+    while platform.runtime("twins")["replicas"] != {"requested": 2, "current": 2}:
+        assert time.monotonic() < end, platform.runtime("twins")
+        time.sleep(0.5)
+    seen = set()
+    while len(seen) < 2:  # the client's address decides where a new visitor goes
+        assert time.monotonic() < end, "one of the two never answers"
+        sent = {"Host": f"admin-twins.localhost:{platform.port}"}
+        address = f"127.0.0.{secrets.randbelow(250) + 2}"
+        with httpx.Client(transport=httpx.HTTPTransport(local_address=address), headers=sent, timeout=60) as visitor:
+            said = {visitor.get(f"http://127.0.0.1:{platform.port}/").text for _ in range(10)}
+        assert len(said) == 1, "a visitor stays where its state is"
+        seen |= said
+
+    assert platform.api("POST", "/api/spaces/admin/twins/sleeptime", json={"seconds": 60}).status_code == 200
+    platform.until("twins", "SLEEPING", seconds=LIVE_S)
+    answers: list[httpx.Response] = []
+    visits = [threading.Thread(target=lambda: answers.append(platform.app("admin-twins", timeout=180))) for _ in range(5)]
+    for visit in visits:
+        visit.start()
+    for visit in visits:
+        visit.join()
+    assert [answer.status_code for answer in answers] == [200] * 5, "the proxy holds visits while the replicas come up"
+    assert not {answer.text for answer in answers} & seen, "the processes are new"
+
+
 def test_a_gradio_demo_in_a_browser(platform: Platform, tmp_path: Path) -> None:
     if not os.path.exists(CHROMIUM):
         pytest.skip("chromium is missing")
