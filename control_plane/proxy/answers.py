@@ -61,10 +61,11 @@ def refusal(
             f"Content-Security-Policy: default-src 'none'; style-src 'nonce-{nonce}'; script-src 'nonce-{nonce}'; connect-src 'self'; "
             f"base-uri 'none'; form-action 'none'; frame-ancestors {embed}\r\nReferrer-Policy: no-referrer\r\n"
         )
+        headers += "Vary: Accept, Accept-Language\r\n"
         if code is Code.SPACE_STARTING and route is not None:
             text = progress_page(route, nonce, hub, language)
         else:
-            text = error_page(code, message, nonce, hub, request_id, route)
+            text = error_page(code, message, nonce, hub, request_id, route, language)
         return raw(answer.status, "text/html; charset=utf-8", text.encode(), headers=headers, keep=keep, head_only=head_only)
     body: dict[str, object] = {"error": message, "code": code.name, "request_id": request_id}
     if answer.fix:
@@ -76,4 +77,6 @@ def refusal(
         if route.eta_s is not None:
             body["eta_s"] = route.eta_s
     headers += "Vary: Accept\r\n"
+    if code is Code.METHOD_REFUSED:
+        headers += "Allow: GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS\r\n"
     return raw(answer.status, "application/json", json.dumps(body).encode(), headers=headers, keep=keep, head_only=head_only)

@@ -114,9 +114,10 @@ class AppSide(OwnAnswers):
         if not left:
             return None
         pool = routing.choose(self, left, [])
-        self.extra_head = self.extra_head.replace(balancer.cookie_line(refused[-1]), b"")
+        framed = routing.keeps_framed_cookies(self)
+        self.extra_head = self.extra_head.replace(balancer.cookie_line(refused[-1], framed=framed), b"")
         if entry is not None and len(entry.pools) > 1:
-            self.extra_head += balancer.cookie_line(pool)
+            self.extra_head += balancer.cookie_line(pool, framed=framed)
         return pool
 
     def _send_request(self, up: Upstream) -> None:

@@ -17,7 +17,7 @@ from collections import OrderedDict
 from control_plane.proxy.pool import Pool
 
 COOKIE = b"vitrine_replica"
-_SESSION = re.compile(rb"[?&]session_hash=([0-9A-Za-z_\-]{4,64})(?:&|$)")
+_SESSION = re.compile(rb"(?:[?&]session_hash=|/heartbeat/)([0-9A-Za-z_\-]{4,64})(?:[&?]|$)")
 _MAX_SESSIONS = 20_000
 
 
@@ -56,6 +56,7 @@ def _session(target: bytes, space_id: str) -> bytes:
     return space_id.encode() + b"|" + match[1] if match else b""
 
 
-def cookie_line(pool: Pool) -> bytes:
-    """The header that names `pool` as this browser's replica."""
-    return b"\r\nSet-Cookie: %b=%b; Path=/; HttpOnly; SameSite=Lax" % (COOKIE, pool.key)
+def cookie_line(pool: Pool, *, framed: bool) -> bytes:
+    """The header that names `pool` as this browser's replica; `framed` where a frame in the platform's page may keep it as well."""
+    where = b"Secure; SameSite=None; Partitioned" if framed else b"SameSite=Lax"
+    return b"\r\nSet-Cookie: %b=%b; Path=/; HttpOnly; %b" % (COOKIE, pool.key, where)

@@ -16,6 +16,7 @@ from control_plane.proxy.heads import RequestHead
 
 COOKIE = b"vitrine_app"
 HOST_COOKIE = b"__Host-vitrine_app"
+LOOSE_COOKIE = b"vitrine_app_local"
 _MAX_CREDENTIAL = 8192
 _MAX_CACHED = 10_000
 GRACE_S = 300.0
@@ -65,7 +66,7 @@ def credentials(head: RequestHead, sign: bytes, method: bytes) -> list[tuple[str
         found.append(("token", head.authorization[7:].strip().decode("latin-1")))
     if sign:
         found.append(("sign", sign.decode("latin-1")))
-    for name in (HOST_COOKIE, COOKIE) if head.cookie and cookie_counts(head, method) else ():
+    for name in (HOST_COOKIE, COOKIE, LOOSE_COOKIE) if head.cookie and cookie_counts(head, method) else ():
         found += [("cookie", value.decode("latin-1")) for value in head.cookies(name)[:3]]
     return [(kind, value) for kind, value in found if value and len(value) <= _MAX_CREDENTIAL]
 

@@ -8,7 +8,7 @@ from html import escape
 
 from control_plane.domain.routes import Route, RouteState
 from control_plane.proxy.errors import Code
-from control_plane.proxy.words import translate
+from control_plane.proxy.words import translate, translate_error
 
 _STYLE = """:root{color-scheme:light dark;--paper:#f7f5f1;--case:#fff;--ink:#1c1b19;--ink2:#5d5a54;--line:#e2ded5;--accent:#b3401f;--work:#b7791f;--run:#1f8a4c;
 --fail:#c0392b;--serif:"Iowan Old Style","Palatino Linotype",Palatino,"Noto Serif",Georgia,serif;--sans:ui-sans-serif,system-ui,-apple-system,"Segoe UI","Noto Sans",sans-serif;
@@ -71,18 +71,21 @@ def progress_page(route: Route, nonce: str, hub: str, language: str = "en") -> s
     )
 
 
-def error_page(code: Code, message: str, nonce: str, hub: str, request_id: str, route: Route | None) -> str:
+def error_page(code: Code, message: str, nonce: str, hub: str, request_id: str, route: Route | None, language: str = "en") -> str:
     answer = code.value
+    title = translate_error(language, answer.title)
     about = (
-        f'<p><a href="{escape(hub)}/spaces/{escape(route.space_name)}" target="_top">About this Space</a></p>'
+        f'<p><a href="{escape(hub)}/spaces/{escape(route.space_name)}" target="_top">{escape(translate(language, "About this Space"))}</a></p>'
         if route is not None
-        else f'<p><a href="{escape(hub)}/" target="_top">To the gallery</a></p>'
+        else f'<p><a href="{escape(hub)}/" target="_top">{escape(translate_error(language, "To the gallery"))}</a></p>'
     )
     mark = f'<div class="mark" aria-hidden="true">{escape(route.emoji)}</div>' if route is not None and route.emoji else ""
-    fix = f"<p>{escape(answer.fix)}</p>" if answer.fix else ""
+    fix = f"<p>{escape(translate_error(language, answer.fix))}</p>" if answer.fix else ""
+    said = escape(translate_error(language, message))
     return _frame(
-        answer.title,
+        title,
         nonce,
-        f'{mark}<h1>{escape(answer.title)}</h1><p><span class="stage fail">{answer.status}</span></p><p>{escape(message)}</p>{fix}{about}'
+        f'{mark}<h1>{escape(title)}</h1><p><span class="stage fail">{answer.status}</span></p><p>{said}</p>{fix}{about}'
         f"<p><small>{code.name} · {escape(request_id)}</small></p>",
+        language=language,
     )

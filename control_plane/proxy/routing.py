@@ -101,7 +101,7 @@ def admit(client: ClientConnection, head: RequestHead, entry: Entry) -> None:
             named = head.cookies(balancer.COOKIE)
             pool = choose(client, pools, named)
             if pool.key not in named:
-                client.extra_head += balancer.cookie_line(pool)
+                client.extra_head += balancer.cookie_line(pool, framed=keeps_framed_cookies(client))
         client.forward(pool)
         return
     route = entry.route
@@ -112,7 +112,9 @@ def admit(client: ClientConnection, head: RequestHead, entry: Entry) -> None:
         return
     if route.state.may_wake:
         if route.state is RouteState.ASLEEP and not counts_as_use(client.target):
-            client.refuse(Code.SPACE_ASLEEP, reveal=True)  # a tab that was left open would keep it awake for ever
+            client.refuse(
+                Code.SPACE_ASLEEP, reveal=True, words=Code.SPACE_ASLEEP.value.words
+            )  # a tab that was left open would keep it awake for ever
         elif client.method == b"GET" and head.wants_page:
             client.core.activator.ask(entry)
             client.refuse(Code.SPACE_STARTING, reveal=True)
@@ -120,6 +122,11 @@ def admit(client: ClientConnection, head: RequestHead, entry: Entry) -> None:
             client.wait_for_wake(entry)
         return
     client.refuse(_STATES.get(route.state, Code.NO_REPLICA), reveal=True)
+
+
+def keeps_framed_cookies(client: AppSide) -> bool:
+    """Whether a browser keeps a `Secure` cookie of this answer: over https, and on *.localhost, which it takes for secure."""
+    return client.proto == b"https" or (client.app_host or b"").endswith(b".localhost")
 
 
 def choose(client: AppSide, pools: tuple[Pool, ...], named: list[bytes]) -> Pool:
@@ -158,33 +165,38 @@ async def _ask_guard(client: ClientConnection, head: RequestHead, host: str, fou
     client.shown = tuple(found)
     if kind == "sign":
         client.shown = (("cookie", verdict.cookie or credential),)
-        cookie = _cookie(client, verdict, credential)
+        cookies = _cookies(client, verdict.cookie or credential, verdict.max_age_s)
         if client.method == b"GET" and head.wants_page and head.value(b"sec-fetch-dest") != b"iframe":
             # The address bar, the history and the app's own scripts must not keep the token.
-            client.reply(302, "text/plain; charset=utf-8", b"", f"Location: {client.target.decode('latin-1')}\r\n{cookie}\r\n")
+            client.reply(302, "text/plain; charset=utf-8", b"", f"Location: {client.target.decode('latin-1')}{cookies}\r\n")
             return
-        client.extra_head += b"\r\n" + cookie.encode("latin-1")
+        client.extra_head += cookies.encode("latin-1")
     admit(client, head, entry)
 
 
-def _cookie(client: ClientConnection, verdict: guard.Verdict, credential: str) -> str:
-    """The edge cookie of this one app host. Partitioned, so that it works inside the platform's page in every browser."""
-    value = verdict.cookie or credential
-    age = f"; Max-Age={verdict.max_age_s}" if verdict.max_age_s > 0 else ""
-    host = client.app_host or b""
+def _cookies(client: ClientConnection, value: str, max_age_s: int) -> str:
+    """The edge cookie of this one app host. Partitioned, so that it works inside the platform's page in every browser.
+
+    Where plain http counts as secure (*.localhost) it does so for browsers only: other clients get one they send back.
+    """
+    age = f"; Max-Age={max_age_s}" if max_age_s > 0 else ""
+    framed = f"{value}; Path=/; HttpOnly; Secure; SameSite=None; Partitioned{age}"
+    loose = f"{value}; Path=/; HttpOnly; SameSite=Lax{age}"
     if client.proto == b"https":
-        return f"Set-Cookie: {guard.HOST_COOKIE.decode()}={value}; Path=/; HttpOnly; Secure; SameSite=None; Partitioned{age}"
-    if host.endswith(b".localhost"):  # browsers treat it as a secure context
-        return f"Set-Cookie: {guard.COOKIE.decode()}={value}; Path=/; HttpOnly; Secure; SameSite=None; Partitioned{age}"
-    return f"Set-Cookie: {guard.COOKIE.decode()}={value}; Path=/; HttpOnly; SameSite=Lax{age}"
+        return f"\r\nSet-Cookie: {guard.HOST_COOKIE.decode()}={framed}"
+    if keeps_framed_cookies(client):
+        return f"\r\nSet-Cookie: {guard.LOOSE_COOKIE.decode()}={loose}\r\nSet-Cookie: {guard.COOKIE.decode()}={framed}"
+    return f"\r\nSet-Cookie: {guard.COOKIE.decode()}={loose}"
 
 
 def _stranger(client: ClientConnection, head: RequestHead) -> None:
     """Not signed in, not allowed, or nothing there: the three look the same, so that a private Space cannot be found by asking.
 
-    A browser that navigates without a credential is sent to the platform to sign in; everybody else gets a 404.
+    A browser that navigates is sent to the platform to sign in, with the cookie of a session that has ended as well; everybody
+    else, and who showed a token or a proof, gets a 404.
     """
-    if client.method == b"GET" and head.wants_page and not guard.credentials(head, client.sign, client.method):
+    shown = guard.credentials(head, client.sign, client.method)
+    if client.method == b"GET" and head.wants_page and all(kind == "cookie" for kind, _credential in shown):
         host, target = quote(head.host.decode("ascii"), safe=""), quote(client.target.decode("latin-1"), safe="")
         client.reply(302, "text/plain; charset=utf-8", b"", f"Location: {client.core.hub}/oauth/app-access?host={host}&next={target}\r\n")
         return

@@ -1,8 +1,10 @@
-"""The progress page's own words, in the languages of the platform's pages; English is the key. Two pages need no more machinery."""
+"""The two pages' own words, in the languages of the platform's pages; English is the key. Two pages need no more machinery."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+
+from control_plane.proxy.error_words import ERRORS
 
 CATALOGS: Mapping[str, Mapping[str, str]] = {
     "zh": {
@@ -53,3 +55,8 @@ def choose(accept_language: str) -> str:
 
 def translate(language: str, text: str, **values: object) -> str:
     return CATALOGS.get(language, {}).get(text, text).format(**values)
+
+
+def translate_error(language: str, text: str) -> str:
+    """A sentence of a coded answer. What the scheduler says of a Space stands in no catalogue and stays as it is."""
+    return ERRORS.get(language, {}).get(text, text)

@@ -185,6 +185,18 @@ async def test_a_browser_is_sent_to_sign_in_and_comes_back_with_a_cookie(world: 
     back = await world.get("/a?b=1&__sign=good", **BROWSER)
     assert (back.status, back.headers["location"]) == (302, "/a?b=1")
     assert "SameSite=None; Partitioned" in back.headers["set-cookie"]
+    for name in (
+        b"vitrine_app_local=good; Path=/; HttpOnly; SameSite=Lax\r",
+        b"vitrine_app=good; Path=/; HttpOnly; Secure; SameSite=None;",
+    ):
+        assert (
+            b"\nSet-Cookie: " + name in back.raw_head
+        )  # one for browsers, frames included, and one for clients that know no secure *.localhost
+    world.allowed["cookie"] = {"good"}
+    assert (await world.get("/a", **BROWSER, Cookie="vitrine_app_local=good")).status == 200
+    ended = await world.get("/a", **BROWSER, Cookie="vitrine_app=ended")
+    assert (ended.status, ended.headers["location"].partition("?")[0]) == (302, "http://localhost:7860/oauth/app-access")
+    assert (await world.get("/a?__sign=bad", **BROWSER, Cookie="vitrine_app=ended")).status == 404, "not in circles"
     framed = await world.get("/a?__sign=good", **BROWSER, Sec_Fetch_Dest="iframe")
     assert framed.status == 200
     assert framed.headers["set-cookie"].startswith("vitrine_app=good")

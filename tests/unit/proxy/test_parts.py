@@ -82,6 +82,7 @@ def test_affinity_by_cookie_then_session_then_address() -> None:
     other = next(pool for pool in pools if pool is not home)
     assert balancer.pick(pools, [other.key], b"/q?session_hash=abcd", b"1.2.3.4", "s", 0.0) is other
     assert balancer.pick(pools, [], b"/q?session_hash=abcd", b"9.9.9.9", "s", 0.0) is other
+    assert balancer.pick(pools, [], b"/gradio_api/heartbeat/abcd", b"9.9.9.9", "s", 0.0) is other
     left = tuple(pool for pool in pools if pool is not other)
     assert balancer.pick(left, [], b"/", b"1.2.3.4", "s", 0.0) is home
 
