@@ -42,6 +42,7 @@ def examine_platform(settings: Settings) -> tuple[Finding, ...]:
         cgroups(Path("/sys/fs/cgroup")),
         *gpus(_run(("nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader")), Path("/dev")),
         *engine(settings, _engine_version),
+        *_images(settings),
         *_cluster(settings),
         database(settings),
         redis(settings),
@@ -49,6 +50,14 @@ def examine_platform(settings: Settings) -> tuple[Finding, ...]:
         *ports(settings),
         chromium(settings),
     )
+
+
+def _images(settings: Settings) -> tuple[Finding, ...]:
+    if settings.runtime != "docker":
+        return ()
+    from control_plane.cli.doctor_images import examine_images
+
+    return examine_images(settings)
 
 
 def _cluster(settings: Settings) -> tuple[Finding, ...]:
