@@ -22,9 +22,15 @@ _FIXED: dict[Right, tuple[str, ...]] = {
     Access.SIGNED_IN: (
         "GET /settings", "GET /settings/account", "GET /settings/tokens", "POST /settings/tokens", "POST /settings/tokens/revoke",
         "POST /settings/sessions/end", "POST /settings/password", "GET /new-space", "POST /new-space",
+        "GET /notifications", "POST /notifications/open", "POST /notifications/mark", "GET /-/notifications/events",
+        "GET /organizations/new", "POST /organizations/new",
     ),
     Access.SIGNED_IN_WRITE: ("POST /collections/{owner:seg}/{slug:seg}/remove-item", "POST /collections/{owner:seg}/{slug:seg}/delete"),
     Access.VIEW_AND_WRITE_TOKEN: ("POST /spaces/{owner:seg}/{name:seg}/collect",),
+    Access.ORG_ADMIN: (
+        "GET /organizations/{name:seg}/settings",
+        *(f"POST /organizations/{{name:seg}}/settings/{word}" for word in ("name", "member", "remove")),
+    ),
     Access.PLATFORM_ADMIN: ("ANY /admin", "ANY /admin/{page}", "ANY /api/admin/{rest}"),
     Access.INTERNAL: ("ANY /internal/builds/{rest}",),
     Access.SIGNED_LINK: ("ANY /_lfs/{rest}", "ANY /_cas/{rest}"),

@@ -19,7 +19,9 @@ class Access(StrEnum):
     SIGNED_IN_WRITE = "signed-in-write"  # with a token that may change things
     VIEW_AND_WRITE_TOKEN = "view-and-write-token"  # signed in, may see the repository
     READ_FILES_AND_CREATE = "read-files-and-create"  # may read it and make repositories elsewhere
+    READ_FILES_AND_WRITE_TARGET = "read-files-and-write-target"  # may read it and write to the repository that the body names
     READ_CODE_AND_WRITE_TOKEN = "read-code-and-write-token"  # signed in, may read the code
+    ORG_ADMIN = "org-admin"  # of the organisation in the address, or of the platform
     PLATFORM_ADMIN = "platform-admin"
     GIT = "git"  # fetch: read the files; push, upload and locks: write
     IMAGE = "image"  # pull: may change the Space, with a token that reads it
@@ -134,6 +136,7 @@ _BY_RIGHT: dict[Right, tuple[str, ...]] = {
         "GET /{ns:seg}/{name:seg}/raw/{rev:seg}/{path:tail}",
         "HEAD /{ns:seg}/{name:seg}/raw/{rev:seg}/{path:tail}",
     ),
+    Access.READ_FILES_AND_WRITE_TARGET: ("POST /api/{kind:kind}/{ns:seg}/{name:seg}/lfs-files/duplicate",),
     Access.READ_FILES_AND_CREATE: ("POST /api/{kind:kind}/{ns:seg}/{name:seg}/duplicate",),
     Access.READ_CODE_AND_WRITE_TOKEN: ("POST /{ns:seg}/{name:seg}/ask-access", "POST /datasets/{ns:seg}/{name:seg}/ask-access"),
     Action.DISCUSS: (

@@ -13,10 +13,9 @@ from control_plane.api.deps import Hub
 from control_plane.domain.accounts import Action
 from control_plane.domain.errors import EntryNotFound
 from control_plane.domain.spaces import Repo, is_open
-from control_plane.git.downloads import FileStream
+from control_plane.git.downloads import FileStream, byte_range
 from control_plane.http.addresses import calls_from_app
 
-_RANGE = re.compile(r"bytes=(\d{0,15})-(\d{0,15})")
 _SHA = re.compile(r"[0-9a-f]{40}")
 # Files of users on the platform's own host must never run there: no scripts, no sniffing, no frames.
 _HARMLESS = {
@@ -38,22 +37,6 @@ def disposition(path: str, *, attachment: bool) -> str:
     name = path.rpartition("/")[2]
     plain = "".join(c if " " <= c <= "~" and c not in '"\\' else "_" for c in name)
     return f"{'attachment' if attachment else 'inline'}; filename*=UTF-8''{quote(name, safe='')}; filename=\"{plain}\""
-
-
-def byte_range(header: str | None, size: int) -> tuple[int, int] | None:
-    """(first, last) of a single satisfiable range; None = send everything. ValueError when it lies past the end."""
-    found = _RANGE.fullmatch(header.strip()) if header else None
-    if found is None or (not found[1] and not found[2]):
-        return None
-    if not found[1]:
-        length = min(int(found[2]), size)
-        if length == 0:
-            raise ValueError
-        return size - length, size - 1
-    first, last = int(found[1]), min(int(found[2]) if found[2] else size - 1, size - 1)
-    if first >= size:
-        raise ValueError
-    return None if last < first else (first, last)
 
 
 def router(hub: Hub) -> APIRouter:

@@ -8,7 +8,6 @@ from fastapi import APIRouter, Request
 from pydantic import BaseModel, Field
 from starlette.responses import JSONResponse
 
-from control_plane.accounts.audit import record
 from control_plane.api import views
 from control_plane.api.deps import Hub, json_object, ok, read_body, texts
 from control_plane.domain.accounts import Account, Action, Actor
@@ -179,7 +178,12 @@ def router(hub: Hub) -> APIRouter:
                     found.append(await git.entry(repo.id, sha, clean))
                 except EntryNotFound:
                     continue
-        return ok(await _entries(repo, sha, found, expand))
+        rows = await _entries(repo, sha, found, expand)
+        for entry, row in zip(found, rows, strict=True):
+            # Only here, where a client looks before it copies to another repository: with it in trees, downloads would not be plain HTTP.
+            if entry.lfs is not None and await services.lfs.has(repo.id, entry.lfs.oid):
+                row["xetHash"] = entry.lfs.oid
+        return ok(rows)
 
     @api.post("/api/{kind:kind}/{ns:seg}/{name:seg}/super-squash/{branch:seg}")
     async def squash(request: Request, kind: str, ns: str, name: str, branch: str, body: SquashBody | None = None) -> JSONResponse:
@@ -195,53 +199,5 @@ def router(hub: Hub) -> APIRouter:
         new = await git.squash(repo.id, ref.removeprefix("refs/heads/"), message, author, email)
         await _changed(actor, repo, ref, old, new)
         return ok({"commitOid": new})
-
-    @api.get("/api/{kind:kind}/{ns:seg}/{name:seg}/lfs-files")
-    async def lfs_files(request: Request, kind: str, ns: str, name: str) -> JSONResponse:
-        _, repo = await hub.repo(request, kind, ns, name, Action.WRITE)
-        limit, offset = page_bounds(request)
-        named, before = await _lfs_names(repo), await git.lfs_paths(repo.id)
-        rows = sorted(await services.lfs.oids(repo.id))
-        page = [
-            {
-                "fileOid": oid, "oid": oid, "size": size, "pushedAt": views.when(repo.updated_at),
-                "filename": named[oid][0] if oid in named else before.get(oid, oid), "ref": named[oid][1] if oid in named else None,
-            }
-            for oid, size in rows[offset : offset + limit]
-        ]  # fmt: skip
-        return ok(page, next_link(request, offset + limit if len(rows) > offset + limit else None))
-
-    async def _lfs_names(repo: Repo) -> dict[str, tuple[str, str]]:
-        """Large files that a ref's head names: oid → (path, ref)."""
-        named: dict[str, tuple[str, str]] = {}
-        for ref in await git.refs(repo.id):
-            for entry in await git.tree(repo.id, ref.target, recursive=True):
-                if entry.lfs is not None:
-                    named.setdefault(entry.lfs.oid, (entry.path, ref.ref))
-        return named
-
-    @api.post("/api/{kind:kind}/{ns:seg}/{name:seg}/lfs-files/batch")
-    async def lfs_delete(request: Request, kind: str, ns: str, name: str) -> JSONResponse:
-        """Drops stored objects for good. With `rewriteHistory` no commit names them any more; without, their pointers stay."""
-        actor, repo = await hub.repo(request, kind, ns, name, Action.ADMIN)
-        body = await json_object(request)
-        deletions = body.get("deletions")
-        wanted = deletions.get("sha") if isinstance(deletions, dict) else None
-        if not isinstance(wanted, list) or not all(isinstance(o, str) for o in wanted) or len(wanted) > _MAX_PATHS:
-            raise Rejected(f'the body must be {{"deletions": {{"sha": ["<oid>", …]}}}} with at most {_MAX_PATHS} oids')
-        if isinstance(deletions, dict) and deletions.get("rewriteHistory") is True:
-            for move in await git.forget_lfs(repo.id, frozenset(wanted)):
-                await _changed(actor, repo, move.ref, move.old, move.new)
-        gone: dict[str, int] = {}
-        async with services.actions.room(repo, 0):  # counts what is left
-            for oid in wanted:
-                if (size := await services.lfs.has(repo.id, oid)) is not None:
-                    await services.lfs.drop(repo.id, oid)
-                    gone[oid] = size
-        if gone:
-            facts = {"objects": len(gone), "bytes": sum(gone.values()), "oids": [*gone][:50]}
-            async with services.uow.write() as uow:
-                await record(uow, actor, "repo.delete_lfs", f"{repo.type.value}:{repo.full_name}", facts, services.clock.now())
-        return ok({})
 
     return api

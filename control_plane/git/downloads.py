@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 
@@ -20,6 +21,25 @@ PIECE_BYTES = 1 << 18
 _AT_ONCE = 8
 _PATIENCE_S = 0.02
 _READERS = ThreadPoolExecutor(4, thread_name_prefix="download")
+
+
+_RANGE = re.compile(r"bytes=(\d{0,15})-(\d{0,15})")
+
+
+def byte_range(header: str | None, size: int) -> tuple[int, int] | None:
+    """(first, last) of a single satisfiable range; None = send everything. ValueError when it lies past the end."""
+    found = _RANGE.fullmatch(header.strip()) if header else None
+    if found is None or (not found[1] and not found[2]):
+        return None
+    if not found[1]:
+        length = min(int(found[2]), size)
+        if length == 0:
+            raise ValueError
+        return size - length, size - 1
+    first, last = int(found[1]), min(int(found[2]) if found[2] else size - 1, size - 1)
+    if first >= size:
+        raise ValueError
+    return None if last < first else (first, last)
 
 
 class Turns:

@@ -1,6 +1,7 @@
-"""The Xet upload protocol over HTTP: tokens, xorbs and shards under `/_cas/<repo id>/<generation>/…`.
+"""The Xet protocol over HTTP: tokens, xorbs, shards and how to put files together, under `/_cas/<repo id>/<generation>/…`.
 
-Tokens are short-lived, sealed by us and good for one repository. Downloads are plain HTTP elsewhere: there is no read side here.
+Tokens are short-lived, sealed by us and good for one repository. Downloads are plain HTTP elsewhere; the reading half (`xet_read`)
+is for clients that were told a file's Xet name, which only `paths-info` tells them, because they copy files by it.
 """
 
 from __future__ import annotations
@@ -9,19 +10,22 @@ import asyncio
 import hashlib
 import json
 import logging
+import os
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from fastapi import APIRouter, Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from control_plane.domain.errors import Forbidden, NotFound, NotSignedIn, QuotaExceeded, Rejected, TooLarge, VitrineError
 from control_plane.domain.ids import RepoId
 from control_plane.domain.spaces import RepoType
 from control_plane.git import xet_format as wire
+from control_plane.git import xet_read as reading
 from control_plane.git.bodies import read_body
+from control_plane.git.downloads import byte_range
 from control_plane.git.lfs import FileLfsStore
 from control_plane.git.lfs_http import Storage, lfs_error
 from control_plane.git.names import check_repo_id
@@ -93,12 +97,20 @@ def xet_router(deps: XetDeps) -> APIRouter:
 
     add("/v1/chunks/{prefix}/{name}", ["GET"], server.unknown)
     add("/v1/xorb-grants/{prefix}/{name}", ["POST"], server.unknown)
-    add("/v1/reconstructions/{name}", ["GET"], server.unknown)
-    add("/v2/reconstructions/{name}", ["GET"], server.unknown)
+    add("/v1/reconstructions/{name}", ["GET"], server.reconstruction)
+    add("/v2/reconstructions/{name}", ["GET"], server.unknown)  # readers then ask for version 1
     add("/v1/xorbs/{prefix}/{name}", ["POST"], server.put_xorb)
     add("/v1/xorbs/{prefix}/{name}", ["HEAD"], server.has_xorb)
     add("/v1/shards", ["POST"], server.put_shard)
     add("/v2/shards", ["POST"], server.put_shard_events)
+
+    async def xorb(request: Request) -> Response:
+        try:
+            return await server.xorb(request)
+        except VitrineError as error:
+            return _error(error)
+
+    router.add_api_route("/_cas/{repo_id}/files/{oid}/{number:int}", xorb, methods=["GET"], response_model=None)
 
     async def telemetry(_: Request) -> Response:
         return Response(status_code=204)  # nothing is kept
@@ -142,6 +154,7 @@ def _error(error: VitrineError) -> Response:
 class _Server:
     def __init__(self, deps: XetDeps) -> None:
         self._deps, self._signer, self._store = deps, Signer(deps.key, "xet"), deps.store
+        self._reads = Signer(deps.key, "xet-read")
 
     def granted(self, request: Request) -> RepoId:
         """The repository of the address, when the token is for writing to it. A token for anything else is refused."""
@@ -158,6 +171,44 @@ class _Server:
 
     async def unknown(self, request: Request, repo_id: RepoId) -> Response:
         raise NotFound("not known here")
+
+    async def reconstruction(self, request: Request, repo_id: RepoId) -> Response:
+        """How to put a stored file together; its name here is its sha256."""
+        oid = request.path_params["name"]
+        size = await self._deps.lfs.has(repo_id, oid)
+        if not size:
+            raise NotFound("this file is not stored here")
+        try:
+            first, last = byte_range(request.headers.get("range"), size) or (0, size - 1)
+        except ValueError:
+            return Response(status_code=416, headers={"Content-Range": f"bytes */{size}"})
+        exp = int(self._deps.now()) + self._deps.valid_s
+
+        def url(number: int) -> str:
+            signature = self._reads.sign({"repo": repo_id, "oid": oid, "number": number, "exp": exp})
+            return f"{base_url(request)}/_cas/{repo_id}/files/{oid}/{number}?exp={exp}&sig={signature}"
+
+        return JSONResponse(reading.reconstruction(oid, size, first, last, url))
+
+    async def xorb(self, request: Request) -> Response:
+        """Part of a file as chunks; the address says which and is the permission."""
+        repo_id, oid, number = check_repo_id(request.path_params["repo_id"]), request.path_params["oid"], request.path_params["number"]
+        expires = request.query_params.get("exp", "")
+        fields: dict[str, str | int] = {"repo": repo_id, "oid": oid, "number": number, "exp": expires}
+        self._reads.check(fields, request.query_params.get("sig", ""), expires=expires, now=self._deps.now())
+        path, size = await self._deps.lfs.file_path(RepoId(repo_id), oid), await self._deps.lfs.has(RepoId(repo_id), oid)
+        total = reading.serialized_size(size or 0, number)
+        if path is None or size is None or not total:
+            raise NotFound("this file is not stored here")
+        try:
+            span = byte_range(request.headers.get("range"), total)
+        except ValueError:
+            return Response(status_code=416, headers={"Content-Range": f"bytes */{total}"})
+        first, last = span or (0, total - 1)
+        headers = {"Content-Length": str(last - first + 1), "Content-Type": "application/octet-stream"}
+        if span is not None:
+            headers["Content-Range"] = f"bytes {first}-{last}/{total}"
+        return StreamingResponse(_chunks(path, size, number, first, last), 206 if span else 200, headers)
 
     async def has_xorb(self, request: Request, repo_id: RepoId) -> Response:
         return Response(status_code=200 if await self._store.has_xorb(repo_id, request.path_params["name"]) else 404)
@@ -197,3 +248,14 @@ class _Server:
                 await self._deps.storage.settle(repo_id, shard)
         log.info("xet shard registered", extra={"repo": repo_id, "files": len(files), "bytes": total})
         return int(any(fresh))
+
+
+async def _chunks(path: str, size: int, number: int, first: int, last: int) -> AsyncIterator[bytes]:
+    descriptor = await asyncio.to_thread(os.open, path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        while first <= last:
+            stop = min(last, first + reading.PIECE - 1)
+            yield await asyncio.to_thread(reading.serialized, lambda at, n: os.pread(descriptor, n, at), size, number, first, stop)
+            first = stop + 1
+    finally:
+        os.close(descriptor)

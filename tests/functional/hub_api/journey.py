@@ -31,6 +31,11 @@ for path in ("sub/weights.bin", "big.txt", "app.py"):
     assert (target / path).read_bytes() == (source / path).read_bytes(), path
 info = api.get_paths_info(name, ["sub/weights.bin"], repo_type="space")[0]
 assert info.lfs and info.lfs.size == 3_000_000
+# With what `paths-info` says the file system reads through Xet where hf_xet is there and switched on, else by plain HTTP.
+files_of = hub.HfFileSystem(endpoint=endpoint, token=token, expand_info=True)
+for path in ("sub/weights.bin", "big.txt"):
+    files_of.get_file(f"spaces/{name}/{path}", f"{folder}/through")
+    assert Path(f"{folder}/through").read_bytes() == (source / path).read_bytes(), path
 assert api.get_space_runtime(name).stage == "BUILDING"
 api.add_space_variable(name, "A", "1")
 api.create_branch(name, branch="feature/x", repo_type="space", exist_ok=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import subprocess
 import sys
@@ -11,7 +12,7 @@ from pathlib import Path
 import httpx
 import pytest
 from fastapi.routing import iter_route_contexts
-from huggingface_hub import CommitInfo, HfApi
+from huggingface_hub import CommitInfo, CommitOperationCopy, HfApi
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
 from huggingface_hub.hf_api import RepoFile
 
@@ -152,3 +153,47 @@ def test_large_files_are_deleted_for_good(whole: WholePlatform, tmp_path: Path) 
         api.hf_hub_download("admin/purged", "b.bin", cache_dir=tmp_path / "again")
     api.upload_file(path_or_fileobj=b"b.bin" + bytes(5000), path_in_repo="b.bin", repo_id="admin/purged")
     api.hf_hub_download("admin/purged", "b.bin", cache_dir=tmp_path / "back")
+
+
+@pytest.mark.filterwarnings("ignore:Use 'content=")  # the client's own
+def test_large_files_are_copied_between_repositories(whole: WholePlatform, tmp_path: Path) -> None:
+    """Without their bytes: by who may read the one and write to the other, and only what the source really names."""
+    api = HfApi(endpoint=whole.url, token=whole.admin_token)
+    headers = {"Authorization": f"Bearer {whole.admin_token}"}
+    httpx.post(f"{whole.url}/api/admin/users", json={"name": "copier"}, headers=headers).raise_for_status()
+    made = httpx.post(f"{whole.url}/api/admin/tokens", json={"user": "copier", "role": "write", "name": "t"}, headers=headers).json()
+    copier = HfApi(endpoint=whole.url, token=made["token"])
+    api.create_repo("admin/origin")
+    api.create_repo("admin/closed", private=True)
+    copier.create_repo("copier/mine", repo_type="dataset")
+    weights = os.urandom(100_000)
+    for name in ("admin/origin", "admin/closed"):
+        api.upload_file(path_or_fileobj=weights[::-1] if name == "admin/closed" else weights, path_in_repo="w.bin", repo_id=name)
+        api.upload_file(path_or_fileobj=b"small", path_in_repo="note.txt", repo_id=name)
+
+    copies = [
+        CommitOperationCopy("w.bin", "copy/w.bin", src_repo_id="admin/origin", src_repo_type="model"),
+        CommitOperationCopy("note.txt", "note.txt", src_repo_id="admin/origin", src_repo_type="model"),
+    ]
+    copier.create_commit("copier/mine", copies, commit_message="Copy", repo_type="dataset")
+    copier.copy_files("hf://admin/origin", "hf://datasets/copier/mine/all/")
+    for path in ("copy/w.bin", "all/w.bin"):
+        found = copier.hf_hub_download("copier/mine", path, repo_type="dataset", cache_dir=tmp_path)
+        assert Path(found).read_bytes() == weights
+    api.delete_repo("admin/origin")
+    copier.hf_hub_download("copier/mine", "copy/w.bin", repo_type="dataset", cache_dir=tmp_path / "later")
+
+    def duplicate(source: str, target: str, oid: str, who: HfApi = copier) -> httpx.Response:
+        body = {"target": {"type": "dataset", "name": target}, "files": [{"sha256": oid, "xetHash": oid, "filename": "w.bin"}]}
+        address = f"{whole.url}/api/models/{source}/lfs-files/duplicate"
+        return httpx.post(address, json=body, headers={"Authorization": f"Bearer {who.token}"})
+
+    hidden = hashlib.sha256(weights[::-1]).hexdigest()
+    assert duplicate("admin/closed", "copier/mine", hidden).status_code == 404
+    copier.create_repo("copier/empty")
+    assert duplicate("copier/empty", "copier/mine", hidden).json()["failed"][0]["sha256"] == hidden
+    api.create_repo("admin/own", repo_type="dataset")
+    api.create_repo("admin/secret", repo_type="dataset", private=True)
+    assert duplicate("copier/empty", "admin/own", hidden).status_code == 403
+    assert duplicate("copier/empty", "admin/secret", hidden).status_code == 404
+    assert duplicate("admin/closed", "admin/own", hidden, api).json() == {"failed": []}

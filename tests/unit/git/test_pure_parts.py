@@ -6,11 +6,11 @@ from pathlib import Path
 
 import lz4.frame
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from control_plane.domain.errors import Forbidden, Rejected
-from control_plane.git import packing, pktline, pointers, xet_format
+from control_plane.git import packing, pktline, pointers, xet_format, xet_read
 from control_plane.git.archives import leaves_tree
 from control_plane.git.names import check_path, is_dot_git, path_problem, ref_problem
 from control_plane.git.policy import PushLimits, RefUpdate, check_refs
@@ -18,6 +18,7 @@ from control_plane.git.receive import boxed
 from control_plane.git.signing import Signer
 from control_plane.ports.git import LfsPointer
 
+PATTERN = random.Random(0).randbytes(65_521)  # a prime, so that no two chunks are alike
 OID, SHA, ZERO = "a" * 64, "1" * 40, "0" * 40
 
 
@@ -201,3 +202,29 @@ def test_any_bytes_as_shard_or_xorb_are_read_or_refused(data: bytes) -> None:
             read()
         except Rejected:
             pass
+
+
+@given(size=st.integers(1, 3 * xet_read.CHUNK * xet_read.XORB_CHUNKS), data=st.data())
+@settings(max_examples=60, deadline=None)
+def test_any_range_of_a_file_is_put_together_from_its_chunks(size: int, data: st.DataObject) -> None:
+    """As a reader does it: each address's range of a xorb, its chunks unpacked, the terms in order, the first bytes skipped."""
+    first = data.draw(st.integers(0, size - 1))
+    last = data.draw(st.integers(first, min(size - 1, first + 5 * xet_read.CHUNK)))
+
+    def content(at: int, length: int) -> bytes:
+        return (PATTERN * (length // len(PATTERN) + 2))[at % len(PATTERN) :][:length]
+
+    plan = xet_read.reconstruction("0" * 64, size, first, last, str)
+    found = b""
+    for term in plan["terms"]:
+        [part] = plan["fetch_info"][term["hash"]]
+        assert part["range"] == term["range"]
+        number, bounds = int(part["url"]), part["url_range"]
+        assert 0 <= bounds["start"] <= bounds["end"] < xet_read.serialized_size(size, number)
+        packed = xet_read.serialized(content, size, number, bounds["start"], bounds["end"])
+        chunks = list(xet_format.read_xorb(memoryview(packed)))
+        assert len(chunks) == term["range"]["end"] - term["range"]["start"]
+        unpacked = b"".join(xet_format.unpack(packed[at : at + length], scheme, raw) for at, length, scheme, raw in chunks)
+        assert len(unpacked) == term["unpacked_length"]
+        found += unpacked
+    assert found[plan["offset_into_first_range"] :][: last - first + 1] == content(first, last - first + 1)
