@@ -152,12 +152,19 @@ class SqlRepoStore:
         else:
             walks = [()] if see_all else [(repos.c.is_private == false(),), *((repos.c.owner_id == account,) for account in sorted(mine))]
         typed = repos.c.type == type.value
-        rows: tuple[Sequence[int], _Narrow | None] | None = await self._few(narrow)
-        if rows is None and any(one.is_short for one in narrow):
-            rows = await self._walk([typed, *base], walks, column, _SHORT_WALK, 0), None
+        windows = [4 * (limit + offset), max(_WINDOW, 8 * (limit + offset))]
         order: Sequence[int] | None = None
-        if rows is None:
-            order = await self._page([typed, *base], narrow, walks, column, limit, offset)
+        if narrow and not self._rows.is_sqlite:
+            # PostgreSQL puts together every hit of a word before it counts the first few: 20 ms for one that is everywhere.
+            order = await self._page([typed, *base], narrow, walks, column, limit, offset, windows[:1])
+            windows = windows[1:]
+        rows: tuple[Sequence[int], _Narrow | None] | None = None
+        if order is None:
+            rows = await self._few(narrow)
+        if order is None and rows is None and any(one.is_short for one in narrow):
+            rows = await self._walk([typed, *base], walks, column, _SHORT_WALK, 0), None
+        if order is None and rows is None:
+            order = await self._page([typed, *base], narrow, walks, column, limit, offset, windows)
         if order is None:
             within, answered = rows or (_all_of(narrow), None)
             questions = [one.of_row for one in narrow if one is not answered and (rows or one.rows is None)]
@@ -175,7 +182,7 @@ class SqlRepoStore:
         A rare condition is cheapest from its own index, a common one by walking the order until the page is full; either way
         no more than about `_FEW` rows are looked at for one page, unless the order puts all that fit at its end.
         """
-        for one in narrow:
+        for one in sorted(narrow, key=lambda one: -one.length):  # a long word is seldom a common one
             if one.rows is None:
                 continue
             seen = 0
@@ -194,12 +201,16 @@ class SqlRepoStore:
         rank: ColumnElement[Any],
         limit: int,
         offset: int,
+        windows: Sequence[int],
     ) -> Sequence[int] | None:
-        """One page from the head of the order; None when conditions that are common alone meet too seldom there to fill it."""
+        """One page from the head of the order, looked for in each of `windows` (rows) in turn.
+
+        None when conditions that are common alone meet too seldom there to fill it.
+        """
         if not narrow:
             return await self._walk(wanted, walks, rank, limit, offset)
         needed = limit + offset
-        for size in (4 * needed, max(_WINDOW, 8 * needed)):
+        for size in windows:
             hits: dict[int, Any] = {}
             for walk in walks:
                 ranked = select(repos.c.seq, rank.label("rank")).where(*wanted, *walk).order_by(rank.desc(), repos.c.seq.desc())
@@ -256,7 +267,7 @@ class SqlRepoStore:
                         repos.c.seq.in_(select(inside.subquery().c.seq)), repos.c.visibility != Visibility.PROTECTED.value
                     )
                     rows = select(union(select(rows.subquery().c.seq), open_source).subquery().c.seq)
-            found.append(_Narrow(of_row, rows, len(word) < TRIGRAM, parts))
+            found.append(_Narrow(of_row, rows, len(word) < TRIGRAM, len(word), parts))
         return found
 
     async def set_text(self, repo_id: RepoId, text: str) -> None:
@@ -319,6 +330,7 @@ class _Narrow:
     of_row: ColumnElement[bool]
     rows: Select[Any] | None = None
     is_short: bool = False
+    length: int = 0  # of a word
     parts: tuple[Select[Any], ...] = ()  # `rows` in pieces that are quick to count up to a limit; () = `rows` itself is
 
 
