@@ -18,6 +18,7 @@ from control_plane.db.engine import Database, create_database
 from control_plane.domain.accounts import Account, AccountKind, Membership, OrgRole, Session, Token, TokenRole
 from control_plane.domain.builds import Artifact, ArtifactKind, BuildPhase, BuildResult, BuildStatus, LaunchPlan
 from control_plane.domain.errors import Broken, Conflict, NameTaken, Rejected, StaleGeneration, Unavailable
+from control_plane.domain.gates import Gate
 from control_plane.domain.ids import AccountId, BuildId, ReplicaId, RepoId, SessionId, Sha, SpaceId, TokenId, new_id
 from control_plane.domain.notices import Notice, NoticeKind
 from control_plane.domain.reasons import Reason
@@ -273,6 +274,7 @@ async def test_a_repo_comes_back_whole_and_its_name_is_unique_per_type(db: Datab
         storage_bytes=1 << 40,
         discussions_disabled=True,
         origin="x/y",
+        gate=Gate.MANUAL,
     )
     assert every_field_differs(full, repo(ann))
     async with db.write() as work:
