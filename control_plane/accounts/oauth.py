@@ -18,7 +18,7 @@ from typing import Any, cast
 from urllib.parse import urlsplit, urlunsplit
 
 from control_plane.accounts.tokens import CONSENT, GRANT, OAUTH_PREFIX, create_token, hash_text, revoke_token
-from control_plane.domain.accounts import Account, Token, TokenRole
+from control_plane.domain.accounts import GATED_SCOPE, Account, Token, TokenRole
 from control_plane.domain.errors import Rejected, VitrineError
 from control_plane.domain.ids import AccountId, SpaceId
 from control_plane.ports.clock import Clock
@@ -54,7 +54,7 @@ SCOPES = [
     "webhooks",
     "write-discussions",
 ]
-_READS = frozenset({"read-repos", "gated-repos"})
+_READS = frozenset({"read-repos"})
 _WRITES = frozenset({"write-repos", "manage-repos", "contribute-repos", "write-discussions"})
 _CODE, _DEVICE, _USER_CODE, _REFRESH = "oauth-code", "oauth-device", "oauth-user-code", "oauth-refresh"
 _USER_ALPHABET = "BCDFGHJKLMNPQRSTVWXZ"  # no vowels: no words; nothing that looks like a digit
@@ -226,6 +226,8 @@ async def _issue(uow: UnitOfWork, clock: Clock, client: Client, user_id: str, sc
         rights = {user.name: "write"}
     elif words & _READS:
         rights = {user.name: "read"}
+    if "gated-repos" in words and not client.is_cli:
+        rights[GATED_SCOPE] = "read"
     token, text = await create_token(
         uow, clock, user, f"App: {client.name}"[:96], role, now + client.token_life, scopes=rights or None, prefix=OAUTH_PREFIX
     )

@@ -9,6 +9,7 @@ from __future__ import annotations
 from enum import IntEnum
 
 from control_plane.domain.accounts import (
+    GATED_SCOPE,
     Account,
     AccountKind,
     Action,
@@ -114,7 +115,11 @@ def allowed(actor: Actor, action: Action, repo: Repo, request: AccessRequest | N
     right = _token_right(actor, repo.owner_name, repo.name)
     if action in CHANGES:
         return right == "write"
-    return right != ""
+    return right != "" or (action is Action.READ_FILES and repo.visibility is Visibility.PUBLIC and _reads_gated(actor))
+
+
+def _reads_gated(actor: Actor) -> bool:
+    return actor.token is not None and GATED_SCOPE in actor.token.scopes
 
 
 def _is_let_in(actor: Actor, repo: Repo, request: AccessRequest | None) -> bool:

@@ -48,6 +48,7 @@ _BY_RIGHT: dict[Right, tuple[str, ...]] = {
         "GET /api/organizations/{name:seg}/followers",
         "POST /api/tokens/revoke-leaked",
         "POST /api/validate-yaml",
+        "POST /uploads",
         "GET /api/spaces/hardware",
         "GET /api/spaces/templates",
         "GET /api/spaces/semantic-search",

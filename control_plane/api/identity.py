@@ -13,7 +13,7 @@ from control_plane.accounts.tokens import revoke_leaked
 from control_plane.api import views
 from control_plane.api.deps import Hub, json_object, ok
 from control_plane.community import likes
-from control_plane.domain.accounts import ANONYMOUS, Account, AccountKind, Action, Actor, TokenRole
+from control_plane.domain.accounts import ANONYMOUS, GATED_SCOPE, Account, AccountKind, Action, Actor, TokenRole
 from control_plane.domain.errors import Rejected
 from control_plane.domain.spaces import RepoType
 from control_plane.http.addresses import base_url, caller_address
@@ -223,11 +223,12 @@ def _auth_json(actor: Actor) -> dict[str, object]:
     access: dict[str, object] = {"displayName": token.name, "role": token.role.value, "createdAt": views.when(token.created_at)}
     if token.role is TokenRole.FINE_GRAINED:
         access["fineGrained"] = {
-            "canReadGatedRepos": False,
+            "canReadGatedRepos": GATED_SCOPE in token.scopes,
             "global": [],
             "scoped": [
                 {"entity": {"name": subject, "type": "repo" if "/" in subject else "user"}, "permissions": [f"repo.{right}"]}
                 for subject, right in sorted(token.scopes.items())
+                if subject != GATED_SCOPE
             ],
         }
     body: dict[str, object] = {"type": "access_token", "accessToken": access}

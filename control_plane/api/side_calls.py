@@ -64,6 +64,10 @@ def router(hub: Hub) -> APIRouter:
     async def absent(word: str) -> Response:
         return plain(404, f"This platform offers no {word.replace('-', ' ').replace('_', ' ')}.")
 
+    async def attachment() -> Response:
+        return plain(404, "This platform keeps no attachments of discussions; commit the picture to a repository and link to it.")
+
+    api.add_api_route("/uploads", attachment, methods=["POST"], include_in_schema=False, response_class=Response)
     for path in ("/api/{word:absent}", "/api/{word:absent}/{rest:tail}"):
         api.add_api_route(path, absent, methods=["GET", "POST", "PUT", "DELETE"], include_in_schema=False, response_class=Response)
     return api

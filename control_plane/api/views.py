@@ -38,7 +38,7 @@ def runtime_json(view: RuntimeView, app_host: str, catalog: FlavorCatalog) -> di
         "stage": view.stage.value,
         "hardware": hardware,
         "storage": view.storage_tier or None,
-        "gcTimeout": view.sleep_after_s,
+        "gcTimeout": None if is_static else view.sleep_after_s,
         "replicas": {"requested": view.requested_replicas, "current": view.current_replicas},
         "devMode": False,
         "domains": [{"domain": app_host, "stage": "READY"}],

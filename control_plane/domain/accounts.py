@@ -122,6 +122,8 @@ class Actor:
 
 
 ANONYMOUS = Actor()
+# Among the scopes of a fine-grained token: it reads public gated repositories that its user was let in to. No account has such a name.
+GATED_SCOPE = ":gated"
 
 
 class Action(StrEnum):

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
 
 from control_plane.accounts import policy
-from control_plane.domain.accounts import Account, AccountKind, Action, Actor, OrgRole, Token, TokenRole
-from control_plane.domain.errors import Forbidden, NotSignedIn, RepoNotFound
+from control_plane.domain.accounts import GATED_SCOPE, Account, AccountKind, Action, Actor, OrgRole, Token, TokenRole
+from control_plane.domain.errors import Forbidden, GatedRepo, NotSignedIn, RepoNotFound
+from control_plane.domain.gates import AccessRequest, Gate, RequestStatus
 from control_plane.domain.ids import AccountId, RepoId, TokenId
 from control_plane.domain.spaces import Repo, RepoType, Visibility
 
@@ -86,3 +88,42 @@ def test_who_may_create_where() -> None:
     assert not policy.may_create(member(OrgRole.ADMIN, token(TokenRole.READ)), org)
     assert policy.may_create(Actor(user=user("m")), user("m"))
     assert not policy.may_create(Actor(user=user("m")), user("other"))
+
+
+def asked(status: RequestStatus, who: str = "x") -> AccessRequest:
+    return AccessRequest("q", RepoId("r"), AccountId(who), status, NOW)
+
+
+@pytest.mark.parametrize(
+    ("actor", "request_", "may"),
+    [
+        (Actor(), None, False),
+        (Actor(user=user("x")), None, False),
+        (Actor(user=user("x")), asked(RequestStatus.PENDING), False),
+        (Actor(user=user("x")), asked(RequestStatus.REJECTED), False),
+        (Actor(user=user("x")), asked(RequestStatus.ACCEPTED), True),
+        (Actor(user=user("x")), asked(RequestStatus.ACCEPTED, "y"), False),
+        (Actor(user=user("x", is_suspended=True)), asked(RequestStatus.ACCEPTED), False),
+        (Actor(user=user("x"), token=token(TokenRole.READ)), asked(RequestStatus.ACCEPTED), True),
+        (Actor(user=user("x"), token=token(TokenRole.FINE_GRAINED)), asked(RequestStatus.ACCEPTED), False),
+        (Actor(user=user("x"), token=token(TokenRole.FINE_GRAINED, acme="read")), asked(RequestStatus.ACCEPTED), True),
+        (Actor(user=user("x"), token=token(TokenRole.FINE_GRAINED, **{GATED_SCOPE: "read"})), asked(RequestStatus.ACCEPTED), True),
+        (Actor(user=user("x"), token=token(TokenRole.FINE_GRAINED, **{GATED_SCOPE: "read"})), None, False),
+        (member(OrgRole.READ), None, True),
+        (member(OrgRole.READ, token(TokenRole.FINE_GRAINED)), None, False),
+        (Actor(user=user("root", is_admin=True)), None, True),
+    ],
+)
+def test_a_gate(actor: Actor, request_: AccessRequest | None, may: bool) -> None:
+    """The bytes are for members and for whom they let in; the token must cover it; everything else stays as it was."""
+    model = replace(repo(Visibility.PUBLIC), type=RepoType.MODEL, gate=Gate.MANUAL)
+    assert policy.allowed(actor, Action.READ_FILES, model, request_) is may
+    assert policy.allowed(actor, Action.READ_CODE, model)
+    assert policy.allowed(actor, Action.READ_FILES, replace(model, gate=Gate.OPEN))
+    if not may:
+        with pytest.raises(GatedRepo):
+            policy.require(actor, Action.READ_FILES, model, request_)
+    hidden = replace(model, visibility=Visibility.PRIVATE)
+    if not policy.allowed(actor, Action.VIEW, hidden):
+        with pytest.raises(RepoNotFound):
+            policy.require(actor, Action.READ_FILES, hidden, request_)
