@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import secrets
+from email.utils import formatdate
 from http import HTTPStatus
 
 from control_plane.domain.routes import Route
@@ -16,11 +17,12 @@ _PHRASES = {status.value: status.phrase.encode() for status in HTTPStatus}
 def raw(status: int, content_type: str, body: bytes, *, headers: str = "", keep: bool, head_only: bool) -> bytes:
     """One complete response. `headers` are `Name: value\\r\\n` lines of ours."""
     head = (
-        b"HTTP/1.1 %d %b\r\nContent-Type: %b\r\nContent-Length: %d\r\n"
+        b"HTTP/1.1 %d %b\r\nDate: %b\r\nContent-Type: %b\r\nContent-Length: %d\r\n"
         b"Cache-Control: no-store\r\nX-Content-Type-Options: nosniff\r\n%b%b\r\n"
         % (
             status,
             _PHRASES.get(status, b"Error"),
+            formatdate(usegmt=True).encode(),
             content_type.encode(),
             len(body),
             headers.encode("latin-1"),

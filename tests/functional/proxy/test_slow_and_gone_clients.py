@@ -12,7 +12,7 @@ from control_plane.domain.routes import RouteState
 from control_plane.proxy.client import ClientConnection
 from control_plane.proxy.connection import DISCARD
 from control_plane.proxy.connection import HEAD as HEAD_PHASE
-from tests.functional.proxy.conftest import Seen, Wire, World
+from tests.functional.proxy.conftest import HOST, Seen, Wire, World
 from tests.functional.proxy.test_replicas import replica
 
 HEAD = b"%b HTTP/1.1\r\nHost: alice-demo.localhost\r\n%b\r\n"
@@ -121,6 +121,38 @@ async def test_a_body_that_trickles_is_a_408(world: World) -> None:
     connection.check(connection.deadline)
     answer = await wire.answer()
     assert (answer.status, answer.headers["x-vitrine-error"]) == (408, "CLIENT_TIMEOUT")
+
+
+async def test_an_app_that_does_not_read_holds_the_upload_back(world: World) -> None:
+    size, read = 60_000_000, asyncio.Event()
+
+    async def script(seen: Seen, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+        await read.wait()
+        left = size
+        while left:
+            left -= len(await reader.read(1_000_000))
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+        return True
+
+    world.app.script = script
+    wire = await world.wire()
+    wire.writer.transport.set_write_buffer_limits(high=65_536)
+    await wire.send(HEAD % (b"POST /", b"Content-Length: %d\r\n" % size))
+
+    async def push() -> None:
+        for _ in range(size // 1_000_000):
+            await wire.send(b"x" * 1_000_000)
+
+    pushing = asyncio.create_task(push())
+    await until(lambda: bool(world.proxy.core.connections) and only(world).is_deaf)
+    (upstream,) = world.proxy.core.table.get(HOST).pools[0].open  # type: ignore[union-attr]
+    assert upstream.transport.get_write_buffer_size() < 1_000_000
+    assert not pushing.done()
+    due = only(world)._body_due
+    read.set()
+    assert (await wire.answer()).status == 200
+    await pushing
+    assert only(world)._body_due >= due, "what the app was slow with is not the client's fault"
 
 
 async def test_an_upload_whose_client_left_gives_its_place_back(world: World) -> None:
