@@ -223,8 +223,9 @@ def _accounts(api: APIRouter, door: Door) -> None:
         actor = await door.admin(request)
         async with uow.write() as work:
             org, user = await people.find_account(work, name, AccountKind.ORG), await people.find_account(work, user_name, AccountKind.USER)
+            before = next((role.value for member, role in await work.accounts.members(org.id) if member.id == user.id), None)
             await people.remove_member(work, signals, org, user)
-            await door.note(work, actor, "org.member", f"org:{org.name}", user=user.name, after=None)
+            await door.note(work, actor, "org.member", f"org:{org.name}", user=user.name, before=before, after=None)
         return {"org": org.name, "user": user.name, "role": None}
 
 

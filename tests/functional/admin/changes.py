@@ -93,6 +93,15 @@ def gates(audit: Auditor) -> None:
         audit.call(f"POST {HUB}/user-access-request/handle", "repo.decide_access", json_body=decided, **at)
         audit.call(f"POST {HUB}/user-access-request/grant", "repo.grant_access", json_body={"user": "bob"}, **at)
         audit.call(f"PUT {HUB}/settings", "repo.gate", json_body={"gated": False}, **at)
+    own = {"P": "/datasets", "owner": "alice", "name": "data"}
+    audit.person("guest")
+    audit.call(f"POST {ANY_PAGE}/settings/gate", "repo.gate", form={"gate": "manual"}, **own)
+    audit.call(f"POST {ANY_PAGE}/gate/ask", "repo.ask_access", "guest", form={}, **own)
+    headers = {"authorization": f"Bearer {audit.tokens['alice']}"}
+    waiting = audit.client.get("/api/datasets/alice/data/user-access-request/pending", headers=headers).json()[0]["requestId"]
+    decision = {"request": waiting, "status": "accepted"}
+    audit.call(f"POST {ANY_PAGE}/settings/access", "repo.decide_access", form=decision, **own)
+    audit.call(f"POST {ANY_PAGE}/settings/gate", "repo.gate", form={"gate": ""}, **own)
 
 
 def space(audit: Auditor) -> None:
@@ -307,6 +316,14 @@ def operators(audit: Auditor) -> None:
     audit.call("POST /admin/users", "user.add", "admin", form={"name": "erin", "email": "", "password": PASSWORD}, cookie=session)
     for on, action in (("1", "user.suspend"), ("0", "user.resume")):
         audit.call("POST /admin/suspend", action, "admin", form={"name": "erin", "suspended": on}, cookie=session)
+    for on in ("1", "0"):
+        notice = {"on": on, "message": "New disks"}
+        audit.call("POST /admin/maintenance", "platform.maintenance", "admin", form=notice, cookie=session)
+    audit.call("POST /organizations/new", "org.add", "admin", form={"name": "club", "fullname": "The club"}, cookie=session)
+    club = "POST /organizations/{name:seg}/settings"
+    audit.call(f"{club}/name", "org.rename", "admin", form={"fullname": "Our club"}, cookie=session, name="club")
+    audit.call(f"{club}/member", "org.member", "admin", form={"user": "bob", "role": "read"}, cookie=session, name="club")
+    audit.call(f"{club}/remove", "org.member", "admin", form={"user": "bob"}, cookie=session, name="club")
     audit.call("POST /admin/quotas", "quota.set", "admin", form={"subject": "erin", "key": "spaces", "value": "2"}, cookie=session)
 
 

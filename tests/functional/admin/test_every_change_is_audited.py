@@ -39,6 +39,8 @@ WITHOUT: dict[str, str] = {
     "POST {P}/{owner}/{name}/info/lfs/objects/verify": _ASKS,
     "POST {P}/{owner}/{name}/info/lfs/locks/verify": _ASKS,
     "POST {P}/{owner}/{name}/git-upload-pack": _ASKS,
+    "POST /api/{kind:kind}/{ns:seg}/{name:seg}/lfs-files/duplicate": _BYTES,
+    "POST /uploads": _OFF,
     "POST /api/validate-yaml": _ASKS,
     "POST /api/{kind:kind}/{ns:seg}/{name:seg}/paths-info/{rev:seg}": _ASKS,
     "POST /api/{kind:kind}/{ns:seg}/{name:seg}/preupload/{rev:seg}": _ASKS,
