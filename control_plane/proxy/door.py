@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import socket
 from collections.abc import Callable
 
@@ -27,6 +28,8 @@ _GREETING_S = 10.0
 _CLOSE_NOTIFY_S = 1.0  # a client that does not read must not hold its connection open by not saying goodbye
 _LOOK_AGAIN_S = 0.02  # a partial PROXY header: the socket stays readable, so it is looked at by the clock
 _TLS_RECORD = 0x16
+_NO_ROOM = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
+_NO_ROOM_S = 0.1
 
 
 class Door:
@@ -45,8 +48,11 @@ class Door:
                 sock, peer = self._sock.accept()
             except (BlockingIOError, InterruptedError):
                 return
-            except OSError:  # out of descriptors, or the peer has left: the next round tries again
-                return
+            except OSError as error:
+                if error.errno in _NO_ROOM:  # the listener stays readable: without a pause this would be all we do
+                    self._loop.remove_reader(self._sock.fileno())
+                    self._loop.call_later(_NO_ROOM_S, self._accept_again)
+                return  # or the peer has left: the next round tries again
             sock.setblocking(False)
             if sock.family != socket.AF_UNIX:
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -60,6 +66,10 @@ class Door:
                 sock.close()
                 continue
             self.greeted.add(_Greeting(self, sock, address, client))
+
+    def _accept_again(self) -> None:
+        if self._sock.fileno() >= 0:
+            self._loop.add_reader(self._sock.fileno(), self._accept)
 
     def close(self) -> None:
         """Accept nobody any more; who was accepted is served."""

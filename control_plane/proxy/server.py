@@ -15,6 +15,7 @@ import resource
 import signal
 import socket
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 
 from control_plane.domain.errors import Rejected
 from control_plane.domain.routes import Endpoint, EndpointKind
@@ -39,6 +40,7 @@ _log = logging.getLogger("vitrine.proxy")
 _TICK_S = 0.5
 _SAVE_S = 1.0
 _FEED_RETRY_S = 0.5
+_OTHER_DESCRIPTORS = 128  # listeners, bus, logs, questions to the API
 
 
 class Proxy:
@@ -264,6 +266,14 @@ def _listen(config: ProxyConfig, port: int) -> socket.socket:
     return sock
 
 
+def _room(wanted: int, descriptors: int) -> int:
+    """How many clients there is room for: each may need a second descriptor for its app, which must not be refused for want of one."""
+    if descriptors == resource.RLIM_INFINITY:
+        return wanted
+    room = max(1, (descriptors - _OTHER_DESCRIPTORS) // 2)
+    return min(wanted, room) if wanted > 0 else room
+
+
 async def serve_proxy(config: ProxyConfig, feed: RouteFeed, authorize: Authorize, *, ready: Callable[[int], None] | None = None) -> None:
     """Run one proxy until SIGTERM or SIGINT; `ready(port)` is called once it listens. Meant for a uvloop loop.
 
@@ -274,7 +284,8 @@ async def serve_proxy(config: ProxyConfig, feed: RouteFeed, authorize: Authorize
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # two descriptors for each exchange
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    config = replace(config, max_connections=_room(config.max_connections, hard))
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     proxy = Proxy(config, feed, authorize)

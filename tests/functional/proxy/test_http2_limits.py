@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import ssl
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 
 from control_plane.proxy.http2 import Http2Connection
+from control_plane.proxy.server import _room
 from control_plane.proxy.tls import certificate_files
 from tests.functional.proxy.certificates import certificate
 from tests.functional.proxy.conftest import HOST, World
@@ -108,6 +110,40 @@ async def test_http2_connections_are_counted_themselves(world: World) -> None:
     assert [event.error_code for event in events if type(event).__name__ == "ConnectionTerminated"] == [11]
     for _raw, _reader, each in (first, second, (raw, reader, writer)):
         each.close()
+
+
+async def test_without_descriptors_the_door_pauses_and_opens_again(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A listener that cannot accept stays readable: looked at without a pause it would take the whole core."""
+    (door,) = world.proxy._doors
+    looks = 0
+
+    class Full:
+        def fileno(self) -> int:
+            return listener.fileno()
+
+        def accept(self) -> None:
+            nonlocal looks
+            looks += 1
+            raise OSError(errno.EMFILE, "no descriptor left")
+
+    listener = door._sock
+    with monkeypatch.context() as patched:
+        patched.setattr(door, "_sock", Full())
+        waiting = asyncio.create_task(_raw_http2(world))
+        async with asyncio.timeout(60):
+            while looks < 3:
+                await asyncio.sleep(0.001)
+        turns = looks
+        for _ in range(50):
+            await asyncio.sleep(0)
+        assert looks < turns + 25  # without a pause: every turn
+    async with asyncio.timeout(60):
+        _raw, _reader, writer = await waiting
+    writer.close()
+
+
+def test_there_is_no_more_room_than_descriptors() -> None:
+    assert (_room(50_000, 4_096), _room(500, 4_096), _room(0, 1_128), _room(50_000, -1)) == (1_984, 500, 500, 50_000)
 
 
 class TestWhoSaysNothing:
