@@ -26,7 +26,6 @@ _POSTGRESQL = "SELECT t.seq AS seq FROM repo_texts t WHERE t.document @@ to_tsqu
 # Not asked of the full-text index: for one row it would put together the list of all rows first.
 _ROW_SQLITE = "(SELECT 1 FROM repo_texts WHERE seq = repos.seq AND begins_words(body, :NAME))"
 _ROW_POSTGRESQL = "(SELECT 1 FROM repo_texts t WHERE t.seq = repos.seq AND t.document @@ to_tsquery('simple', :NAME))"
-_ACCENTS = re.compile("([a-z])[\u0300-\u036f]+")
 
 
 def words_of(search: str | None) -> list[str]:
@@ -48,7 +47,7 @@ def titles_with(rows: Rows, word: str) -> Select[Any]:
 
 def source_term(rows: Rows, word: str) -> str:
     """The word as the index of source wants it: its parts side by side, the last one by its beginning. "" when it cannot have it."""
-    parts = _PARTS.findall(word)
+    parts = _PARTS.findall(_folded(word) if rows.is_sqlite else word)
     if len(word) < TRIGRAM or not parts:
         return ""
     if rows.is_sqlite:
@@ -85,10 +84,34 @@ def _beginning(word: str) -> re.Pattern[str]:
 
 
 def _folded(body: str) -> str:
-    """In small letters, Latin ones without their accents, as the index keeps them."""
-    if body.isascii():
-        return body.lower()
-    return unicodedata.normalize("NFC", _ACCENTS.sub(r"\1", unicodedata.normalize("NFD", body.lower())))
+    """In small letters, Latin ones without their accents, as SQLite's `unicode61` keeps them: each character for itself."""
+    return body.lower() if body.isascii() else body.translate(_FOLDS)
+
+
+_KNOWN_MAX = 20_000  # characters; texts are people's, and there are a million
+
+
+class _Folds(dict[int, str]):
+    """One character → what the index keeps of it, worked out when it is first met."""
+
+    def __missing__(self, code: int) -> str:
+        char = chr(code)
+        small = "σ" if char in "Σς" else char.lower()[0]  # Python alone knows a final sigma, and two letters for İ
+        base = unicodedata.normalize("NFD", small)[0]
+        if len(self) > _KNOWN_MAX:
+            self.clear()
+        found = "" if _is_accent(code) else base if "a" <= base <= "z" else small
+        self[code] = found
+        return found
+
+
+def _is_accent(code: int) -> bool:
+    """Whether the index drops this combining mark; the others part words. The bits are SQLite's (`fts5_unicode2.c`), from U+0300."""
+    return 0x300 <= code < 0x332 and bool(_ACCENTS >> (code - 0x300) & 1)
+
+
+_ACCENTS = 0x361F8 << 32 | 0x8029FDF
+_FOLDS = _Folds()
 
 
 def _name(kind: str, word: str) -> str:
