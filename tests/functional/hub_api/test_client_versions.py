@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import subprocess
 import sys
@@ -72,7 +73,7 @@ def test_command_line(whole: WholePlatform, tmp_path: Path) -> None:
         program = str(Path(sys.executable).parent / "hf")
         done = subprocess.run([program, *words], env=env, capture_output=True, text=True, timeout=120, cwd=tmp_path)
         assert done.returncode == 0, f"hf {' '.join(words)}: {done.stdout}{done.stderr}"
-        return done.stdout + done.stderr
+        return done.stdout if "json" in words else done.stdout + done.stderr
 
     hf("auth", "login", "--token", whole.admin_token)
     assert "admin" in hf("auth", "whoami")
@@ -86,8 +87,40 @@ def test_command_line(whole: WholePlatform, tmp_path: Path) -> None:
     assert "PAUSED" in hf("spaces", "pause", "admin/cli")
     assert "BUILDING" in hf("spaces", "restart", "admin/cli")
     hf("download", "admin/cli", "--type", "space", "--local-dir", str(tmp_path / "down"))
+    hf("repos", "create", "source")
+    (source / "weights.bin").write_bytes(os.urandom(50_000))
+    hf("upload", "admin/source", str(source))
+    hf("repos", "create", "copied")
+    hf("cp", "hf://admin/source/weights.bin", "hf://admin/copied/weights.bin")
+    assert "weights.bin" in hf("models", "ls", "admin/copied")
+    hf("repos", "settings", "admin/copied", "--gated", "manual")
+    slug = json.loads(hf("collections", "create", "Chosen", "--format", "json"))["slug"]
+    hf("collections", "add-item", slug, "admin/copied", "model")
+    assert "admin/copied" in hf("collections", "info", slug)
+    hf("discussions", "create", "admin/copied", "--title", "A question", "--body", "Why?")
+    assert "A question" in hf("discussions", "ls", "admin/copied")
     assert (tmp_path / "down" / "app.py").read_text() == "print('hi')\n"
     hf("repos", "delete", "admin/cli", "--type", "space", "--yes")
+
+
+def test_git_uses_what_hf_auth_login_stored(whole: WholePlatform, tmp_path: Path) -> None:
+    """`--add-to-git-credential`: clone and push of a private repository ask for nothing."""
+    env = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "HUGGING", "GIT_"))}
+    env |= {"HF_ENDPOINT": whole.url, "HF_HOME": str(tmp_path / "hf"), "HOME": str(tmp_path), "GIT_TERMINAL_PROMPT": "0", "NO_COLOR": "1"}
+    env |= {f"GIT_{who}_{what}": "a@example.org" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
+
+    def run(*words: str, cwd: Path = tmp_path) -> None:
+        done = subprocess.run(words, env=env, capture_output=True, text=True, timeout=120, cwd=cwd, check=False)
+        assert done.returncode == 0, f"{words}: {done.stdout}{done.stderr}"
+
+    HfApi(endpoint=whole.url, token=whole.admin_token).create_repo("admin/kept", private=True)
+    run("git", "config", "--global", "credential.helper", "store")
+    run(str(Path(sys.executable).parent / "hf"), "auth", "login", "--token", whole.admin_token, "--add-to-git-credential")
+    run("git", "clone", "-q", f"{whole.url}/admin/kept", "kept")
+    (tmp_path / "kept" / "note.txt").write_text("x")
+    run("git", "add", ".", cwd=tmp_path / "kept")
+    run("git", "commit", "-q", "-m", "Note", cwd=tmp_path / "kept")
+    run("git", "push", "-q", cwd=tmp_path / "kept")
 
 
 def test_every_route_of_the_process_is_declared(whole: WholePlatform) -> None:
