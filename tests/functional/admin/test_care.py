@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import timedelta
@@ -147,8 +148,6 @@ def test_the_export_can_be_verified_elsewhere(platform: Platform, tmp_path: Path
 
 
 def test_garbage_names_large_files_without_a_commit(platform: Platform) -> None:
-    import os
-
     repo = make_space(platform, "root-admin", f"big-{new_id()[:6]}")
     body = b"orphan" * 1000
     oid = hashlib.sha256(body).hexdigest()
@@ -202,3 +201,36 @@ def test_garbage_leaves_what_can_be_rolled_back_to_however_often_an_app_restarte
     os.utime(platform.data_dir / "bundles" / space_id, (1, 1))
     old = {f"{space_id}/{build}" for build in builds[:2]}
     assert {row["name"] for row in platform.json("gc", "--dry-run")["items"] if row["kind"] == "bundle"} == old
+
+
+def test_garbage_of_every_kind_is_told_before_it_goes(platform: Platform) -> None:
+    """Environments that no deployment uses, logs of builds and Spaces that are gone, folders of repositories that are gone."""
+    data_dir, gone = platform.data_dir, new_id()
+    repo = make_space(platform, "root-admin", f"kept-{new_id()[:6]}")
+
+    def old(path: Path, text: str = "x" * 5000) -> Path:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+        return path
+
+    environment = old(data_dir / "envs" / ("e" * 40) / ".vitrine-env.json", "{}").parent
+    old(environment / "lib" / "big.py")
+    young = old(data_dir / "envs" / ("f" * 40) / ".vitrine-env.json", "{}").parent
+    build_log, run_log = old(data_dir / "logs" / "build" / f"{gone}.log"), old(data_dir / "logs" / "run" / f"{gone}.log")
+    own_log = old(data_dir / "logs" / "run" / f"{repo.id}.log")
+    bundle, site = old(data_dir / "bundles" / gone / "b" / "app.py").parents[1], old(data_dir / "sites" / gone / "b" / "x").parents[1]
+    lost = old(data_dir / "repos" / f"{gone}.git" / "HEAD").parent
+    for path in (environment / ".vitrine-env.json", environment, build_log, run_log, own_log, bundle, site, lost):
+        os.utime(path, (1, 1))
+    told = platform.json("gc", "--dry-run")
+    kinds = {"environment", "log", "bundle", "site", "repository"}
+    assert {row["kind"] for row in told["items"]} == kinds
+    assert all(row["why"] and row["bytes"] >= 0 for row in told["items"])
+    assert told["bytes"] >= 5000 * 5
+    everything = (environment, build_log, run_log, bundle, site, lost)
+    assert all(path.exists() for path in everything), "a look deletes nothing"
+    assert all(len(line) <= 80 for line in platform.admin("gc", "--dry-run").splitlines())
+    assert int(platform.admin("gc", "--yes", "--quiet")) == told["bytes"]
+    assert [path for path in everything if path.exists()] == []
+    assert young.exists() and own_log.exists() and (data_dir / "repos" / f"{repo.id}.git").exists()
+    assert platform.json("gc", "--dry-run") == {**told, "items": [], "bytes": 0}
