@@ -168,7 +168,9 @@ async def _ask_guard(client: ClientConnection, head: RequestHead, host: str, fou
         cookies = _cookies(client, verdict.cookie or credential, verdict.max_age_s)
         if client.method == b"GET" and head.wants_page and head.value(b"sec-fetch-dest") != b"iframe":
             # The address bar, the history and the app's own scripts must not keep the token.
-            client.reply(302, "text/plain; charset=utf-8", b"", f"Location: {client.target.decode('latin-1')}{cookies}\r\n")
+            # `/.` keeps a path that begins with two slashes a path: `Location: //x` would be another host.
+            path = client.target if client.target[:2] not in (b"//", b"/\\") else b"/." + client.target
+            client.reply(302, "text/plain; charset=utf-8", b"", f"Location: {path.decode('latin-1')}{cookies}\r\n")
             return
         client.extra_head += cookies.encode("latin-1")
     admit(client, head, entry)

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from urllib.parse import urljoin
 
 import pytest
 
@@ -197,6 +198,9 @@ async def test_a_browser_is_sent_to_sign_in_and_comes_back_with_a_cookie(world: 
     ended = await world.get("/a", **BROWSER, Cookie="vitrine_app=ended")
     assert (ended.status, ended.headers["location"].partition("?")[0]) == (302, "http://localhost:7860/oauth/app-access")
     assert (await world.get("/a?__sign=bad", **BROWSER, Cookie="vitrine_app=ended")).status == 404, "not in circles"
+    for elsewhere in ("//evil.example/x", "/\\evil.example/x"):
+        back = await world.get(f"{elsewhere}?__sign=good", **BROWSER)
+        assert urljoin(f"http://{HOST}/", back.headers["location"]).startswith(f"http://{HOST}/")
     framed = await world.get("/a?__sign=good", **BROWSER, Sec_Fetch_Dest="iframe")
     assert framed.status == 200
     assert framed.headers["set-cookie"].startswith("vitrine_app=good")
