@@ -18,7 +18,7 @@ from control_plane.db.engine import Database, create_database
 from control_plane.domain.accounts import Account, AccountKind, Membership, OrgRole, Session, Token, TokenRole
 from control_plane.domain.builds import Artifact, ArtifactKind, BuildPhase, BuildResult, BuildStatus, LaunchPlan
 from control_plane.domain.errors import Broken, Conflict, NameTaken, Rejected, StaleGeneration, Unavailable
-from control_plane.domain.gates import Gate
+from control_plane.domain.gates import AccessRequest, Gate, RequestStatus
 from control_plane.domain.ids import AccountId, BuildId, ReplicaId, RepoId, SessionId, Sha, SpaceId, TokenId, new_id
 from control_plane.domain.notices import Notice, NoticeKind
 from control_plane.domain.reasons import Reason
@@ -767,6 +767,33 @@ async def test_a_notice_is_one_row_per_person_and_topic(db: Database) -> None:
         assert await work.notices.prune(NOW) == 1
         await work.repos.remove(its_repo.id)
         assert await work.notices.of_account(bob.id) == ()
+
+
+async def test_a_request_for_access_is_one_row_per_person_and_repository(db: Database) -> None:
+    ann, bob, eve = user(), user("bob"), user("eve")
+    model = repo(ann, type=RepoType.MODEL, gate=Gate.MANUAL)
+    first = AccessRequest("one", model.id, bob.id, RequestStatus.PENDING, NOW, {"why": "work"})
+    later = AccessRequest("two", model.id, eve.id, RequestStatus.PENDING, NOW + timedelta(hours=1), is_granted=True)
+    async with db.write() as work:
+        for account in (ann, bob, eve):
+            await work.accounts.add(account)
+        await work.repos.add(model)
+        await work.repos.add(repo(ann, "open", type=RepoType.MODEL))
+        for request in (first, later):
+            await work.gates.put(request)
+        assert await work.gates.get(model.id, bob.id) == first == await work.gates.by_id(model.id, "one")
+        assert await work.gates.by_id(RepoId("other"), "one") is None
+        assert await work.gates.of_repo(model.id, RequestStatus.PENDING) == (later, first)
+        assert await work.gates.of_repo(model.id, RequestStatus.PENDING, limit=1, offset=1) == (first,)
+        await work.gates.put(replace(first, id="never", status=RequestStatus.REJECTED, reason="no"))
+        assert await work.gates.get(model.id, bob.id) == replace(first, status=RequestStatus.REJECTED, reason="no"), "the id stays"
+        assert await work.gates.of_repo(model.id, RequestStatus.PENDING) == (later,)
+        await work.accounts.save(replace(eve, is_suspended=True))
+        assert await work.gates.of_repo(model.id, RequestStatus.PENDING) == ()
+        for gated, names in ((True, ["demo"]), (False, ["open"]), (None, ["open", "demo"])):
+            assert [r.name for r in await work.repos.list(RepoType.MODEL, gated=gated, sort="created")] == names
+        await work.repos.remove(model.id)
+        assert await work.gates.get(model.id, bob.id) is None
 
 
 async def test_numbers_are_handed_out_once_by_parallel_writers_of_two_processes(db: Database, url: str) -> None:
