@@ -21,6 +21,7 @@ from typing import IO, Any
 import httpx
 
 from builder.errors import BuildFailed
+from builder.registry_login import RegistryLogin
 from builder.reporter import CancelToken
 from control_plane.domain.reasons import Reason
 
@@ -137,7 +138,7 @@ class Registry:
     def __init__(self, address: str, login: tuple[str, str] | None = None) -> None:
         self._host, _, prefix = address.partition("/")
         self._prefix = prefix.strip("/")
-        self._login = httpx.BasicAuth(*login) if login else None
+        self._login = RegistryLogin(self._host, *login) if login else None
 
     def push(
         self, repository: str, layers: Sequence[Layer], config: Mapping[str, Any], tag: str, cancel: CancelToken, *, token: str = ""

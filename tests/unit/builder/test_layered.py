@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import gzip
 import hashlib
 import io
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+import httpx
 import pytest
 
 from builder.elf import Libraries, needs
@@ -23,6 +25,7 @@ from builder.errors import BuildFailed
 from builder.interpreters import Interpreters
 from builder.layered import interpreter_layer
 from builder.oci import Registry, pack, tree_entries
+from builder.registry_login import RegistryLogin
 from builder.reporter import CancelToken
 from control_plane.domain.reasons import Reason
 
@@ -142,3 +145,97 @@ def test_what_is_no_elf_file_needs_nothing(tmp_path: Path, content: bytes) -> No
     (tmp_path / "file").write_bytes(content)
     assert needs(tmp_path / "file") == ("", ())
     assert Libraries().closure([tmp_path / "file"]) == {}
+
+
+TOKEN = "a.short.token"
+
+
+@dataclass
+class TokenDoor:
+    """A registry that answers 401 until a token of its own service comes, and the service."""
+
+    address: str = ""
+    realm: str = ""
+    tokens: int = 0
+    scopes: list[str] = field(default_factory=list)
+    seen: list[tuple[str, str]] = field(default_factory=list)
+    stored: int = 0
+
+
+@pytest.fixture
+def token_door() -> Iterator[TokenDoor]:
+    kept = TokenDoor()
+
+    class Handler(BaseHTTPRequestHandler):
+        def _say(self, status: int, body: bytes = b"", **headers: str) -> None:
+            self.send_response(status)
+            for name, value in {"Content-Length": str(len(body)), **headers}.items():
+                self.send_header(name.replace("_", "-"), value)
+            self.end_headers()
+            self.wfile.write(body)
+
+        def _handle(self) -> None:
+            body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            path, query = urlsplit(self.path).path, parse_qs(urlsplit(self.path).query)
+            sent = self.headers.get("Authorization", "")
+            kept.seen.append((path, sent))
+            if path == "/token":
+                right = base64.b64encode(b"robot:pass word").decode()
+                kept.tokens += 1
+                kept.scopes.append(query["scope"][0])
+                made = json.dumps({"token": f"{TOKEN}{kept.tokens}", "expires_in": 300}).encode()
+                self._say(200 if sent == f"Basic {right}" else 401, made if sent == f"Basic {right}" else b"")
+            elif path.startswith("/store/"):  # signed addresses of another host are not the registry
+                kept.stored += 1
+                self._say(201)
+            elif sent != f"Bearer {TOKEN}{kept.tokens}" or (self.command != "HEAD" and kept.scopes[-1].endswith(":pull")):
+                actions = "pull" if self.command == "HEAD" else "pull,push"
+                challenge = f'Bearer realm="{kept.realm}/token",service="reg",scope="repository:team/space:{actions}"'
+                self._say(401, WWW_Authenticate=challenge)
+            elif self.command == "HEAD":
+                self._say(404)
+            elif self.command == "POST":
+                self._say(202, Location=f"http://localhost:{self.server.server_address[1]}/store/1")
+            else:
+                self._say(201 if body else 400)
+
+        do_GET = do_HEAD = do_POST = do_PUT = _handle
+
+        def log_message(self, *_: object) -> None:
+            return
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    kept.address = f"127.0.0.1:{server.server_address[1]}"
+    kept.realm = f"http://{kept.address}"
+    yield kept
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def test_a_registry_that_wants_tokens_gets_them_and_the_password_goes_nowhere_else(token_door: TokenDoor, tmp_path: Path) -> None:
+    layer = pack(tree_entries(tree(tmp_path / "one"), "/app"), tmp_path / "layer", CancelToken())
+    door = Registry(f"{token_door.address}/team", ("robot", "pass word"))
+    ref = door.push("space", [layer], {"User": "1000:1000"}, "b1", CancelToken())
+    assert ref.startswith(f"{token_door.address}/team/space@sha256:")
+    assert token_door.stored == 2
+    assert token_door.scopes == ["repository:team/space:pull", "repository:team/space:pull,push"], "one for looking, one for writing"
+    assert {sent for path, sent in token_door.seen if path.startswith("/store/")} == {""}, "a signed address is told nothing"
+    assert not any(sent.startswith("Basic") for path, sent in token_door.seen[5:] if path != "/token")
+
+
+def test_a_refused_password_is_said(token_door: TokenDoor, tmp_path: Path) -> None:
+    with pytest.raises(BuildFailed, match="401") as told:
+        Registry(token_door.address, ("robot", "wrong")).push("space", [], {}, "b1", CancelToken())
+    assert "wrong" not in told.value.message
+
+
+def test_a_password_does_not_leave_an_encrypted_connection() -> None:
+    login = RegistryLogin("reg.example", "robot", "secret")
+    flow = login.auth_flow(httpx.Request("HEAD", "https://reg.example/v2/a/blobs/x"))
+    first = next(flow)
+    challenge = {"WWW-Authenticate": 'Bearer realm="http://elsewhere.example/token",service="s",scope="x"'}
+    with pytest.raises(StopIteration):
+        flow.send(httpx.Response(401, headers=challenge, request=first))
