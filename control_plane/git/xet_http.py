@@ -64,6 +64,7 @@ class XetDeps:
     authorize: Authorize | None = None
     storage: Storage | None = None
     valid_s: int = 3600
+    read_valid_s: int = 600  # clients renew it; until then it outlives a right that was taken away
     idle_s: float = 120.0
     now: Callable[[], float] = time.time
 
@@ -74,7 +75,7 @@ class XetDeps:
 
 def issue_token(deps: XetDeps, repo_id: RepoId, user: str, base_url: str, *, write: bool) -> XetToken:
     """For a caller whose rights were checked. `base_url` is scheme and host as the caller knows us."""
-    exp = int(deps.now()) + deps.valid_s
+    exp = int(deps.now()) + (deps.valid_s if write else deps.read_valid_s)
     token = Signer(deps.key, "xet").seal({"repo": repo_id, "user": user, "op": "write" if write else "read", "exp": exp})
     return XetToken(token, exp, f"{base_url}/_cas/{repo_id}/{deps.store.generation(repo_id)}")
 
@@ -107,6 +108,8 @@ def xet_router(deps: XetDeps) -> APIRouter:
     async def xorb(request: Request) -> Response:
         try:
             return await server.xorb(request)
+        except Forbidden as error:  # readers take a 403 for an address whose time is over, and ask for another
+            return JSONResponse({"error": error.message}, 403, {"X-Error-Code": error.code, "X-Error-Message": error.message})
         except VitrineError as error:
             return _error(error)
 
@@ -182,7 +185,7 @@ class _Server:
             first, last = byte_range(request.headers.get("range"), size) or (0, size - 1)
         except ValueError:
             return Response(status_code=416, headers={"Content-Range": f"bytes */{size}"})
-        exp = int(self._deps.now()) + self._deps.valid_s
+        exp = int(self._deps.now()) + self._deps.read_valid_s
 
         def url(number: int) -> str:
             signature = self._reads.sign({"repo": repo_id, "oid": oid, "number": number, "exp": exp})

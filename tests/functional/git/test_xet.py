@@ -11,6 +11,7 @@ import random
 import struct
 import subprocess
 import sys
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -215,3 +216,44 @@ async def test_a_token_is_for_one_repository_and_one_use(world: World) -> None:
             assert reply.status_code == code
         assert reply.json()["accessToken"] == reply.headers["x-xet-access-token"] and reply.json()["casUrl"] == good.cas_url
     assert await world.xet.store.total_bytes(SPACE) == 0
+
+
+async def test_reading_by_name_needs_the_repository_and_an_address_of_ours(world: World) -> None:
+    """Ranges are those of the file; another repository's file, a changed or old address, and odd names give nothing."""
+    assert world.xet is not None
+    data = random.Random(1).randbytes(300_000)
+    oid = hashlib.sha256(data).hexdigest()
+
+    async def once() -> AsyncIterator[bytes]:
+        yield data
+
+    await world.lfs.put(SPACE, oid, len(data), once())
+    mine = issue_token(world.xet, SPACE, "bob", world.url, write=False)
+    other = issue_token(world.xet, PRIVATE, "bob", world.url, write=False)
+    headers = {"Authorization": f"Bearer {mine.access_token}"}
+    async with httpx.AsyncClient() as client:
+        where = f"{mine.cas_url}/v1/reconstructions"
+        plan = (await client.get(f"{where}/{oid}", headers=headers)).json()
+        [term] = plan["terms"]
+        [part] = plan["fetch_info"][term["hash"]]
+        assert (plan["offset_into_first_range"], term["unpacked_length"]) == (0, len(data))
+        bounds = f"bytes={part['url_range']['start']}-{part['url_range']['end']}"
+        answer = await client.get(part["url"], headers={"Range": bounds})
+        assert answer.status_code == 206
+        packed = memoryview(answer.content)
+        assert b"".join(wire.unpack(bytes(packed[at : at + n]), scheme, size) for at, n, scheme, size in wire.read_xorb(packed)) == data
+        part_of = (await client.get(f"{where}/{oid}", headers={**headers, "Range": "bytes=70000-70010"})).json()
+        assert part_of["offset_into_first_range"] == 70000 % 65536 and part_of["terms"][0]["range"] == {"start": 1, "end": 2}
+        assert (await client.get(f"{where}/{oid}", headers={**headers, "Range": "bytes=300000-"})).status_code == 416
+
+        foreign = {"Authorization": f"Bearer {other.access_token}"}
+        assert (await client.get(f"{other.cas_url}/v1/reconstructions/{oid}", headers=foreign)).status_code == 404
+        assert (await client.get(f"{where}/{oid}", headers=foreign)).status_code == 401
+        for odd in ("0" * 64, "x", "..%2f..%2fetc", oid.upper()):
+            assert (await client.get(f"{where}/{odd}", headers=headers)).status_code in (400, 404)
+        address = part["url"]
+        for changed in (
+            address.replace(oid, "0" * 64), address.replace(f"/{SPACE}/", f"/{PRIVATE}/"), address.replace(f"{oid}/0", f"{oid}/1"),
+            address[:-2], address.partition("?")[0], address.replace("exp=", "exp=9"),
+        ):  # fmt: skip
+            assert (await client.get(changed)).status_code == 403, changed
