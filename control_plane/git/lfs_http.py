@@ -116,6 +116,8 @@ def lfs_error(error: VitrineError, *, anonymous: bool) -> Response:
     else:
         status = 422 if isinstance(error, Rejected) else 500
     body: dict[str, object] = {"message": message, "error": message}
+    if isinstance(error, QuotaExceeded):
+        body |= {name: value for name, value in error.facts.items() if value is not None}
     return JSONResponse(body, status, headers, media_type=MEDIA_TYPE)
 
 
