@@ -16,6 +16,8 @@ VENV = "/opt/venv"
 REQUIREMENTS = "vitrine/requirements.txt"  # in the build context; everything of the tree lies under `tree/`
 CONSTRAINTS = "vitrine/constraints.txt"
 COMPANIONS = "vitrine/companions.txt"  # what the SDK brings along where the index has it
+MODELS, HUB_CACHE = "models", "cache"  # of `preload_from_hub`: the bytes, and the client's cache that points at them
+MODELS_DIR, HUB_CACHE_DIR = "/opt/models", "/home/user/.cache/huggingface/hub"
 CA_BUNDLE = "vitrine/ca.pem"  # always there; empty when the platform needs none
 
 
@@ -28,6 +30,7 @@ class PythonImage:
     port: int
     packages: tuple[str, ...] = ()
     needs_compiler: bool = False  # some requirement is built from source
+    has_models: bool = False  # the card names models that the image brings along
 
 
 def render(image: PythonImage) -> str:
@@ -54,6 +57,7 @@ def render(image: PythonImage) -> str:
             "USER root",
             *((f"RUN {_apt(image.packages)}",) if image.packages else ()),
             f"COPY --from=dependencies {VENV} {VENV}",
+            *((f"COPY {MODELS}/ {MODELS_DIR}/", f"COPY --chown=1000:1000 {HUB_CACHE}/ {HUB_CACHE_DIR}/") if image.has_models else ()),
             f"ENV PATH={VENV}/bin:/usr/local/bin:/usr/bin:/bin HOME=/home/user PYTHONUNBUFFERED=1",
             f"WORKDIR {APP_DIR}",
             "USER 1000:1000",

@@ -18,6 +18,7 @@ from builder.engines.engine import ImageBuild, ImageEngine
 from builder.errors import BuildFailed
 from builder.generated_failures import LastLines, for_want_of_room, in_owners_words
 from builder.kit_dockerfile import Mirrors, for_buildkit, secret_id
+from builder.preload import add_models
 from builder.recipes import select
 from builder.reporter import BuildReporter
 from builder.requirements import Declaration, read_declaration, read_packages
@@ -89,6 +90,13 @@ class ImageBuilder:
         with tempfile.TemporaryDirectory(prefix="vitrine-image-") as scratch:
             labels = image_labels(request, tree, is_generated=plan.is_generated)
             context, file = self._write_context(plan, tree, Path(scratch), labels)
+            if request.preload_from_hub and plan.is_generated:
+                room = request.limits.disk_bytes // 3 - tree.size_bytes
+                reporter.phase(BuildPhase.INSTALL, f"{len(request.preload_from_hub)} models of preload_from_hub")
+                with reporter.preloaded() as chunks:
+                    add_models(context, chunks, room, runner.cancel)
+            elif request.preload_from_hub:
+                reporter.line("warning: preload_from_hub: a Dockerfile of your own downloads its models itself")
             reporter.phase(BuildPhase.IMAGE, "building the image")
             order = ImageBuild(
                 context=context,
@@ -177,7 +185,14 @@ def blueprint(
     declaration = read_declaration(tree.text, sdk=request.sdk, sdk_version=request.sdk_version)
     if any(line.startswith(("-e", ".", "/", "file:")) for line in declaration.requirements):
         raise BuildFailed(Reason.SOURCE_REJECTED, f"Requirements from paths are not installed in images ({declaration.open_because}).")
-    image = PythonImage(base.name, plan.launch.argv, plan.launch.port, packages, needs_compiler=declaration.is_open)
+    image = PythonImage(
+        base.name,
+        plan.launch.argv,
+        plan.launch.port,
+        packages,
+        needs_compiler=declaration.is_open,
+        has_models=bool(request.preload_from_hub),
+    )
     uses_apt = bool(packages) or declaration.is_open
     # Only a mount can tell apt of a mirror without a trace in the image; everything else the classic builder does as well.
     with_buildkit = has_buildkit and uses_apt and bool(config.kit_apt_mirror)

@@ -113,9 +113,9 @@ def _make(request: BuildRequest, deps: BuildDeps, reporter: BuildReporter, cance
         reporter.line(f"fetched {request.revision[:7]}: {tree.files} entries, {tree.size_bytes} bytes")
         reporter.phase(BuildPhase.PLAN, f"planning a {request.sdk} Space")
         if is_image:
-            if request.preload_from_hub:
-                reporter.line("warning: preload_from_hub: images hold no models; the app downloads them when it starts")
             if deps.layers is not None and deps.layers.takes(request, tree):
+                if request.preload_from_hub:
+                    reporter.line("warning: preload_from_hub: images without an engine hold no models; the app downloads them")
                 return _assemble(request, deps, deps.layers, reporter, runner, tree)
             if deps.images is None:
                 raise BuildFailed(

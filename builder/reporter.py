@@ -140,9 +140,9 @@ class BuildDoor:
         _open(self._post(f"/internal/builds/{build_id}/log", {"attempt": attempt, "lines": lines}, None))
 
     @contextmanager
-    def source(self, build_id: BuildId) -> Iterator[Iterator[bytes]]:
-        """The bytes of the source tar. Not retried inside: a broken stream fails the fetch, which starts over."""
-        with self._client.stream("GET", f"/internal/builds/{build_id}/source") as response:
+    def source(self, build_id: BuildId, what: str = "source") -> Iterator[Iterator[bytes]]:
+        """The bytes of the source tar, or of `preload`. Not retried inside: a broken stream fails the fetch, which starts over."""
+        with self._client.stream("GET", f"/internal/builds/{build_id}/{what}") as response:
             if response.status_code in (404, 409, 410):
                 raise BuildStopped
             _open(response)
@@ -270,6 +270,12 @@ class BuildReporter:
     def secrets(self) -> dict[str, str]:
         """Values of this build's secrets; asked for only by builds that mount them."""
         return self._door.secrets(self._request.build_id)
+
+    @contextmanager
+    def preloaded(self) -> Iterator[Iterator[bytes]]:
+        """The bytes of a tar with the models that the card wants in the image."""
+        with self._door.source(self._request.build_id, "preload") as chunks:
+            yield chunks
 
     def registry_token(self) -> str:
         """Lets this build push its own Space's image; "" where the worker's own sign-in holds."""

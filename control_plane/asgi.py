@@ -98,7 +98,7 @@ def build_app(services: Services) -> FastAPI:
                 open_secret=lambda setting: open_secret(services.spaces, setting), worker_secret=services.internal_secret,
                 meter=services.spaces.meter_build,
                 admit=services.admit, sites=_site_uploads(services), registry_sign=services.registry_sign,
-                registry=services.settings.registry,
+                registry=services.settings.registry, cache=services.app_downloads,
             )
         )
     )  # fmt: skip

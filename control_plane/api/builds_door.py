@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, StreamingResponse
 
+from control_plane.api import preload
 from control_plane.api.deps import json_object
 from control_plane.api.site_uploads import SiteUploads
 from control_plane.builds.record import Admit, BuildMeter, record_event
@@ -47,6 +48,7 @@ class BuildsDoor:
     meter: BuildMeter
     admit: Admit | None = None
     sites: SiteUploads | None = None  # where builders on other hosts bring static Spaces' trees
+    cache: preload.Cache | None = None  # of models, for `preload_from_hub`
     registry: str = ""  # host:port[/prefix]
     registry_sign: Sign | None = None  # where the registry takes this platform's tokens
 
@@ -103,6 +105,21 @@ def builds_door(deps: BuildsDoor) -> APIRouter:
             settings = await uow.spaces.settings(build.space_id)
         values = {s.key: deps.open_secret(s).reveal() for s in settings if s.is_secret}
         return JSONResponse(values, headers={"Cache-Control": "no-store"})
+
+    @router.get("/{build_id}/preload")
+    async def preloaded(build_id: str, request: Request) -> StreamingResponse:
+        """The files of `preload_from_hub`; what could not be found is told in the build's log."""
+        guard(request)
+        build = await running(build_id)
+        async with deps.uow.read() as uow:
+            space = await uow.spaces.get(build.space_id)
+        if deps.cache is None or space is None:
+            raise NotFound("there is no cache of models here")
+        found = await preload.prepare(deps.uow, deps.git, deps.cache, space.config.preload_from_hub)
+        if found.missing:
+            now = deps.clock.now()
+            await deps.logs.append(f"build/{build.id}", [LogLine(now, f"warning: preload_from_hub: {words}") for words in found.missing])
+        return StreamingResponse(preload.tar(deps.cache.hub, found.files), media_type="application/x-tar")
 
     @router.get("/{build_id}/registry")
     async def registry(build_id: str, request: Request) -> JSONResponse:

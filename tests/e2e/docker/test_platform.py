@@ -371,6 +371,28 @@ def test_a_bad_version_says_why_and_the_old_one_serves(
     assert "good" in running.app(f"admin-{name}", "/index.html").text
 
 
+def test_a_model_that_the_card_names_is_in_the_image(running: Platform, space: Make) -> None:
+    assert running.api("POST", "/api/repos/create", json={"name": "small", "type": "model"}).status_code == 200
+    lines = [
+        {"key": "header", "value": {"summary": "x"}},
+        {"key": "file", "value": {"path": "sub/config.json", "content": base64.b64encode(b"weights").decode(), "encoding": "base64"}},
+        {"key": "file", "value": {"path": "unwanted.json", "content": "", "encoding": "base64"}},
+    ]
+    body = "".join(json.dumps(line) + "\n" for line in lines)
+    answer = running.api("POST", "/api/models/admin/small/commit/main", content=body.encode())
+    assert answer.status_code == 200, answer.text
+    sha = answer.json()["commitOid"]
+    app = APP.format(words="x").replace(
+        "WORDS = 'x'",
+        "hub = '/home/user/.cache/huggingface/hub/'; open(hub + 'written', 'w').close(); place = hub + 'models--admin--small/snapshots/'\n"
+        f"WORDS = open(place + '{sha}/sub/config.json').read() + str(os.listdir(place + '{sha}'))",
+    )
+    demo = space("loaded", more="preload_from_hub:\n  - admin/small sub/config.json\n  - admin/nowhere\n", app__py=app)
+    said = demo.push("x")
+    assert "Live at" in said and "admin/nowhere is not a public model here" in said, said
+    assert running.app("admin-loaded").text == "weights['sub']"
+
+
 def test_a_crash_keeps_its_log_and_the_app_comes_back(running: Platform, space: Make) -> None:
     demo = space("crash", app__py=APP.format(words="alive"))
     assert "Live at" in demo.push("x")

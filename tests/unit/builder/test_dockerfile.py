@@ -23,6 +23,7 @@ CASES = {
     "gradio-packages": ({"sdk_version": "6.0.0"}, {**APP, "requirements.txt": "numpy\nPillow>=11\n", "packages.txt": "libsm6\nffmpeg\n"}),
     "gradio-source": ({}, {**APP, "requirements.txt": "git+https://example.com/x.git\n"}),
     "streamlit-python": ({"sdk": "streamlit", "python_version": "3.13"}, APP),
+    "gradio-models": ({"preload_from_hub": ("acme/small config.json",)}, APP),
     "gradio-gpu": ({"hardware_family": "gpu"}, {**APP, "requirements.txt": "torch\n"}),
 }
 
