@@ -130,6 +130,53 @@ class SqlRepoStore:
     ) -> tuple[Repo, ...]:
         if sort not in _SORTS:
             raise Rejected(f"unknown sort '{sort}'; allowed: {', '.join(_SORTS)}")
+        order = await self._order(
+            type, viewer, viewer_orgs, see_all, owner, search, sdk, tags, hardware, running_only, gated, sort, limit, offset
+        )
+        found = {row["seq"]: row for row in await self._rows.all(select(repos).where(repos.c.seq.in_(order or ())))}
+        return tuple(mapping.repo_to_domain(found[seq]) for seq in order or ())
+
+    async def count_matching(
+        self,
+        type: RepoType,
+        *,
+        viewer: AccountId | None = None,
+        viewer_orgs: Sequence[AccountId] = (),
+        see_all: bool = False,
+        owner: str | None = None,
+        search: str | None = None,
+        sdk: Sequence[str] = (),
+        tags: Sequence[str] = (),
+        hardware: Sequence[str] = (),
+        running_only: bool = False,
+        at_most: int = 1000,
+    ) -> int | None:
+        order = await self._order(
+            type, viewer, viewer_orgs, see_all, owner, search, sdk, tags, hardware, running_only, None, "trending", at_most + 1, 0,
+            is_count=True,
+        )  # fmt: skip
+        return None if order is None or len(order) > at_most else len(order)
+
+    async def _order(
+        self,
+        type: RepoType,
+        viewer: AccountId | None,
+        viewer_orgs: Sequence[AccountId],
+        see_all: bool,
+        owner: str | None,
+        search: str | None,
+        sdk: Sequence[str],
+        tags: Sequence[str],
+        hardware: Sequence[str],
+        running_only: bool,
+        gated: bool | None,
+        sort: str,
+        limit: int,
+        offset: int,
+        *,
+        is_count: bool = False,
+    ) -> Sequence[int] | None:
+        """The `seq` of one page, in order. `is_count`: None when words of the search are common, which nobody waits to count."""
         wanted: list[ColumnElement[bool]] = []
         mine = {str(account) for account in (viewer, *viewer_orgs) if account}
         if owner is not None:
@@ -154,13 +201,15 @@ class SqlRepoStore:
         typed = repos.c.type == type.value
         windows = [4 * (limit + offset), max(_WINDOW, 8 * (limit + offset))]
         order: Sequence[int] | None = None
-        if narrow and not self._rows.is_sqlite:
+        if narrow and not self._rows.is_sqlite and not is_count:
             # PostgreSQL puts together every hit of a word before it counts the first few: 20 ms for one that is everywhere.
             order = await self._page([typed, *base], narrow, walks, column, limit, offset, windows[:1])
             windows = windows[1:]
         rows: tuple[Sequence[int], _Narrow | None] | None = None
         if order is None:
             rows = await self._few(narrow)
+        if is_count and rows is None and words_of(search):
+            return None
         if order is None and rows is None and any(one.is_short for one in narrow):
             rows = await self._walk([typed, *base], walks, column, _SHORT_WALK, 0), None
         if order is None and rows is None:
@@ -173,8 +222,7 @@ class SqlRepoStore:
             asked = [repos.c.seq.in_(within), func.coalesce(repos.c.type, "") == type.value, *base, *visible, *questions]
             ordered = select(repos.c.seq).where(*asked).order_by(func.coalesce(column, column).desc(), repos.c.seq.desc())
             order = [row["seq"] for row in await self._rows.all(ordered.limit(limit).offset(offset))]
-        found = {row["seq"]: row for row in await self._rows.all(select(repos).where(repos.c.seq.in_(order)))}
-        return tuple(mapping.repo_to_domain(found[seq]) for seq in order)
+        return order
 
     async def _few(self, narrow: Sequence[_Narrow]) -> tuple[Sequence[int], _Narrow] | None:
         """The rows that one of the conditions leaves, when they are few, and that condition; None when every one is common.

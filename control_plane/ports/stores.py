@@ -73,6 +73,23 @@ class RepoStore(Protocol):
         limit: int = 50,
         offset: int = 0,
     ) -> tuple[Repo, ...]: ...
+    async def count_matching(
+        self,
+        type: RepoType,
+        *,
+        viewer: AccountId | None = None,
+        viewer_orgs: Sequence[AccountId] = (),
+        see_all: bool = False,
+        owner: str | None = None,
+        search: str | None = None,
+        sdk: Sequence[str] = (),
+        tags: Sequence[str] = (),
+        hardware: Sequence[str] = (),
+        running_only: bool = False,
+        at_most: int = 1000,
+    ) -> int | None:
+        """How many `list` would give without a limit; None when there are more than `at_most`, or so many that counting takes long."""
+
     async def count(self, type: RepoType, *, owner_id: AccountId | None = None) -> int: ...
     async def set_text(self, repo_id: RepoId, text: str) -> None:
         """What a search looks through besides the card: README and source. Kept apart: a listing never loads it."""

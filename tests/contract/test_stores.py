@@ -735,6 +735,26 @@ async def test_documents_are_keyed_and_listed_in_order(db: Database) -> None:
         assert [d["n"] for d in await work.documents.list("hook", "ann")] == [22]
 
 
+async def test_what_a_listing_would_give_is_counted_up_to_a_bound(db: Database, ann: Account) -> None:
+    bob = user("bob")
+    async with db.write() as work:
+        await work.accounts.add(bob)
+        for number in range(7):
+            is_hidden = number == 0
+            made = repo(ann, f"counted-{number}", visibility=Visibility.PRIVATE if is_hidden else Visibility.PUBLIC, tags=("audio",))
+            await work.repos.add(made)
+            await work.repos.set_text(made.id, "zanzibar lookup")
+    async with db.read() as work:
+        count = work.repos.count_matching
+        assert await count(RepoType.SPACE) == 6
+        assert await count(RepoType.SPACE, viewer=ann.id, tags=("audio",)) == 7
+        assert await count(RepoType.SPACE, search="zanzib", viewer=bob.id) == 6
+        assert await count(RepoType.SPACE, search="counted zanzib", owner=ann.name, viewer=ann.id) == 7
+        assert await count(RepoType.SPACE, search="zanzib", at_most=6) == 6
+        assert await count(RepoType.SPACE, tags=("audio",), at_most=5) is None
+        assert await count(RepoType.MODEL) == await count(RepoType.SPACE, owner="nobody") == 0
+
+
 async def test_a_notice_is_one_row_per_person_and_topic(db: Database) -> None:
     ann, bob = user(), user("bob")
     its_repo = repo(ann)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from control_plane.accounts import people, policy
 from control_plane.community import likes
@@ -18,6 +19,8 @@ from web.views import Gallery, GalleryQuery, Profile, RepoRow, SpaceCard
 
 LIST_PAGE = 30
 COUNT_LIFE_S = 5.0  # how old the figures under the heading may be
+MATCHES_LIFE_S = 30.0
+MOST_MATCHES = 1000  # searches whose figures are kept
 COUNTED = 1000
 
 
@@ -32,6 +35,7 @@ class GalleryFamily(Base):
     def __init__(self, deps: WebDeps) -> None:
         super().__init__(deps)
         self._counts = _Counts()
+        self._matches: dict[tuple[Any, ...], tuple[float, int | None]] = {}
 
     async def _orgs(self, uow: UnitOfWork, actor: Actor) -> tuple[AccountId, ...]:
         if actor.user is None or not actor.roles:
@@ -40,20 +44,36 @@ class GalleryFamily(Base):
 
     async def gallery(self, actor: Actor, query: GalleryQuery) -> Gallery:
         async with self.d.uow.read() as uow:
-            found = await uow.repos.list(
-                RepoType.SPACE, viewer=actor.user.id if actor.user else None, viewer_orgs=await self._orgs(uow, actor),
-                see_all=actor.is_admin, owner=query.owner or None, search=query.q or None, sdk=query.sdk, tags=query.tag,
-                hardware=query.hardware, running_only=query.running, sort=query.sort, limit=query.page_size + 1,
-                offset=(query.page - 1) * query.page_size,
-            )  # fmt: skip
-            counts = await self._figures(uow)
+            filters: dict[str, Any] = {
+                "viewer": actor.user.id if actor.user else None, "viewer_orgs": await self._orgs(uow, actor), "see_all": actor.is_admin,
+                "owner": query.owner or None, "search": query.q or None, "sdk": query.sdk, "tags": query.tag, "hardware": query.hardware,
+                "running_only": query.running,
+            }  # fmt: skip
+            offset = (query.page - 1) * query.page_size
+            found = await uow.repos.list(RepoType.SPACE, **filters, sort=query.sort, limit=query.page_size + 1, offset=offset)
+            counts, matching = await self._figures(uow), offset + len(found)
+            has_next = len(found) > query.page_size
+            is_filtered = query.q or query.sdk or query.hardware or query.tag or query.owner or query.running
+            is_exact = not has_next and bool(found or not offset)
+            if is_filtered and not is_exact:
+                counted = await self._matching(uow, filters)
+                matching, is_exact = (max(counted, matching) if found else counted, True) if counted is not None else (matching, False)
         shown = await self.cards(found[: query.page_size])
-        is_filtered = query.q or query.sdk or query.hardware or query.tag or query.owner or query.running
-        has_next = len(found) > query.page_size
-        total = counts.total
-        if is_filtered:
-            total = (query.page - 1) * query.page_size + len(found)
-        return Gallery(shown, has_next, total, counts.running, self.d.catalog().names)
+        if not is_filtered:
+            return Gallery(shown, has_next, counts.total, counts.running, self.d.catalog().names)
+        total = matching if is_exact else max(0, matching - 1)  # the one beyond the page was not shown yet
+        return Gallery(shown, has_next, total, counts.running, self.d.catalog().names, is_exact)
+
+    async def _matching(self, uow: UnitOfWork, filters: Mapping[str, Any]) -> int | None:
+        """How many Spaces meet the filters, at most `MATCHES_LIFE_S` old: the same for every page and sort of one search."""
+        key, now = tuple(filters.values()), self.d.clock.monotonic()
+        at, known = self._matches.get(key, (-1e9, None))
+        if now - at > MATCHES_LIFE_S:
+            if len(self._matches) >= MOST_MATCHES:
+                self._matches.clear()
+            known = await uow.repos.count_matching(RepoType.SPACE, **filters, at_most=COUNTED)
+            self._matches[key] = now, known
+        return known
 
     async def thumbnail(self, actor: Actor, space_id: str) -> bytes:
         """The picture of a Space's app as a WebP. NotFound when there is none or it is not for everyone (any more)."""

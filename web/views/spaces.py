@@ -57,11 +57,14 @@ class GalleryQuery:
 
 @dataclass(frozen=True, slots=True)
 class Gallery:
+    """`is_exact`: False when `total` are only those that are known to match."""
+
     cards: tuple[SpaceCard, ...]
     has_next: bool
     total: int
     running: int
     hardware_names: tuple[str, ...] = ()
+    is_exact: bool = True
 
 
 @dataclass(frozen=True, slots=True)

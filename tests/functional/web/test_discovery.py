@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from fastapi import FastAPI
+
+from control_plane.bootstrap import Services
+from control_plane.domain.accounts import ANONYMOUS
+from control_plane.domain.spaces import RepoType
 from tests.functional.web.conftest import Browser
 from tests.functional.web.test_platform_pages import _new_space
+from web.views import GalleryQuery
 
 
 async def test_the_gallery_finds_words_of_the_source_and_not_of_hidden_code(alice: Browser, stranger: Browser) -> None:
@@ -44,3 +52,28 @@ async def test_a_space_begins_with_uploaded_files(alice: Browser) -> None:
     assert "mine" in (await alice.get("/spaces/alice/mine/blob/main/index.html")).text
     bad = await alice.post("/new-space", {**form, "name": "bad"}, page="/new-space", files=[("files", ("../x", b"x", "text/plain"))])
     assert bad.status_code == 400
+
+
+async def test_the_figure_under_filters_is_true_on_every_page(alice: Browser, services: Services, app: FastAPI) -> None:
+    """Exact up to a bound; where nobody counted, it says so and claims no more than is known."""
+    for number in range(12):
+        await _new_space(alice, f"demo-{number}", sdk="static" if number % 3 else "gradio")
+    backend = app.state.web_backend
+
+    async def shown(**query: Any) -> tuple[int, bool, int]:
+        found = await backend.gallery(ANONYMOUS, GalleryQuery(page_size=3, **query))
+        return found.total, found.is_exact, len(found.cards)
+
+    assert await shown(sdk=("static",)) == (8, True, 3)
+    assert await shown(sdk=("static",), page=3) == (8, True, 2)
+    assert await shown(q="demo-1") == (3, True, 3)
+    assert await shown(q="demo", owner="alice") == (12, True, 3)
+    assert await shown(q="nothing-like-it") == (0, True, 0)
+    assert await shown(q="demo", page=9) == (12, True, 0)
+    assert "8 demos match" in (await alice.get("/spaces?sdk=static")).text
+    async with services.uow.read() as uow:
+        assert await uow.repos.count_matching(RepoType.SPACE, sdk=("static",), at_most=7) is None
+        assert await uow.repos.count_matching(RepoType.SPACE, sdk=("static",), at_most=8) == 8
+        assert await uow.repos.count_matching(RepoType.SPACE, owner="nobody") == 0
+    backend._matches = {key: (at, None) for key, (at, _) in backend._matches.items()}
+    assert await shown(sdk=("static",)) == (3, False, 3)
