@@ -40,7 +40,7 @@ _HOST = re.compile(rb"(?:[a-z0-9](?:[a-z0-9.\-]{0,251}[a-z0-9])?|\[[0-9a-f:.]{2,
 _ABSOLUTE = re.compile(rb"(https?)://([^/?]*)(.*)", re.DOTALL | re.IGNORECASE)
 _DIGITS = re.compile(rb"\d{1,18}")
 _WS_KEY = re.compile(rb"[a-z0-9+/]{22}==")
-_OUR_COOKIE = re.compile(rb"(?:__host-|__secure-)?vitrine_")
+_OUR_COOKIE = re.compile(rb"(?:__host-|__secure-)?vitrine(?:[_=-]|$)")
 _REFERER = re.compile(rb"\r\nreferer:[ \t]*([^\r]*)")
 _SIGN = re.compile(rb"([?&])__sign=([^&]*)")
 
@@ -130,7 +130,7 @@ class RequestHead:
             elif name == b"cookie":
                 start, end = match.span(2)
                 self.cookie = self.cookie + b"; " + block[start:end] if self.cookie else block[start:end]
-                if b"vitrine_" in value:
+                if b"vitrine" in value:
                     kept = [pair for pair in block[start:end].split(b";") if not _OUR_COOKIE.match(pair.strip(b" \t=").lower())]
                     joined = b";".join(kept).strip()
                     app_cuts.append((match.start(), match.end(), b"\r\nCookie: " + joined if joined else b""))

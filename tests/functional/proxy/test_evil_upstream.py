@@ -76,6 +76,9 @@ async def test_an_answer_that_cannot_be_trusted_is_a_502(world: World, reply: by
         (b"=vitrine_app=x", False),  # without a name it comes back as `vitrine_app=x`
         (b"= __Host-vitrine_app=x; Secure", False),
         (b"vitrine_app", False),
+        (b"vitrine=x; Path=/", False),
+        (b"__Host-vitrine-form=x; Path=/; Secure", False),
+        (b"vitrines=x", True),
         (b"a=b; Domain=alice-demo.localhost; Domain=localhost", False),
     ],
 )
