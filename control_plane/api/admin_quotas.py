@@ -143,7 +143,9 @@ def routes(api: APIRouter, door: Door) -> None:
         hardware = services.pools()
         capacity = await door.capacity()
         rows = list(pool_rows(hardware.pools, hardware.catalog.flavors, capacity, replicas))
-        return JSONResponse({"items": rows, "warning": capacity.warning if capacity else ""})
+        refused = f"The hardware file was changed and is not in force: {hardware.refused}" if hardware.refused else ""
+        warning = " ".join(filter(None, (refused, capacity.warning if capacity else "")))
+        return JSONResponse({"items": rows, "warning": warning})
 
 
 class _DryRun(Exception):

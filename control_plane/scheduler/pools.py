@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -36,10 +36,14 @@ class PoolFileError(Rejected):
 
 @dataclass(frozen=True, slots=True)
 class Hardware:
-    """What the file says: the catalogue in picker order, and the pools in file order."""
+    """What the file says: the catalogue in picker order, and the pools in file order.
+
+    `refused`: the mistake in a newer version of the file, which is therefore not in force; "" = none.
+    """
 
     catalog: FlavorCatalog
     pools: tuple[NodePool, ...]
+    refused: str = field(default="", compare=False)
 
 
 class _Lines(yaml.SafeLoader):
@@ -195,8 +199,9 @@ class PoolFile:
                 return False
             fresh = self._read(self._path)
         except Rejected as error:
-            if self._on_refused is not None:
+            if error.message != self.current.refused and self._on_refused is not None:
                 self._on_refused(error)
+            self.current = replace(self.current, refused=error.message)
             return False
         changed = fresh != self.current
         self.current = fresh

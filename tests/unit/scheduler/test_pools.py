@@ -101,9 +101,28 @@ def test_reload_on_change_and_refusal_of_a_bad_file(tmp_path: Path) -> None:
     assert not file.reload(), "the same bad file is reported once"
     assert len(refused) == 1
     assert file.current.catalog.flavors[0].vcpu == 3
+    assert file.current.refused == refused[0].message
     path.unlink()
     assert not file.reload()
     assert len(refused) == 2
+    path.write_text(GOOD)
+    assert file.reload()
+    assert file.current.refused == ""
+
+
+def test_a_mounted_config_map_is_read_again_when_its_link_turns(tmp_path: Path) -> None:
+    """Kubernetes changes a mounted file by turning the link of its folder; the file's own name stays what it was."""
+    for number, text in enumerate((GOOD, GOOD.replace("vcpu: 1,", "vcpu: 3,"))):
+        (tmp_path / f"v{number}").mkdir()
+        (tmp_path / f"v{number}" / "pools.yaml").write_text(text)
+    (tmp_path / "..data").symlink_to("v0")
+    (tmp_path / "pools.yaml").symlink_to("..data/pools.yaml")
+    file = PoolFile(tmp_path / "pools.yaml")
+    assert not file.reload()
+    (tmp_path / "..new").symlink_to("v1")
+    os.replace(tmp_path / "..new", tmp_path / "..data")
+    assert file.reload()
+    assert file.current.catalog.flavors[0].vcpu == 3
 
 
 def test_first_read_raises(tmp_path: Path) -> None:
