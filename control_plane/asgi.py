@@ -20,6 +20,7 @@ from fastapi import Depends, FastAPI
 from starlette.responses import JSONResponse, PlainTextResponse
 
 from control_plane.accounts import maintenance, people, sign_in, tokens
+from control_plane.accounts.audit import record
 from control_plane.api.app_cache import AppCacheKeeper
 from control_plane.api.builds_door import BuildsDoor, builds_door
 from control_plane.api.garbage import collect_forever
@@ -30,7 +31,7 @@ from control_plane.api.site_uploads import SiteUploads
 from control_plane.api.webhook_delivery import Deliveries
 from control_plane.bootstrap import PROXY_SOCKET, Services, floor_warning
 from control_plane.community.notices import SpaceNotices
-from control_plane.domain.accounts import Account, TokenRole
+from control_plane.domain.accounts import PLATFORM, Account, TokenRole
 from control_plane.domain.builds import Artifact, ArtifactKind
 from control_plane.domain.errors import Rejected, VitrineError
 from control_plane.domain.spaces import RepoType
@@ -197,10 +198,11 @@ def _thumbnails(services: Services) -> Thumbnails | None:
     from web.services.thumbnails import Thumbnails
 
     settings, browser = services.settings, find_browser()
-    if browser is None or not settings.thumbnails or settings.is_https:  # the sandbox reaches the proxy by plain http only
+    if browser is None or not settings.thumbnails:
         return None
     host = "127.0.0.1" if settings.host in ("0.0.0.0", "", "localhost") else settings.host
-    camera = SandboxedBrowser(browser, f"{host}:{settings.port}")
+    chains = [Path(pair.partition(":")[0].strip()) for pair in settings.tls_certificates.split(",") if pair.strip()]
+    camera = SandboxedBrowser(browser, f"{host}:{settings.port}", chains)
     folder = settings.data_dir / "thumbnails"
     return Thumbnails(folder, camera, services.uow, services.clock, services.signals, services.actions, settings.app_url)
 
@@ -351,6 +353,7 @@ async def first_start(services: Services, *, token_file: Path | None = None) -> 
         admin = await uow.accounts.by_name(ADMIN)
         if admin is None:
             admin = await people.add_user(uow, services.clock, ADMIN, is_admin=True, reserved=False)
+            await record(uow, PLATFORM, "user.add", f"user:{ADMIN}", {"admin": True, "by": "first start"}, services.clock.now())
         facts["admin_token"] = await _local_token(services, uow, admin, token_file or services.settings.run_dir / LOCAL_TOKEN_FILE)
         if admin.password_hash is None and not await uow.tokens.sessions_of(admin.id):
             secret = await sign_in.create_sign_in_link(uow, services.clock, admin)
@@ -368,7 +371,9 @@ async def _local_token(services: Services, uow: Any, admin: Account, path: Path)
     for old in await uow.tokens.of_user(admin.id):
         if old.name == LOCAL_TOKEN and old.revoked_at is None:
             await uow.tokens.save(replace(old, revoked_at=now))
-    _, text = await tokens.create_token(uow, services.clock, admin, LOCAL_TOKEN, TokenRole.WRITE)
+    made, text = await tokens.create_token(uow, services.clock, admin, LOCAL_TOKEN, TokenRole.WRITE)
+    facts = {"id": made.id, "role": made.role.value, "name": LOCAL_TOKEN}
+    await record(uow, PLATFORM, "token.add", f"user:{admin.name}", facts, now)
     fresh = path.with_suffix(".new")
     with open(fresh, "w", opener=lambda p, flags: os.open(p, flags, 0o600)) as file:
         file.write(text)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from control_plane.community.discussions import Discussion
-from control_plane.domain.accounts import ANONYMOUS, Account, Actor
+from control_plane.domain.accounts import PLATFORM, Account, Actor
 from control_plane.domain.errors import Conflict, Rejected, RepoNotFound
 from control_plane.domain.ids import RepoId, Sha, SpaceId
 from control_plane.domain.sensitive import Sensitive
@@ -73,10 +73,10 @@ class Previews:
         if preview is None:
             return
         if new is None:
-            await self.remove(ANONYMOUS, repo, num)
+            await self.remove(PLATFORM, repo, num)
             return
         await self.git.bring(repo.id, preview.id, ref)
-        await self.actions.accept_commit(ANONYMOUS, preview, MAIN, Sha(preview.head) if preview.head else None, new)
+        await self.actions.accept_commit(PLATFORM, preview, MAIN, Sha(preview.head) if preview.head else None, new)
 
     async def remove(self, actor: Actor, repo: Repo, num: int | str) -> None:
         """Nothing happens when there is none."""

@@ -113,7 +113,8 @@ class Actor:
 
     @property
     def name(self) -> str:
-        return self.user.name if self.user else "anonymous"
+        """As the audit log has it."""
+        return self.user.name if self.user else "vitrine" if self.via is Via.INTERNAL else "anonymous"
 
     @property
     def is_admin(self) -> bool:
@@ -122,6 +123,7 @@ class Actor:
 
 
 ANONYMOUS = Actor()
+PLATFORM = Actor(via=Via.INTERNAL)  # what the platform does by itself; it has no rights of a person
 # Among the scopes of a fine-grained token: it reads public gated repositories that its user was let in to. No account has such a name.
 GATED_SCOPE = ":gated"
 

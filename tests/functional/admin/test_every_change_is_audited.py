@@ -97,6 +97,8 @@ def test_every_changing_route_leaves_exactly_one_event(site: Site, tmp_path: Pat
         assert sorted(row for row in {*WITHOUT, *audit.called} - rows if not row.startswith("GET ")) == [], "no such route any more"
     finally:
         audit.client.close()
+    first = [(event["actor"], event["action"], event["subject"]) for event in audit.events(0)[:2]]
+    assert first == [("vitrine", "user.add", "user:admin"), ("vitrine", "token.add", "user:admin")], "what the first start makes"
     text = json.dumps(audit.events(0), default=str)
     for secret in (PASSWORD, "hidden value", *audit.tokens.values(), *(part for pair in audit.cookies.values() for part in pair)):
         assert secret not in text, "a secret is in the audit log"
