@@ -201,7 +201,7 @@ def _thumbnails(services: Services) -> Thumbnails | None:
     if browser is None or not settings.thumbnails:
         return None
     host = "127.0.0.1" if settings.host in ("0.0.0.0", "", "localhost") else settings.host
-    chains = [Path(pair.partition(":")[0].strip()) for pair in settings.tls_certificates.split(",") if pair.strip()]
+    chains = [Path(pair.partition(":")[0].strip()).expanduser() for pair in settings.tls_certificates.split(",") if pair.strip()]
     camera = SandboxedBrowser(browser, f"{host}:{settings.port}", chains)
     folder = settings.data_dir / "thumbnails"
     return Thumbnails(folder, camera, services.uow, services.clock, services.signals, services.actions, settings.app_url)

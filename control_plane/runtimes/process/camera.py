@@ -9,12 +9,17 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
+import hashlib
 import html
 import json
 import os
 import shutil
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives import serialization
 
 from control_plane.runtimes.process.floor import launcher_command
 
@@ -40,17 +45,37 @@ def find_browser() -> str | None:
     return next((path for path in found if path.startswith("/usr/")), None)
 
 
-class SandboxedBrowser:
-    """`upstream` is "host:port" of the proxy; one picture at a time is the caller's business."""
+def key_pins(chains: Sequence[Path]) -> tuple[str, ...]:
+    """The public keys of the first certificate of each file, as Chromium names them: base64 of the SHA-256 of the key.
 
-    def __init__(self, browser: str, upstream: str) -> None:
+    ValueError or OSError for a file that holds no certificate.
+    """
+    found = []
+    for path in chains:
+        key = x509.load_pem_x509_certificate(path.read_bytes()).public_key()
+        der = key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+        found.append(base64.b64encode(hashlib.sha256(der).digest()).decode())
+    return tuple(found)
+
+
+class SandboxedBrowser:
+    """`upstream` is "host:port" of the proxy; one picture at a time is the caller's business.
+
+    `chains`: certificate files of the proxy where its port speaks TLS itself; () = it speaks plain HTTP, also where a load
+    balancer before it speaks TLS. Whoever vouches for them, the browser takes these keys and no others that nobody vouches for.
+    """
+
+    def __init__(self, browser: str, upstream: str, chains: Sequence[Path] = ()) -> None:
         self._browser = browser
         self._upstream = upstream
+        self._chains = tuple(chains)
 
     async def shoot(self, host: str, path: str) -> bytes | None:
         folder = Path(await asyncio.to_thread(tempfile.mkdtemp, prefix="vitrine-picture-"))
         try:
             return await self._shoot(host, path, folder)
+        except ValueError as error:
+            raise OSError(f"a certificate of the proxy cannot be read: {error}") from error
         finally:
             await asyncio.to_thread(shutil.rmtree, folder, True)
 
@@ -73,13 +98,16 @@ class SandboxedBrowser:
 
     def _spec(self, host: str, path: str, folder: Path) -> dict[str, object]:
         name, _, port = host.partition(":")
+        scheme = "https" if self._chains else "http"
+        # Read for each picture: a renewed certificate may have another key.
+        pins = [f"--ignore-certificate-errors-spki-list={','.join(key_pins(self._chains))}"] if self._chains else []
         fonts = [["/etc/fonts", "/etc/fonts"]] if os.path.isdir("/etc/fonts") else []
         return {
             "v": 1,
             "argv": [
-                "nice", "-n", "15", self._browser, *_QUIET, f"--window-size={WIDTH},{HEIGHT}", f"--timeout={_SETTLE_MS + 15000}",
+                "nice", "-n", "15", self._browser, *_QUIET, *pins, f"--window-size={WIDTH},{HEIGHT}", f"--timeout={_SETTLE_MS + 15000}",
                 f"--host-resolver-rules=MAP {name} {_HUB_ADDRESS}", "--screenshot=/tmp/out/shot.webp",
-                f"data:text/html;base64,{_frame(host, path)}",
+                f"data:text/html;base64,{_frame(f'{scheme}://{host}{path}')}",
             ],
             "env": {"PATH": "/usr/bin:/bin", "HOME": "/home/user", "LANG": "C.UTF-8"},
             "cwd": "/home/user",
@@ -87,19 +115,19 @@ class SandboxedBrowser:
             "binds_rw": [[str(folder), "/tmp/out"]],
             "scratch_bytes": 256 << 20,
             "network": "egress",
-            "egress": {"ports": [80, 443, int(port or 80)], "allow": [], "hub_hosts": [name], "hub_upstream": self._upstream},
+            "egress": {"ports": [80, 443, int(port or 443)], "allow": [], "hub_hosts": [name], "hub_upstream": self._upstream},
             "egress_inline": True,
             "limits": {"nofile": 4096, "cpu_s": _CPU_S, "fsize": 8 << 20, "nproc": 256},
         }  # fmt: skip
 
 
-def _frame(host: str, path: str) -> str:
+def _frame(url: str) -> str:
     """A page around the app that is done loading `_SETTLE_MS` later: headless Chromium takes the picture at that moment.
 
     Its virtual time would be quicker, and does not wait for WebSockets, which Streamlit draws by.
     """
     page = f"""<!doctype html><style>html,body,iframe{{margin:0;border:0;width:100%;height:100%;display:block;background:#fff}}
-#hold{{display:none}}</style><iframe src="{html.escape(f"http://{host}{path}")}"></iframe><iframe id=hold></iframe>
+#hold{{display:none}}</style><iframe src="{html.escape(url)}"></iframe><iframe id=hold></iframe>
 <script>const held = document.getElementById("hold").contentDocument; held.open(); setTimeout(() => held.close(), {_SETTLE_MS})</script>"""
     return base64.b64encode(page.encode()).decode()
 

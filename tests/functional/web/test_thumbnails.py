@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import ssl
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +12,9 @@ import pytest
 
 from control_plane.bootstrap import Services
 from control_plane.domain.spaces import RepoType, Visibility
+from control_plane.runtimes.process import camera as camera_room
 from control_plane.runtimes.process.camera import SandboxedBrowser, _picture, find_browser
+from tests.functional.proxy.certificates import certificate
 from tests.functional.web.conftest import Browser
 from tests.functional.web.test_platform_pages import _new_space
 from web.services import thumbnails
@@ -106,3 +109,29 @@ async def test_a_page_is_pictured_inside_the_sandbox(tmp_path: Path) -> None:
     assert picture[8:12] == b"WEBP"
     assert any(line.startswith(b"GET / ") for line in app)
     assert other == []
+
+
+@pytest.mark.skipif(find_browser() is None, reason="no Chromium under /usr")
+@pytest.mark.skipif(os.geteuid() != 0, reason="the sandbox is proven as root here; doctor tells for others")
+async def test_a_platform_under_tls_is_pictured_by_its_own_key_and_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The certificate is nobody's but the platform's; another that nobody vouches for is not taken."""
+    monkeypatch.setattr(camera_room, "_SETTLE_MS", 1500)  # nothing on this page takes longer
+    ours, theirs = (certificate(tmp_path, name, "demo.localhost") for name in ("ours", "theirs"))
+    asked: list[bytes] = []
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked.append(await reader.readline())
+        body = b"<body style='background:#123456'>"
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: %d\r\nConnection: close\r\n\r\n" % len(body) + body)
+        await writer.drain()
+        writer.close()
+
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*ours.split(":"))
+    async with await asyncio.start_server(answer, "127.0.0.1", 0, ssl=context) as server:
+        mine = server.sockets[0].getsockname()[1]
+        for chain, is_asked in ((theirs, False), (ours, True)):
+            camera = SandboxedBrowser(str(find_browser()), f"127.0.0.1:{mine}", [Path(chain.partition(":")[0])])
+            picture = await camera.shoot(f"demo.localhost:{mine}", "/")
+            assert picture is not None and picture[8:12] == b"WEBP"
+            assert any(line.startswith(b"GET / ") for line in asked) is is_asked
