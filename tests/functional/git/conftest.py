@@ -32,12 +32,28 @@ SPACE = RepoId("a" * 24)
 PRIVATE = RepoId("c" * 24)
 
 
+class NoRepos:
+    """Repositories that nobody entered: who notes something about one names it by its id."""
+
+    async def get(self, repo_id: str) -> None:
+        return None
+
+
+class Audit:
+    def __init__(self) -> None:
+        self.actions: list[str] = []
+
+    async def append(self, *, action: str, **_: object) -> None:
+        self.actions.append(action)
+
+
 class Documents:
     """The document store in memory, in the shape of a unit of work."""
 
     def __init__(self) -> None:
         self.rows: dict[tuple[str, str], tuple[str, dict[str, Any]]] = {}
         self.documents = self
+        self.repos, self.audit = NoRepos(), Audit()
 
     @asynccontextmanager
     async def read(self) -> AsyncIterator[Any]:
