@@ -1,4 +1,4 @@
-"""The audit line of a change that people make together: who, on which repository, what; never the words they wrote."""
+"""The audit line of a change that people make together: who, on which repository, what; never the text of a comment."""
 
 from __future__ import annotations
 
