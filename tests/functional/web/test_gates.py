@@ -26,6 +26,9 @@ async def test_a_model_behind_a_gate(alice: Browser, bob: Browser, services: Ser
     assert (await alice.post(f"{PAGE}/settings/gate", {"gate": "manual"}, page=f"{PAGE}/settings")).status_code == 303
     closed = await bob.get(source)
     assert closed.status_code == 403 and "restricted" in closed.text and "pineapple" not in closed.text
+    for other in (f"{PAGE}/raw/main/config.json", f"{PAGE}/edit/main/config.json", f"{PAGE}/commit/main"):
+        refused = await bob.get(other)
+        assert refused.status_code == 403 and "pineapple" not in refused.text, other
     card = (await bob.get(PAGE)).text
     assert "Ask for access" in card and "Weights" in card
     assert "Ask for access" not in (await alice.get(PAGE)).text
