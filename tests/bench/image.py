@@ -21,10 +21,11 @@ from control_plane.runtimes.docker.manifests import Names
 from tests.contract.docker_engine import test_engine
 from tests.e2e.conftest import Platform, Work, start_platform, stop_platform
 from tests.e2e.docker.conftest import Registry, package_index
-from tests.e2e.test_push_to_live import PLAIN, rewind
+from tests.e2e.test_push_to_live import PLAIN
 
 _CARD = "---\ntitle: B\nsdk: gradio\nsdk_version: 6.0.0\n---\n"
 _STARTS = 10
+_IDLE_S = 3
 
 
 def _row(name: str, value: float, reference: str, other: float, count: int) -> dict[str, Any]:
@@ -46,7 +47,10 @@ def rows(rounds: int = 5) -> list[dict[str, Any]]:
         bases = BaseImages(DockerEngine(DockerConfig(host=host.host)), uv_config(ToolConfig()).path, lines.append)
         bases.build(load_catalog().find("cpu", None), bootstrap="debian", slim=True)
         host.tags.add(Names.of_platform(folder / "d").tag)
-        settings = {"VITRINE_DOCKER_HOST": host.host, "VITRINE_REGISTRY": registry.prefix, "VITRINE_PYPI_INDEX_URL": index}
+        settings = {
+            "VITRINE_DOCKER_HOST": host.host, "VITRINE_REGISTRY": registry.prefix, "VITRINE_PYPI_INDEX_URL": index,
+            "VITRINE_SLEEP_AFTER_S": str(_IDLE_S),
+        }  # fmt: skip
         platform = start_platform(folder / "d", "--runtime", "docker", env=settings)
         stack.callback(stop_platform, platform)
         client = docker.APIClient(base_url=host.host, version="1.41")
@@ -103,8 +107,6 @@ def _starts(platform: Platform, work: Work) -> tuple[list[float], list[float]]:
 
     woken, bare = [], []
     for _ in range(_STARTS):
-        platform.api("POST", f"/api/spaces/admin/{work.name}/sleeptime", json={"seconds": 60})
-        rewind(platform, work.name, seconds=120)
         platform.until(work.name, "SLEEPING", seconds=60)
         began = time.monotonic()
         assert platform.app(f"admin-{work.name}", "/x", headers={"Accept": "application/json"}).status_code == 200
