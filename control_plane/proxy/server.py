@@ -266,6 +266,16 @@ def _listen(config: ProxyConfig, port: int) -> socket.socket:
     return sock
 
 
+def _descriptors(wanted: int) -> int:
+    """Raise the limit to what this user may have, to `wanted` where it may raise its own. Gives the limit."""
+    _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    if hard != resource.RLIM_INFINITY and hard < wanted:
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, wanted))
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+
+
 def _room(wanted: int, descriptors: int) -> int:
     """How many clients there is room for: each may need a second descriptor for its app, which must not be refused for want of one."""
     if descriptors == resource.RLIM_INFINITY:
@@ -283,9 +293,7 @@ async def serve_proxy(config: ProxyConfig, feed: RouteFeed, authorize: Authorize
     """
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
-    _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    config = replace(config, max_connections=_room(config.max_connections, hard))
+    config = replace(config, max_connections=_room(config.max_connections, _descriptors(2 * config.max_connections + _OTHER_DESCRIPTORS)))
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     proxy = Proxy(config, feed, authorize)
