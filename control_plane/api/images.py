@@ -11,12 +11,13 @@ that reads it: what a Dockerfile did with build secrets is in there.
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import httpx
 from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
 
 from control_plane.accounts import policy
 from control_plane.accounts.sign_in import authenticate
@@ -180,16 +181,22 @@ class _Door:
             if upstream.status_code >= 500 or upstream.status_code in (401, 403):
                 raise Unavailable(f"the platform's registry answered {upstream.status_code}")
             return Response(b"" if request.method == "HEAD" else upstream.content, upstream.status_code, headers=passed)
-        return StreamingResponse(_body(client, upstream), upstream.status_code, headers=passed)
+        return _Passed(client, upstream, passed)
 
 
-async def _body(client: httpx.AsyncClient, upstream: httpx.Response) -> AsyncIterator[bytes]:
-    try:
-        async for chunk in upstream.aiter_raw():
-            yield chunk
-    finally:
-        await upstream.aclose()
-        await client.aclose()
+class _Passed(StreamingResponse):
+    """The registry's body; its connection ends with this answer, however that ends."""
+
+    def __init__(self, client: httpx.AsyncClient, upstream: httpx.Response, headers: Mapping[str, str]) -> None:
+        super().__init__(upstream.aiter_raw(), upstream.status_code, headers=headers)
+        self._client, self._upstream = client, upstream
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            await self._upstream.aclose()
+            await self._client.aclose()
 
 
 async def _repo_of(uow: UnitOfWork, parts: Sequence[str]) -> Repo | None:

@@ -58,7 +58,7 @@ class TestEngine:
             self._make_bridge()
         with open(self.folder / "dockerd.log", "ab") as log:
             self.process = subprocess.Popen(argv, stdout=log, stderr=log)
-        for _ in range(200):
+        for _ in range(1200):
             with socket.socket(socket.AF_UNIX) as one:
                 if one.connect_ex(f"{self.folder}/d.sock") == 0:
                     return
@@ -83,7 +83,7 @@ class TestEngine:
     def stop(self) -> None:
         if self.process is not None:
             self.process.terminate()
-            self.process.wait(30)
+            self.process.wait(60)
             self.process = None
 
     @contextlib.contextmanager

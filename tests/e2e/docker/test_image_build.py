@@ -101,9 +101,7 @@ def test_a_gradio_space_becomes_an_image_by_digest(make_worker: Any, engine_host
 
     door.lines.clear()
     door.source = tar_of({**APP, "app.py": "print('second')\n"})
-    began = time.monotonic()
     worker.handle(image_request(2).to_payload())
-    code_only_s = time.monotonic() - began
     assert door.last().kind is BuildEventKind.SUCCEEDED
     steps = [index for index, line in enumerate(door.lines) if line.startswith("Step ")]
     made = [line for index, line in enumerate(door.lines) if index - 1 in steps and "Using cache" not in line and "--->" not in line]
@@ -111,7 +109,6 @@ def test_a_gradio_space_becomes_an_image_by_digest(make_worker: Any, engine_host
 
     worker.handle(image_request(3, space_id=SpaceId("e" * 24), tenant="bob").to_payload())
     assert door.last().kind is BuildEventKind.SUCCEEDED
-    assert code_only_s < 10
 
 
 @pytest.mark.parametrize(

@@ -220,9 +220,7 @@ def test_push_to_live_switch_roll_back_sleep_and_wake(running: Platform, space: 
     running.api("POST", "/api/spaces/admin/first/sleeptime", json={"seconds": 60})
     os.kill(child_named(running.process.pid, "scheduler"), signal.SIGKILL)  # its memory of the last use goes, the container does not
     until(lambda: is_asleep(running, "first"), 90, "sleep")
-    began = time.monotonic()
     assert running.app("admin-first", "/x", headers={"Accept": "application/json"}).text == "one"
-    assert time.monotonic() - began < 30
 
 
 def test_an_image_is_pulled_by_name_elsewhere(running: Platform, space: Make, host: TestEngine, tmp_path: Path) -> None:
@@ -296,8 +294,7 @@ def test_requirements_that_another_space_declared_are_not_installed_again(runnin
     second = space("shared-b", app__py=APP.format(words="b"), requirements__txt="tinydep\n")
     said = second.push("x")
     assert "Live at" in said
-    built = float(said.partition("Built in ")[2].partition(" s")[0])
-    assert "Using cache" in said and built < 10, said
+    assert "Using cache" in said, said
 
 
 def test_a_docker_space_with_a_secret_and_a_variable(running: Platform, space: Make, host: TestEngine) -> None:
