@@ -103,6 +103,7 @@ _BY_RIGHT: dict[Right, tuple[str, ...]] = {
         "GET /api/{kind:kind}/{ns:seg}/{name:seg}",
         "GET /api/{kind:kind}/{ns:seg}/{name:seg}/likers",
         "GET /api/spaces/{ns:seg}/{name:seg}/runtime",
+        "GET /api/spaces/{ns:seg}/{name:seg}/timeline",
         "GET /api/spaces/{ns:seg}/{name:seg}/events",
         "GET /api/spaces/{ns:seg}/{name:seg}/host",
     ),

@@ -23,6 +23,7 @@ from control_plane.api import (
     space_runtime,
     space_versions,
     streams,
+    timeline,
     webhooks,
 )
 from control_plane.api.deps import Hub, Services
@@ -51,6 +52,7 @@ def hub_router(services: Services, consent: ConsentPages, deliveries: Deliveries
         space_runtime,
         space_versions,
         streams,
+        timeline,
         refs,
         lfs_files,
         commits,

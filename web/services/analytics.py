@@ -9,9 +9,9 @@ from control_plane.domain.accounts import Action, Actor
 from control_plane.domain.hardware import Flavor
 from control_plane.domain.spaces import Sdk
 from control_plane.domain.traffic import Traffic, hour_of
+from control_plane.spaces.timeline import usual_seconds
 from web.services.deps import Base
 from web.services.history import happened
-from web.services.timeline import usual_seconds
 from web.views import AnalyticsView, HourBar, Measure
 from web.words import size
 

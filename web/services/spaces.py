@@ -19,10 +19,10 @@ from control_plane.domain.stage import Stage
 from control_plane.http.live import ALIVE_S, LOOK_EVERY, LiveHub, changed
 from control_plane.ports.log_store import LogLine
 from control_plane.ports.space_actions import DuplicateOrder, NewRepo, RuntimeView
+from control_plane.spaces.timeline import timeline, usual_seconds
 from web.services.deps import Base, WebDeps
 from web.services.stages import card
 from web.services.starters import starter_app
-from web.services.timeline import timeline, usual_seconds
 from web.views import BuildRow, ImportStep, LiveEvent, LogEntry, LogPage, SpacePage
 
 DOWNLOAD_LINES = 200_000

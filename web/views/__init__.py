@@ -6,6 +6,7 @@ the message catalogues translate; everything else is shown as it is (and escaped
 
 from __future__ import annotations
 
+from control_plane.domain.timeline import Timeline, TimelineStep
 from web.views.community import DiscussionEntry, DiscussionPage, DiscussionRow
 from web.views.notices import NoticePage, NoticeRow
 from web.views.operations import AdminBuildRow, AdminOverview, AnalyticsView, AuditRow, HourBar, Measure, PoolRow, UsageRow, UserRow
@@ -24,8 +25,6 @@ from web.views.spaces import (
     SpaceCard,
     SpacePage,
     StageBadge,
-    Timeline,
-    TimelineStep,
 )
 
 __all__ = [

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
+from control_plane.domain.timeline import Timeline
+
 
 @dataclass(frozen=True, slots=True)
 class StageBadge:
@@ -65,34 +67,6 @@ class Gallery:
     running: int
     hardware_names: tuple[str, ...] = ()
     is_exact: bool = True
-
-
-@dataclass(frozen=True, slots=True)
-class TimelineStep:
-    """`state`: done, now, todo or failed. `key` is a catalogue word such as "Building"."""
-
-    key: str
-    state: str
-    detail: str = ""
-    seconds: float | None = None
-    since: datetime | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Timeline:
-    """One push on its way. `fraction` 0…1 or None; `usual_s` is the estimate from this Space's history."""
-
-    revision: str
-    title: str
-    author: str
-    at: datetime
-    steps: tuple[TimelineStep, ...]
-    fraction: float | None = None
-    usual_s: float | None = None
-    took_s: float | None = None
-    serving: str = ""  # the revision that keeps serving meanwhile
-    build_id: str = ""
-    is_over: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -76,6 +76,32 @@ async def test_a_working_app_is_committed_and_queued(alice: Browser, services: S
     assert "The requirements cannot be resolved" in page
 
 
+async def test_the_api_tells_the_timeline_with_a_reason_for_each_wait(alice: Browser, bob: Browser, services: Services) -> None:
+    await _new_space(alice)
+    address = "/api/spaces/alice/demo/timeline"
+    assert (await alice.get(address)).json() is None, "nothing was pushed"
+    edit = "/spaces/alice/demo/new/main"
+    form = {"path": "app.py", "content": "import gradio\n", "message": "A start"}
+    assert (await alice.post(edit, form, page=edit)).status_code == 303
+    told = (await alice.get(address)).json()
+    assert (told["title"], told["author"], told["isOver"], told["usualSeconds"]) == ("A start", "alice", False, None)
+    phases = {phase["phase"]: phase for phase in told["phases"]}
+    assert list(phases) == ["Received", "Checked", "Queued", "Building", "Placing", "Starting", "Live"]
+    assert (phases["Queued"]["state"], phases["Queued"]["reason"], phases["Queued"]["detail"]) == ("now", "BUILD_QUEUED", "place 1 in line")
+    assert phases["Queued"]["since"] and phases["Queued"]["seconds"] >= 0 and phases["Live"]["state"] == "todo"
+    assert 'data-reason="BUILD_QUEUED"' in (await alice.get("/spaces/alice/demo")).text
+    assert (await bob.get(address)).json()["revision"] == told["revision"], "who may see the page may see this"
+    space = await _space(services)
+    async with services.uow.write() as uow:
+        build = await uow.builds.latest(space.id)
+        assert build is not None
+        ended = replace(build, status=BuildStatus.FAILED, reason=Reason.REQUIREMENTS_FAILED, finished_at=services.clock.now())
+        await uow.builds.save(ended)
+    told = (await alice.get(address)).json()
+    failed = next(phase for phase in told["phases"] if phase["state"] == "failed")
+    assert (failed["phase"], failed["reason"], told["isOver"]) == ("Building", "REQUIREMENTS_FAILED", True)
+
+
 async def test_files_are_edited_as_commits(alice: Browser, bob: Browser) -> None:
     await _new_space(alice, template="1")
     assert "app.py" in (await alice.get("/spaces/alice/demo/tree/main")).text

@@ -10,12 +10,12 @@ import pytest
 import web
 from control_plane.domain.reasons import Reason
 from control_plane.domain.stage import Stage
+from control_plane.spaces.timeline import CAUSES, PHASES
 from web.catalog import LANGUAGES, choose, load, plural_form
 from web.page import DONE
 from web.services.history import WORDS
 from web.services.notices import SAYS
 from web.services.stages import badge
-from web.services.timeline import CAUSES, PHASES
 
 ROOT = Path(web.__file__).parent
 _SENTENCE = re.compile(r"""\bt\((["'])((?:(?!\1).)*)\1""")

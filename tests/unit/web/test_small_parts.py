@@ -12,9 +12,9 @@ from control_plane.domain.ids import BuildId, ReplicaId, Sha, SpaceId
 from control_plane.domain.reasons import Reason
 from control_plane.domain.replicas import ReplicaState
 from control_plane.domain.spaces import Build, Deployment, Replica, Sdk, SpaceConfig
+from control_plane.spaces.timeline import timeline, usual_seconds
 from web import ansi, diffs, security
 from web.markup import markdown, without_front_matter
-from web.services.timeline import timeline, usual_seconds
 
 NOW = datetime(2026, 8, 1, 12, 0, tzinfo=UTC)
 SPACE = SpaceId("a" * 24)

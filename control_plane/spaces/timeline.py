@@ -10,7 +10,7 @@ from control_plane.domain.builds import BuildPhase, BuildStatus
 from control_plane.domain.reasons import Reason
 from control_plane.domain.replicas import ReplicaState
 from control_plane.domain.spaces import Build, Deployment, Replica
-from web.views import Timeline, TimelineStep
+from control_plane.domain.timeline import Timeline, TimelineStep
 
 PHASES: dict[BuildPhase, str] = {
     BuildPhase.FETCH: "fetching the files",
@@ -76,8 +76,9 @@ def _story(
 def _build_steps(build: Build, position: int | None, now: datetime) -> list[TimelineStep]:
     waited = ((build.started_at or build.finished_at or now) - build.created_at).total_seconds()
     if build.status is BuildStatus.QUEUED:
-        words = f"place {position} in line" if position else (build.reason or Reason.BUILD_QUEUED).words
-        return [TimelineStep("Queued", "now", words, waited, build.created_at), TimelineStep("Building", "todo")]
+        why = build.reason or Reason.BUILD_QUEUED
+        words = f"place {position} in line" if position else why.words
+        return [TimelineStep("Queued", "now", words, waited, build.created_at, why.value), TimelineStep("Building", "todo")]
     queued = TimelineStep("Queued", "done", "a build slot was free" if waited < 1 else "", waited)
     spent = ((build.finished_at or now) - (build.started_at or build.created_at)).total_seconds()
     if build.status is BuildStatus.RUNNING:
@@ -85,7 +86,7 @@ def _build_steps(build: Build, position: int | None, now: datetime) -> list[Time
     if build.status is BuildStatus.SUCCEEDED:
         return [queued, TimelineStep("Building", "done", "", spent)]
     words = build.message or (build.reason.words if build.reason else build.status.value)
-    return [queued, TimelineStep("Building", "failed", words, spent)]
+    return [queued, TimelineStep("Building", "failed", words, spent, reason=build.reason.value if build.reason else "")]
 
 
 def _build_words(build: Build) -> str:
@@ -105,7 +106,8 @@ def _launch(deployment: Deployment, replicas: Sequence[Replica], now: datetime, 
     begun = replica.started_at if replica else None
     if deployment.failed_reason is not None:
         words = deployment.failed_message or deployment.failed_reason.words
-        return [TimelineStep("Placing", "done"), TimelineStep("Starting", "failed", words), TimelineStep("Live", "todo")]
+        failed = TimelineStep("Starting", "failed", words, reason=deployment.failed_reason.value)
+        return [TimelineStep("Placing", "done"), failed, TimelineStep("Live", "todo")]
     if deployment.live_at is not None:
         placed = (begun - deployment.created_at).total_seconds() if begun else None
         started = (deployment.live_at - (begun or deployment.created_at)).total_seconds()
@@ -113,9 +115,11 @@ def _launch(deployment: Deployment, replicas: Sequence[Replica], now: datetime, 
     if replica is None or replica.state is ReplicaState.PENDING:
         words = (replica.message or (replica.reason.words if replica.reason else "")) if replica else ""
         waited = (now - deployment.created_at).total_seconds()
-        placing = TimelineStep("Placing", "now", words, waited, deployment.created_at)
+        why = replica.reason.value if replica and replica.reason else ""
+        placing = TimelineStep("Placing", "now", words, waited, deployment.created_at, why)
         return [placing, TimelineStep("Starting", "todo"), TimelineStep("Live", "todo")]
     placed = (begun - deployment.created_at).total_seconds() if begun else None
     since = begun or replica.created_at
-    starting = TimelineStep("Starting", "now", replica.message or "waiting for its first answer", (now - since).total_seconds(), since)
+    words, spent = replica.message or "waiting for its first answer", (now - since).total_seconds()
+    starting = TimelineStep("Starting", "now", words, spent, since, (replica.reason or Reason.STARTING).value)
     return [TimelineStep("Placing", "done", replica.hardware, placed), starting, TimelineStep("Live", "todo")]
