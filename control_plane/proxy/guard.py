@@ -41,6 +41,10 @@ class GuardUnavailable(Exception):
 Authorize = Callable[[str, str, str], Awaitable[Verdict | bool]]
 
 
+def _name(authority: bytes) -> bytes:
+    return authority.partition(b":")[0]
+
+
 def cookie_counts(head: RequestHead, method: bytes) -> bool:
     """Whether our cookie may open this request: the app's own page, or a navigation, asks.
 
@@ -50,7 +54,8 @@ def cookie_counts(head: RequestHead, method: bytes) -> bool:
     """
     origin = head.value(b"origin")
     if origin and origin != b"null":
-        return origin.partition(b"://")[2] == head.host
+        # Not the port: cookies do not tell ports apart either, and a balancer in front may not pass it on in Host.
+        return _name(origin.partition(b"://")[2]) == _name(head.host)
     site = head.value(b"sec-fetch-site")
     if site in (b"same-site", b"cross-site"):
         return method in (b"GET", b"HEAD") and head.value(b"sec-fetch-mode") == b"navigate"

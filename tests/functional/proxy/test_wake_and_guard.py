@@ -87,7 +87,9 @@ UPGRADE = {
         ("GET", {"Sec_Fetch_Site": "cross-site", "Sec_Fetch_Mode": "navigate", "Sec_Fetch_Dest": "document"}, True),  # a link
         ("GET", {"Origin": OWN, **UPGRADE}, True),
         ("GET", {"Origin": "http://evil-space.localhost", **UPGRADE}, False),
-        ("GET", {"Origin": "http://alice-demo.localhost:8080", **UPGRADE}, False),
+        ("GET", {"Origin": "https://alice-demo.localhost:8443", **UPGRADE}, True),  # a balancer speaks TLS on a port of its own
+        ("GET", {"Origin": "http://alice-demo.localhost.evil.example", **UPGRADE}, False),
+        ("GET", {"Origin": "http://evil-space.localhost:1/alice-demo.localhost", **UPGRADE}, False),
         ("GET", {"Origin": "null", **UPGRADE}, False),
         ("GET", {"Origin": "http://evil-space.localhost"}, False),  # a script that sends credentials along
         ("OPTIONS", {"Origin": "http://evil-space.localhost"}, False),
