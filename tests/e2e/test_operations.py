@@ -205,7 +205,7 @@ def test_maintenance_lets_read_and_run_and_refuses_the_rest_in_words(operator: O
     finally:
         operator.run("maintenance", "off")
     assert "Live at" in work.push("three")
-    assert platform.app("admin-calm").text == "other"
+    wait_for(lambda: platform.app("admin-calm").text == "other", 60, "the new version does not serve")
 
 
 class Tunnel:
