@@ -12,7 +12,7 @@ from control_plane.accounts.usage import UsageLine, usage
 from control_plane.bootstrap import Services
 from control_plane.domain.builds import Artifact, ArtifactKind, BuildPhase, BuildStatus, LaunchPlan
 from control_plane.domain.errors import NotSignedIn
-from control_plane.domain.ids import BuildId, Sha, SpaceId
+from control_plane.domain.ids import BuildId, RepoId, Sha, SpaceId
 from control_plane.domain.reasons import Reason
 from control_plane.domain.spaces import Deployment, RepoType, Space
 from control_plane.http.live import LiveHub
@@ -308,3 +308,30 @@ async def test_only_who_may_have_the_image_is_told_how_to_run_it_elsewhere(alice
         )
     assert words in (await alice.get("/spaces/alice/demo/share")).text
     assert "docker login" not in (await stranger.get("/spaces/alice/demo/share")).text
+
+
+async def test_one_click_serves_an_earlier_version_and_builds_nothing(alice: Browser, services: Services) -> None:
+    await _new_space(alice, template="1")
+    space = await _space(services)
+    async with services.uow.read() as uow:
+        repo = await uow.repos.get(RepoId(space.id))
+        builds = len(await uow.builds.of_space(space.id))
+    assert repo is not None and repo.head
+    now = services.clock.now()
+    async with services.uow.write() as uow:
+        for generation, revision in ((1, repo.head), *((n, Sha("a" * 40)) for n in range(2, 30))):
+            ref = f"127.0.0.1:5000/spaces/{space.id}@sha256:{revision[:4] * 16}"
+            made = Deployment(
+                space.id, generation, BuildId("b" * 24), revision, Artifact(ArtifactKind.IMAGE, ref), LaunchPlan(), "cpu-basic", now,
+                space.config, live_at=now,
+            )  # fmt: skip
+            await uow.deployments.add(made)
+        await uow.spaces.save(replace(space, generation=29, live_generation=29))
+    page = "/spaces/alice/demo/commits/main"
+    assert "Deploy this revision" in (await alice.get(page)).text
+    answer = await alice.post("/spaces/alice/demo/settings/deploy", {"revision": repo.head}, page=page)
+    assert answer.status_code == 303, answer.text
+    async with services.uow.read() as uow:
+        newest = (await uow.deployments.of_space(space.id, 1))[0]
+        assert (newest.generation, newest.revision, newest.cause) == (30, repo.head, "rollback")
+        assert len(await uow.builds.of_space(space.id)) == builds
