@@ -41,18 +41,18 @@ def gate_of(value: object, repo_type: RepoType) -> Gate:
     return Gate(value)
 
 
-async def ask(uow: UnitOfWork, clock: Clock, actor: Actor, repo: Repo, fields: Mapping[str, object]) -> AccessRequest:
-    """The caller's request, new or the one they made before; let in at once where the gate is automatic."""
+async def ask(uow: UnitOfWork, clock: Clock, actor: Actor, repo: Repo, fields: Mapping[str, object]) -> tuple[AccessRequest, bool]:
+    """The caller's request, and whether it is new; let in at once where the gate is automatic."""
     user = policy.require_user(actor, write=True)
     _require_gate(repo)
     known = await uow.gates.get(repo.id, user.id)
     if known is not None and (known.status is not RequestStatus.PENDING or repo.gate is Gate.MANUAL):
-        return known
+        return known, False
     status = RequestStatus.ACCEPTED if repo.gate is Gate.AUTO else RequestStatus.PENDING
     made = AccessRequest(secrets.token_hex(12), repo.id, user.id, status, clock.now(), _texts(fields))
     await uow.gates.put(made)
     await _record(uow, clock, actor, "repo.ask_access", repo, user, status)
-    return await uow.gates.get(repo.id, user.id) or made
+    return await uow.gates.get(repo.id, user.id) or made, True
 
 
 async def decide(

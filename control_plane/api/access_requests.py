@@ -8,9 +8,10 @@ from fastapi import APIRouter, Request
 from pydantic import BaseModel, Field
 from starlette.responses import JSONResponse
 
-from control_plane.accounts import gates
+from control_plane.accounts import gates, policy
 from control_plane.api import views
 from control_plane.api.deps import Hub, json_object, ok
+from control_plane.community import notices
 from control_plane.domain.accounts import Account, Action
 from control_plane.domain.errors import Rejected
 from control_plane.domain.gates import AccessRequest, Gate, RequestStatus
@@ -59,6 +60,9 @@ def router(hub: Hub) -> APIRouter:
                 uow, services.clock, actor, repo, _status(body.status),
                 user=body.user or "", request_id=body.requestId or "", reason=body.rejectionReason or "",
             )  # fmt: skip
+            if decided.status is not RequestStatus.PENDING:
+                accepted, now = decided.status is RequestStatus.ACCEPTED, services.clock.now()
+                await notices.of_decided(uow, services.signals, repo, decided.user_id, accepted=accepted, reason=decided.reason, at=now)
         return ok({"requestId": decided.id, "status": decided.status.value})
 
     @api.post(base + "/grant")
@@ -73,7 +77,9 @@ def router(hub: Hub) -> APIRouter:
             actor, repo = await hub.repo(request, kind.plural, ns, name, Action.READ_CODE)
             fields = await _fields(request)
             async with services.uow.write() as uow:
-                made = await gates.ask(uow, services.clock, actor, repo, fields)
+                made, is_new = await gates.ask(uow, services.clock, actor, repo, fields)
+                if is_new and made.status is RequestStatus.PENDING:
+                    await notices.of_asked(uow, services.signals, repo, policy.require_user(actor), made.at)
             return ok({"requestId": made.id, "status": made.status.value})
 
         api.add_api_route(f"{prefix}/{{ns:seg}}/{{name:seg}}/ask-access", ask, methods=["POST"], operation_id=f"{kind.plural}_ask_access")

@@ -72,6 +72,21 @@ def discussion_notice(repo: Repo, number: int, title: str, kind: NoticeKind, act
     return Notice(AccountId(""), discussion_topic(repo.id, number), kind, repo.id, at, actor, title, words, number)
 
 
+async def of_asked(uow: UnitOfWork, signals: Signals, repo: Repo, asker: Account, at: datetime) -> None:
+    """Somebody waits before the gate: tell its keepers."""
+    kind = NoticeKind.ACCESS_ASKED
+    for user in await keepers(uow, repo):
+        if not user.is_suspended:
+            await tell(uow, signals, Notice(user.id, space_topic(kind, repo.id), kind, repo.id, at, asker.name))
+
+
+async def of_decided(uow: UnitOfWork, signals: Signals, repo: Repo, asker: AccountId, *, accepted: bool, reason: str, at: datetime) -> None:
+    """Tell who asked. The authors speak as one, so no name of theirs is given."""
+    kind = NoticeKind.ACCESS_ACCEPTED if accepted else NoticeKind.ACCESS_REJECTED
+    words = " ".join(reason.split())[:_WORDS_MAX]
+    await tell(uow, signals, Notice(asker, space_topic(kind, repo.id), kind, repo.id, at, words=words))
+
+
 async def tell(uow: UnitOfWork, signals: Signals, notice: Notice) -> None:
     await uow.notices.tell(notice)
     uow.after_commit(lambda: signals.notify(TOPIC, notice.account_id))

@@ -12,7 +12,7 @@ KEPT_DAYS = 90  # a notice that nothing was added to for longer goes
 
 
 class NoticeKind(StrEnum):
-    """What happened last. The first part says what a reader opens: a discussion, the build log, the app, the quotas."""
+    """What happened last. The first part says what a reader opens: a discussion, the build log, the app, the quotas, the gate."""
 
     DISCUSSION_OPENED = "discussion.opened"
     PULL_OPENED = "pull.opened"
@@ -24,6 +24,9 @@ class NoticeKind(StrEnum):
     BUILD_FAILED = "build.failed"
     APP_FAILED = "app.failed"
     QUOTA = "quota.reached"
+    ACCESS_ASKED = "access.asked"
+    ACCESS_ACCEPTED = "access.accepted"
+    ACCESS_REJECTED = "access.rejected"
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from control_plane.accounts import gates
+from control_plane.accounts import gates, policy
+from control_plane.community import notices
 from control_plane.domain.accounts import Action, Actor
 from control_plane.domain.errors import Rejected
 from control_plane.domain.gates import Gate, RequestStatus
@@ -18,7 +19,9 @@ class GatesFamily(Base):
     async def ask_access(self, actor: Actor, kind: RepoType, owner: str, name: str) -> None:
         repo = await self.repo_for(actor, kind, owner, name, Action.READ_CODE)
         async with self.d.uow.write() as uow:
-            await gates.ask(uow, self.d.clock, actor, repo, {})
+            made, is_new = await gates.ask(uow, self.d.clock, actor, repo, {})
+            if is_new and made.status is RequestStatus.PENDING:
+                await notices.of_asked(uow, self.d.signals, repo, policy.require_user(actor), made.at)
 
     async def set_gate(self, actor: Actor, kind: RepoType, owner: str, name: str, gate: str) -> None:
         repo = await self.repo_for(actor, kind, owner, name, Action.ADMIN)
@@ -31,7 +34,9 @@ class GatesFamily(Base):
         if status not in (RequestStatus.ACCEPTED, RequestStatus.REJECTED) or not request_id:
             raise Rejected("a request is accepted or rejected")
         async with self.d.uow.write() as uow:
-            await gates.decide(uow, self.d.clock, actor, repo, RequestStatus(status), request_id=request_id)
+            decided = await gates.decide(uow, self.d.clock, actor, repo, RequestStatus(status), request_id=request_id)
+            accepted = decided.status is RequestStatus.ACCEPTED
+            await notices.of_decided(uow, self.d.signals, repo, decided.user_id, accepted=accepted, reason="", at=self.d.clock.now())
 
 
 async def access_rows(uow: UnitOfWork, repo: Repo) -> tuple[AccessRow, ...]:

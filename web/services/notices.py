@@ -28,6 +28,9 @@ SAYS: dict[NoticeKind, tuple[str, str]] = {
     NoticeKind.BUILD_FAILED: ("fail", "Build failed"),
     NoticeKind.APP_FAILED: ("fail", "App failed"),
     NoticeKind.QUOTA: ("work", "Quota reached"),
+    NoticeKind.ACCESS_ASKED: ("work", "Access requested"),
+    NoticeKind.ACCESS_ACCEPTED: ("run", "Access granted"),
+    NoticeKind.ACCESS_REJECTED: ("off", "Access rejected"),
 }
 
 
@@ -61,7 +64,11 @@ class NoticesFamily(Base):
     def _leads(self, notice: Notice, repo: Repo) -> str:
         if notice.number:
             return f"{self.base(repo)}/discussions/{notice.number}"
-        tail = {NoticeKind.BUILD_FAILED: "/logs?which=build", NoticeKind.APP_FAILED: "/logs?which=run"}
+        tail = {
+            NoticeKind.BUILD_FAILED: "/logs?which=build",
+            NoticeKind.APP_FAILED: "/logs?which=run",
+            NoticeKind.ACCESS_ASKED: "/settings#gate",
+        }
         return self.base(repo) + tail.get(notice.kind, "")
 
     async def open_notice(self, actor: Actor, topic: str) -> str:

@@ -35,6 +35,7 @@ async def test_a_model_behind_a_gate(alice: Browser, bob: Browser, services: Ser
 
     assert (await bob.post(f"{PAGE}/gate/ask", {}, page=PAGE)).status_code == 303
     assert "You asked for access" in (await bob.get(PAGE)).text
+    assert "Access requested" in (await alice.get("/notifications")).text
     settings = (await alice.get(f"{PAGE}/settings")).text
     assert "pending" in settings and 'href="/bob"' in settings
     request = settings.partition('name="request" value="')[2].partition('"')[0]
@@ -44,3 +45,4 @@ async def test_a_model_behind_a_gate(alice: Browser, bob: Browser, services: Ser
     assert (await alice.post(f"{PAGE}/settings/access", accepted, page=f"{PAGE}/settings")).status_code == 303
     assert "pineapple" in (await bob.get(source)).text
     assert (await alice.post(f"{PAGE}/settings/access", accepted, page=f"{PAGE}/settings")).status_code == 404, "accepted already"
+    assert "Access granted" in (await bob.get("/notifications")).text
