@@ -164,6 +164,7 @@ def _pages(app: FastAPI, services: Services, deliveries: Deliveries) -> Pages:
         thumbnails=_thumbnails(services),
         imports=_imports(services),
         moved=deliveries.content,
+        discussed=deliveries.discussion,
         app_proof=lambda actor, space_id: app_access.issue(services.signing_key, services.clock, actor, space_id),
     )
     app.state.web_backend = ServicesBackend(deps)

@@ -6,7 +6,7 @@ import base64
 import binascii
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from fastapi import APIRouter, Request
 from pydantic import BaseModel, Field
@@ -191,6 +191,8 @@ def router(hub: Hub) -> APIRouter:
             await hub.deliveries.content(repo, ref, old, new)
             if ref.startswith("refs/pr/"):
                 await desk.note_commit(repo, int(ref.rpartition("/")[2]), actor, made.title, new)
+                if opens_pr:
+                    await hub.deliveries.discussion(repo, replace(pull, status="open"), "create")
         answer: dict[str, object] = {
             "success": True,
             "commitOid": new,

@@ -94,28 +94,6 @@ def router(hub: Hub) -> APIRouter:
         async with services.uow.read() as uow:
             return await discussions.need(uow, repo.id, num)
 
-    async def tell(repo: Repo, item: Discussion, action: str, comment: Event | None = None) -> None:
-        """Fires the webhooks of the repository."""
-        web = f"{services.public_url}/{repo.type.url_prefix}{repo.full_name}/discussions/{item.num}"
-        more: dict[str, Any] = {
-            "discussion": {
-                "id": f"{repo.id}-{item.num}",
-                "num": item.num,
-                "title": item.title,
-                "status": item.status,
-                "isPullRequest": item.is_pull,
-                "author": {"id": item.author},
-                "url": {"web": web, "api": f"{services.public_url}/api/{repo.type.plural}/{repo.full_name}/discussions/{item.num}"},
-                "changes": {"base": MAIN} if item.is_pull else None,
-            }
-        }
-        if comment is not None:
-            latest = comment.data["latest"]
-            more["comment"] = {
-                "id": comment.id, "author": {"id": comment.author}, "content": latest["raw"], "hidden": False, "url": {"web": web},
-            }  # fmt: skip
-        await hub.deliveries.fire(repo, action, "discussion.comment" if comment else "discussion", more=more)
-
     async def may_change(actor: Actor, repo: Repo, author: str) -> None:
         if not (actor.user and actor.user.name == author) and not policy.allowed(actor, Action.WRITE, repo):
             raise Forbidden("only its author and people with write rights may change this")
@@ -154,7 +132,7 @@ def router(hub: Hub) -> APIRouter:
             made = await desk.open_pull(repo, actor, title, body.description or "", await hub.resolve(repo, "main"))
         else:
             made = await desk.open(repo, actor, title, body.description or "")
-        await tell(repo, made, "create")
+        await hub.deliveries.discussion(repo, made, "create")
         return ok(summary(repo, made, base_url(request)))
 
     @api.get(base + "/{num:int}")
@@ -176,14 +154,14 @@ def router(hub: Hub) -> APIRouter:
         done = await pulls.merge(actor, policy.require_user(actor), repo, num, (body.comment if body else None) or "")
         if done.commit != done.before:
             await hub.deliveries.content(repo, MAIN, done.before, done.commit)
-        await tell(repo, done.pull, "update")
+        await hub.deliveries.discussion(repo, done.pull, "update")
         return ok({"mergeCommitId": done.commit})
 
     @api.post(base + "/{num:int}/comment")
     async def comment(request: Request, kind: str, ns: str, name: str, num: int, body: CommentBody) -> JSONResponse:
         actor, repo = await speaker(request, kind, ns, name)
         found, event = await desk.comment(repo, num, actor, body.comment)
-        await tell(repo, found, "create", event)
+        await hub.deliveries.discussion(repo, found, "create", event)
         return ok({"newMessage": event_json(event)})
 
     @api.post(base + "/{num:int}/title")
@@ -191,7 +169,7 @@ def router(hub: Hub) -> APIRouter:
         actor, repo = await speaker(request, kind, ns, name)
         await may_change(actor, repo, (await item(repo, num)).author)
         found, event = await desk.rename(repo, num, actor, body.title)
-        await tell(repo, found, "update")
+        await hub.deliveries.discussion(repo, found, "update")
         return ok({"newTitle": event_json(event)})
 
     @api.post(base + "/{num:int}/status")
@@ -199,7 +177,7 @@ def router(hub: Hub) -> APIRouter:
         actor, repo = await speaker(request, kind, ns, name)
         await may_change(actor, repo, (await item(repo, num)).author)
         found, event = await desk.set_status(repo, num, actor, body.status, body.comment or "")
-        await tell(repo, found, "update")
+        await hub.deliveries.discussion(repo, found, "update")
         return ok({"newStatus": event_json(event)})
 
     @api.post(base + "/{num:int}/comment/{event_id:seg}/edit")

@@ -18,6 +18,8 @@ from urllib.parse import urlsplit
 import httpx
 
 from control_plane.accounts import policy
+from control_plane.community.discussions import Discussion, Event
+from control_plane.community.pulls import MAIN
 from control_plane.domain.accounts import Account, Action, Actor
 from control_plane.domain.errors import Rejected
 from control_plane.domain.ids import AccountId, Sha, SpaceId, new_id
@@ -112,6 +114,29 @@ class Deliveries:
         """A ref moved."""
         refs = [{"ref": ref, "oldSha": old, "newSha": new}]
         await self.fire(repo, "update", "repo.content", head=new, more={"updatedRefs": refs})
+
+    async def discussion(self, repo: Repo, item: Discussion, action: str, comment: Event | None = None) -> None:
+        """A discussion or pull request began or changed; with a comment, that was written."""
+        public_url = self._services.public_url
+        web = f"{public_url}/{repo.type.url_prefix}{repo.full_name}/discussions/{item.num}"
+        more: dict[str, Any] = {
+            "discussion": {
+                "id": f"{repo.id}-{item.num}",
+                "num": item.num,
+                "title": item.title,
+                "status": item.status,
+                "isPullRequest": item.is_pull,
+                "author": {"id": item.author},
+                "url": {"web": web, "api": f"{public_url}/api/{repo.type.plural}/{repo.full_name}/discussions/{item.num}"},
+                "changes": {"base": MAIN} if item.is_pull else None,
+            }
+        }
+        if comment is not None:
+            latest = comment.data["latest"]
+            more["comment"] = {
+                "id": comment.id, "author": {"id": comment.author}, "content": latest["raw"], "hidden": False, "url": {"web": web},
+            }  # fmt: skip
+        await self.fire(repo, action, "discussion.comment" if comment else "discussion", more=more)
 
     async def fire(self, repo: Repo, action: str, scope: str, *, head: Sha | None = None, more: Mapping[str, Any] | None = None) -> None:
         """`action`: create, update, delete, move. Only watchers who may see the repository hear of it."""

@@ -78,11 +78,17 @@ class CommunityFamily(Base):
 
     async def open_discussion(self, actor: Actor, kind: RepoType, owner: str, name: str, title: str, text: str) -> int:
         repo, _ = await self._speaker(actor, kind, owner, name)
-        return (await self.desk.open(repo, actor, title, text)).num
+        made = await self.desk.open(repo, actor, title, text)
+        await self.d.discussed(repo, made, "create", None)
+        return made.num
 
     async def comment(self, actor: Actor, kind: RepoType, owner: str, name: str, number: int, text: str) -> None:
         repo, _ = await self._speaker(actor, kind, owner, name)
-        await self.desk.comment(repo, number, actor, text)
+        await self._say(repo, number, actor, text)
+
+    async def _say(self, repo: Repo, number: int, actor: Actor, text: str) -> None:
+        found, event = await self.desk.comment(repo, number, actor, text)
+        await self.d.discussed(repo, found, "create", event)
 
     async def set_discussion_status(
         self, actor: Actor, kind: RepoType, owner: str, name: str, number: int, status: str, comment: str = ""
@@ -92,6 +98,7 @@ class CommunityFamily(Base):
             repo = await self.repo_for(actor, kind, owner, name, Action.WRITE)
             done = await self.pulls.merge(actor, user, repo, number, comment)
             await self.d.moved(repo, MAIN, done.before, done.commit)
+            await self.d.discussed(repo, done.pull, "update", None)
         else:
             repo, user = await self._speaker(actor, kind, owner, name)
             async with self.d.uow.read() as uow:
@@ -100,9 +107,10 @@ class CommunityFamily(Base):
                 raise Forbidden("Only its author and people with write rights may close or open it.")
             if found.status == status:
                 if comment.strip():
-                    await self.desk.comment(repo, number, actor, comment)
+                    await self._say(repo, number, actor, comment)
                 return
-            await self.desk.set_status(repo, number, actor, status, comment)
+            changed, _ = await self.desk.set_status(repo, number, actor, status, comment)
+            await self.d.discussed(repo, changed, "update", None)
         if status != "open":
             await self.previews.remove(actor, repo, number)
 

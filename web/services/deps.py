@@ -8,6 +8,7 @@ from typing import Any
 
 from control_plane.accounts import gates, policy, sign_in
 from control_plane.accounts.sign_in import Throttle
+from control_plane.community.discussions import Discussion, Event
 from control_plane.domain.accounts import Action, Actor
 from control_plane.domain.errors import RepoNotFound
 from control_plane.domain.hardware import FlavorCatalog
@@ -29,6 +30,10 @@ async def _not_told(repo: Repo, ref: str, old: Sha | None, new: Sha | None) -> N
     return
 
 
+async def _not_discussed(repo: Repo, item: Discussion, action: str, comment: Event | None) -> None:
+    return
+
+
 async def _no_pools() -> Sequence[Mapping[str, Any]]:
     return ()
 
@@ -38,7 +43,8 @@ class WebDeps:
     """`app_url`: subdomain → origin without a trailing slash. `frame_source`: CSP source that covers every app.
 
     `pool_facts`: a row per pool and flavor with nodes, total, used, free (units of replicas, None while nobody counts) and
-    queued, as the admin API gives them. `moved` is told about refs that commits and merges made in the browser moved (webhooks).
+    queued, as the admin API gives them. Webhooks hear of what is done in the browser: `moved` of refs, `discussed` of discussions and
+    comments (`create` or `update`).
     """
 
     uow: UnitOfWorkFactory
@@ -59,6 +65,7 @@ class WebDeps:
     single_sign_on: str = ""  # label of the provider on the sign-in page, "" = none
     pool_facts: Callable[[], Awaitable[Sequence[Mapping[str, Any]]]] = _no_pools
     moved: Callable[[Repo, str, Sha | None, Sha | None], Awaitable[None]] = _not_told
+    discussed: Callable[[Repo, Discussion, str, Event | None], Awaitable[None]] = _not_discussed
     tiers: Mapping[StorageTier, int] = field(default_factory=lambda: TIER_BYTES)  # persistent storage on offer, in bytes
     imports: GitImport | None = None  # new Spaces from another git server's address; None = not offered
     thumbnails: Thumbnails | None = None  # pictures of running apps; None = cards show their emoji

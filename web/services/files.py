@@ -6,6 +6,7 @@ import asyncio
 import posixpath
 from collections.abc import AsyncIterator, Mapping
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 from control_plane.accounts import gates, policy
@@ -158,6 +159,7 @@ class FilesFamily(Base):
             await desk.undo_pull(repo, pull.num)
             raise
         await desk.note_commit(repo, pull.num, actor, message.splitlines()[0], new)
+        await self.d.discussed(repo, replace(pull, status="open"), "create", None)
         return pull.num
 
     async def commit_changes(

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
+import pytest
+
+from control_plane.api.webhook_delivery import Deliveries
 from control_plane.bootstrap import Services
-from control_plane.domain.spaces import RepoType
+from control_plane.domain.ids import Sha
+from control_plane.domain.spaces import Repo, RepoType
 from tests.functional.web.conftest import Browser
 from tests.functional.web.test_platform_pages import _new_space
 
@@ -73,3 +78,29 @@ async def test_a_preview_follows_its_pull_request_and_goes_with_it(alice: Browse
     assert "twice" in (await bob.get(f"{address}/blob/main/app.py")).text
     assert (await alice.post(f"{PULL}/status", {"status": "closed", "text": ""}, page=PULL)).status_code == 303
     assert (await alice.get(address)).status_code == 404
+
+
+async def test_webhooks_hear_of_what_is_said_in_the_browser(
+    alice: Browser, bob: Browser, services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heard: list[tuple[str, str, str]] = []
+
+    async def fire(self: Deliveries, repo: Repo, action: str, scope: str, *, head: Sha | None = None, more: Any = None) -> None:
+        if scope.startswith("discussion"):
+            heard.append((action, scope, more.get("comment", more["discussion"]).get("content", more["discussion"]["status"])))
+
+    monkeypatch.setattr(Deliveries, "fire", fire)
+    await _new_space(alice, template="1")
+    base = "/spaces/alice/demo/discussions"
+    await bob.post(f"{base}/new", {"title": "A question", "text": "Why?"}, page=f"{base}/new")
+    await alice.post(f"{base}/1/comment", {"text": "Because."}, page=f"{base}/1")
+    await alice.post(f"{base}/1/status", {"status": "closed", "text": ""}, page=f"{base}/1")
+    await bob.post(EDIT, {"content": "x = 2\n", "message": "Better", "propose": "1"}, page=EDIT)
+    await alice.post(f"{base}/2/status", {"status": "merged", "text": ""}, page=f"{base}/2")
+    assert heard == [
+        ("create", "discussion", "open"),
+        ("create", "discussion.comment", "Because."),
+        ("update", "discussion", "closed"),
+        ("create", "discussion", "open"),
+        ("update", "discussion", "merged"),
+    ]
