@@ -15,7 +15,7 @@ from control_plane.accounts.audit import record
 from control_plane.domain.accounts import Account, AccountKind, Action, Actor
 from control_plane.domain.errors import NotFound, Rejected, RepoNotFound
 from control_plane.domain.gates import AccessRequest, Gate, RequestStatus
-from control_plane.domain.spaces import Repo, RepoType
+from control_plane.domain.spaces import Repo, RepoType, Visibility
 from control_plane.ports.clock import Clock
 from control_plane.ports.signals import Signals
 from control_plane.ports.stores import UnitOfWork
@@ -24,8 +24,10 @@ _MAX_FIELDS, _MAX_TEXT = 30, 2000
 
 
 async def request_of(uow: UnitOfWork, actor: Actor, action: Action, repo: Repo | None) -> AccessRequest | None:
-    """What the caller asked of a gated repository; looked up only where it can matter."""
-    if repo is None or repo.gate is Gate.OPEN or action is not Action.READ_FILES or actor.user is None:
+    """What the caller asked of a gated repository; looked up only where it can matter: a private one is for members alone."""
+    if repo is None or repo.gate is Gate.OPEN or repo.visibility is not Visibility.PUBLIC or action is not Action.READ_FILES:
+        return None
+    if actor.user is None:
         return None
     return await uow.gates.get(repo.id, actor.user.id)
 
