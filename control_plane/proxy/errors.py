@@ -104,7 +104,7 @@ class Code(Enum):
     )
     SPACE_STARTING = Answer(503, "Waking up", "This Space is starting; it answers as soon as it is ready.", "", 3)
     WAKE_TIMEOUT = Answer(
-        504,
+        503,
         "Still not awake",
         "The Space did not start within the time a request may wait.",
         "It keeps starting; try again, or look at the Space's page.",
@@ -120,7 +120,7 @@ class Code(Enum):
         503, "Many are waiting", "More requests wait for sleeping Spaces than this server may hold.", "Try again shortly.", 5
     )
     SPACE_PAUSED = Answer(
-        503, "Paused", "The owner paused this Space; a visit does not wake it.", "Its owner can restart it from its page."
+        503, "Paused", "The owner paused this Space; a visit does not wake it.", "Its owner can restart it from its page.", 300
     )
     SPACE_FAILED = Answer(503, "Not running", "This Space does not run at the moment.", "Its owner finds the reason in its log.", 30)
     SPACE_EMPTY = Answer(503, "Nothing here yet", "This Space exists, but no app was ever deployed to it.", "Push an app to go live.", 30)

@@ -286,7 +286,8 @@ async def test_the_waiting_room_is_bounded(world: World) -> None:
 async def test_a_wait_has_an_end(world: World) -> None:
     await world.put(state=RouteState.ASLEEP, endpoints=())
     answer = await world.get()
-    assert (answer.status, answer.headers["x-vitrine-error"]) == (504, "WAKE_TIMEOUT")
+    assert (answer.status, answer.headers["x-vitrine-error"]) == (503, "WAKE_TIMEOUT")
+    assert int(answer.headers["retry-after"]) > 0 and json.loads(answer.body)["code"] == "WAKE_TIMEOUT"
 
 
 async def test_a_client_that_leaves_is_forgotten(world: World) -> None:

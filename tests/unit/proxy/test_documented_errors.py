@@ -20,5 +20,6 @@ def test_every_code_says_what_happened_and_most_what_to_do() -> None:
     for code in Code:
         assert code.value.title and code.value.words.endswith("."), code.name
         assert 400 <= code.value.status < 600
+        assert code.value.status not in (429, 503) or code.value.retry_after_s, f"{code.name} does not say when to come again"
         if code.value.status in (502, 504):
             assert code.value.fix or code in (Code.APP_CUT_SHORT,), f"{code.name} leaves the owner alone"
