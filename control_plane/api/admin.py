@@ -14,7 +14,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 
-from control_plane.accounts import people, policy, tokens
+from control_plane.accounts import people, policy, sign_in, tokens
 from control_plane.accounts.audit import record
 from control_plane.accounts.storage import StorageRoom
 from control_plane.accounts.suspension import suspend
@@ -178,6 +178,19 @@ def _accounts(api: APIRouter, door: Door) -> None:
             facts = {"before": user.is_suspended, "after": body.suspended, "spaces": spaces}
             await door.note(work, actor, "user.suspend" if body.suspended else "user.resume", f"user:{user.name}", **facts)
         return {**account_json(changed), "spaces": spaces}
+
+    @api.post("/users/{name:seg}/sign-in-link", status_code=201)
+    async def sign_in_link(request: Request, name: str) -> dict[str, Any]:
+        """An address that signs the user in once, for the first visit or a lost password. Only its hash is kept."""
+        actor = await door.admin(request)
+        async with uow.write() as work:
+            user = await people.find_account(work, name, AccountKind.USER)
+            if user.is_suspended:
+                raise Rejected(f"{user.name} is suspended; lift that first")
+            secret = await sign_in.create_sign_in_link(work, clock, user)
+            expires = when(clock.now() + sign_in.LINK_LIFE)
+            await door.note(work, actor, "user.link", f"user:{user.name}", expires_at=expires)
+        return {"user": user.name, "link": f"{door.services.public_url}/sign-in/once?token={secret}", "expires_at": expires}
 
     @api.delete("/users/{name:seg}")
     async def remove_user(request: Request, name: str) -> dict[str, Any]:

@@ -8,21 +8,21 @@ import click
 
 from control_plane.cli import names
 from control_plane.cli.client import Platform, part
-from control_plane.cli.output import Duration, Out, confirm, talks
+from control_plane.cli.output import Duration, Out, cell, confirm, talks
 
 _ACCOUNT = {"name": "User", "admin": "Admin", "suspended": "Suspended", "email": "E-mail", "created_at": "Since"}
 
 
 @click.group()
 def user() -> None:
-    """Add, list, suspend and remove users."""
+    """Add, list, let in, suspend and remove users."""
 
 
 @user.command("add", epilog="Example: vitrine admin user add ann --email ann@example.org --password-stdin < password.txt")
 @click.argument("name")
 @click.option("--admin", "is_admin", is_flag=True, help="A platform administrator.")
 @click.option("--email", help="E-mail address.")
-@click.option("--password-stdin", is_flag=True, help="Read the password from standard input; without it, sign-in is by link or token.")
+@click.option("--password-stdin", is_flag=True, help="Read the password from standard input; without one: `user link`.")
 @talks
 def add_user(name: str, is_admin: bool, email: str | None, password_stdin: bool, platform: Platform, out: Out) -> None:
     """Add a user."""
@@ -30,7 +30,10 @@ def add_user(name: str, is_admin: bool, email: str | None, password_stdin: bool,
     if password_stdin:
         body["password"] = sys.stdin.readline().rstrip("\r\n")
     made = platform.call("POST", "/api/admin/users", body=body)
-    out.one(made, f"User {made['name']} added{' as platform admin' if is_admin else ''}.", bare=made["name"])
+    line = f"User {made['name']} added{' as platform admin' if is_admin else ''}."
+    if not password_stdin:
+        line += f" A first sign-in: vitrine admin user link {made['name']}"
+    out.one(made, line, bare=made["name"])
 
 
 @user.command("list", epilog="Example: vitrine admin user list --json")
@@ -53,6 +56,18 @@ def suspend_user(name: str, undo: bool, platform: Platform, out: Out) -> None:
         else f"{found['name']} is suspended; {found['spaces']} Spaces stop."
     )
     out.one(found, line, bare=found["name"])
+
+
+@user.command("link", epilog="Example: vitrine admin user link ann --quiet")
+@click.argument("name", shell_complete=names.users)
+@talks
+def sign_in_link(name: str, platform: Platform, out: Out) -> None:
+    """Make an address that signs a user in once, within a day.
+
+    For the first visit, or when a password is lost. Whoever has it is that user: send it only to them.
+    """
+    made = platform.call("POST", f"/api/admin/users/{part(name)}/sign-in-link")
+    out.one(made, f"{made['user']} signs in once until {cell(made['expires_at'])} at:\n{made['link']}", bare=made["link"])
 
 
 @user.command("remove", epilog="Example: vitrine admin user remove ann --yes")

@@ -129,6 +129,11 @@ def test_everyday_commands(operator: Operator) -> None:
     token = run("token", "add", "ann", "--role", "write", "--expires", "30d", "--quiet").strip()
     me = operator.platform.api("GET", "/api/whoami-v2", token=token).json()
     assert (me["name"], [org["name"] for org in me["orgs"]]) == ("ann", ["research"])
+    link = run("user", "link", "ann", "--quiet").strip()
+    page = platform_page(operator.platform, link.partition(f":{operator.platform.port}")[2])
+    assert (page.status_code, "Sign in" in page.text) == (200, True), "opening it does not use it up"
+    assert link.partition("token=")[2] not in run("audit", "--json")
+    assert "no user 'nobody'" in run("user", "link", "nobody", code=1)
     [row] = as_json("token", "list", "ann")
     run("token", "revoke", row["id"])
     assert operator.platform.api("GET", "/api/whoami-v2", token=token).status_code == 401
@@ -236,6 +241,11 @@ class Tunnel:
 
     def close(self) -> None:
         self._socket.close()
+
+
+def platform_page(platform: Platform, path: str) -> httpx.Response:
+    headers = {"Host": f"localhost:{platform.port}", "Accept": "text/html"}
+    return httpx.get(f"http://127.0.0.1:{platform.port}{path}", headers=headers, timeout=60)
 
 
 def browser_of(platform: Platform, name: str, password: str) -> httpx.Client:

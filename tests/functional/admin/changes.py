@@ -296,6 +296,7 @@ def operators(audit: Auditor) -> None:
     made = audit.call("POST /api/admin/tokens", "token.add", by="admin", json_body={"user": "dave", "role": "read"}).json()
     audit.call("DELETE /api/admin/tokens/{token_id:seg}", "token.revoke", by="admin", token_id=made["id"])
     suspension = "POST /api/admin/users/{name:seg}/suspension"
+    audit.call("POST /api/admin/users/{name:seg}/sign-in-link", "user.link", by="admin", name="dave")
     audit.call(suspension, "user.suspend", by="admin", json_body={"suspended": True}, name="dave")
     audit.call(suspension, "user.resume", by="admin", json_body={"suspended": False}, name="dave")
     audit.call("DELETE /api/admin/users/{name:seg}", "user.remove", by="admin", name="dave")
