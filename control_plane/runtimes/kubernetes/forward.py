@@ -175,14 +175,19 @@ class Reach:
         self._forwards = Forwards(api, folder)
         self._routed: dict[str, bool] = {}  # pod uid → its own address can be used
 
-    async def endpoint(self, found: Endpoint, pod: Item) -> Endpoint:
+    async def endpoint(self, found: Endpoint, pod: Item, *, is_shut: bool = False, is_final: bool = True) -> Endpoint:
+        """`is_shut`: policy keeps us from pods, and somebody enforces it: what gets through now is an accident of timing.
+        `is_final`: the answer of now is kept; before that each call looks again."""
         if self._mode == "pod":
             return found
         metadata = pod["metadata"]
         uid = metadata["uid"]
-        if uid not in self._routed:
-            self._routed[uid] = self._mode == "auto" and await is_reachable(found.address)
-        if self._routed[uid] or not found.replica_id:
+        routed = self._routed.get(uid)
+        if routed is None:
+            routed = self._mode == "auto" and not is_shut and await is_reachable(found.address)
+            if is_final:
+                self._routed[uid] = routed
+        if routed or not found.replica_id:
             return found
         port = int(found.address.rpartition(":")[2])
         path = await self._forwards.socket_of(uid, ReplicaId(found.replica_id), metadata["namespace"], metadata["name"], port)

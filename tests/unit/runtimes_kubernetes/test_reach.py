@@ -7,7 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from control_plane.runtimes.kubernetes.forward import has_own_route, is_reachable
+from control_plane.domain.ids import ReplicaId
+from control_plane.domain.routes import Endpoint, EndpointKind
+from control_plane.runtimes.kubernetes.forward import Reach, has_own_route, is_reachable
+from tests.fakes.api_server import api_server
 
 ROUTES = """Iface\tDestination\tGateway \tFlags\tRefCnt\tUse\tMetric\tMask\t\tMTU\tWindow\tIRTT
 eth0\t00000000\t010200C0\t0003\t0\t0\t0\t00000000\t0\t0\t0
@@ -35,3 +38,22 @@ async def test_a_port_that_refuses_is_reachable_all_the_same() -> None:
     server.close()
     await server.wait_closed()
     assert await is_reachable(f"127.0.0.1:{port}")
+
+
+POD = {"metadata": {"uid": "0123456789abcdef", "namespace": "apps", "name": "replica-x"}}
+
+
+async def test_a_shut_door_is_not_tried_and_an_early_answer_is_not_kept(tmp_path: Path) -> None:
+    server = await asyncio.start_server(lambda r, w: w.close(), "127.0.0.1", 0)
+    found = Endpoint(EndpointKind.TCP, f"127.0.0.1:{server.sockets[0].getsockname()[1]}", ReplicaId("r1"))
+    async with api_server() as api:
+        reach = Reach(api.api(), "auto", tmp_path)
+        try:
+            assert (await reach.endpoint(found, POD, is_final=False)).kind is EndpointKind.TCP
+            shut = await reach.endpoint(found, POD, is_shut=True)
+            assert (shut.kind, Path(shut.address).parent) == (EndpointKind.UNIX, tmp_path), "policy forbids what happened to work before"
+            assert await reach.endpoint(found, POD) == shut, "a replica that is up does not change its address"
+        finally:
+            await reach.close()
+            server.close()
+            await server.wait_closed()
