@@ -32,6 +32,7 @@ from control_plane.proxy.connection import (
 )
 from control_plane.proxy.errors import Code
 from control_plane.proxy.heads import CHUNKED, HeadError, RequestHead, origin_form, request_line
+from control_plane.proxy.limits import plain_address
 from control_plane.proxy.table import Entry
 from control_plane.proxy.upstream import WRITE_HIGH
 
@@ -51,7 +52,7 @@ class ClientConnection(AppSide):
         self.transport.set_write_buffer_limits(high=WRITE_HIGH)
         if not self.address:
             peer = transport.get_extra_info("peername")
-            self.address = peer[0] if isinstance(peer, tuple) and peer else ""
+            self.address = plain_address(peer[0]) if isinstance(peer, tuple) and peer else ""
         self.deadline = core.now + core.config.header_timeout_s
         self.visitor = self.address
         self.client = core.clients.arrive(self.address, core.now, shared=core.is_trusted(self.address))

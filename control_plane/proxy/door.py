@@ -19,7 +19,7 @@ from control_plane.proxy import proxy_protocol
 from control_plane.proxy.client import ClientConnection
 from control_plane.proxy.core import Core
 from control_plane.proxy.http2 import Http2Connection
-from control_plane.proxy.limits import Client
+from control_plane.proxy.limits import Client, plain_address
 from control_plane.proxy.plain_door import PlainDoorConnection
 from control_plane.proxy.tls import Certificates
 
@@ -56,7 +56,7 @@ class Door:
             sock.setblocking(False)
             if sock.family != socket.AF_UNIX:
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            address = str(peer[0]) if isinstance(peer, tuple) else ""
+            address = plain_address(str(peer[0])) if isinstance(peer, tuple) else ""
             core = self.core
             client: Client | None = None
             if len(self.greeted) < core.config.backlog and (not self.proxied or core.may_proxy(address)):
@@ -114,6 +114,7 @@ class _Greeting:
     def _named(self, address: str) -> bool:
         """The balancer says who asks, and the place is theirs from now on; False when they hold too many."""
         core = self._door.core
+        address = plain_address(address)
         client = core.clients.arrive(address, core.now)
         if client is None:
             return False

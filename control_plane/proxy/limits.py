@@ -38,11 +38,17 @@ class Client:
         self.connections = 0
 
 
+def plain_address(address: str) -> str:
+    """An IPv4 client of a listener on `::` is named `::ffff:1.2.3.4` by the kernel: here and to apps it is 1.2.3.4."""
+    mapped = ipaddress.IPv6Address(address).ipv4_mapped if address.startswith("::ffff:") else None
+    return str(mapped) if mapped is not None else address
+
+
 def hop_address(hop: str) -> str:
     """The address in one element of an X-Forwarded-For, which some balancers write with a port; empty when it names none."""
     for text in (hop, hop.rpartition(":")[0].removeprefix("[").removesuffix("]")):
         try:
-            return str(ipaddress.ip_address(text))
+            return plain_address(str(ipaddress.ip_address(text)))
         except ValueError:
             continue
     return ""

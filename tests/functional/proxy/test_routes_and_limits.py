@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 from pathlib import Path
 
 import pytest
@@ -298,6 +299,26 @@ async def test_behind_a_balancer_limits_and_affinity_are_the_visitors(world: Wor
     assert (await world.get(X_Forwarded_For="2001:db8::ffff")).headers["x-vitrine-error"] == "RATE_LIMITED"  # the same household
     assert [seen.header("x-forwarded-for")[0] for seen in world.app.seen[::2]] == ["7.7.7.7", "8.8.8.8", "2001:db8::1"]
     assert not any(wire.reader.at_eof() for wire in kept)
+
+
+def _has_ipv6() -> bool:
+    try:
+        with socket.socket(socket.AF_INET6) as sock:
+            sock.bind(("::", 0))
+    except OSError:
+        return False
+    return True
+
+
+@pytest.mark.skipif(not _has_ipv6(), reason="this machine has no IPv6")
+@pytest.mark.parametrize("config", [{"host": "::", "trusted_proxies": ("127.0.0.0/8",), "client_rate": 0.001, "client_burst": 1.0}])
+async def test_ipv4_visitors_of_an_ipv6_listener_are_themselves(world: World) -> None:
+    """The kernel names them ::ffff:1.2.3.4, and all of those are in one /64."""
+    await world.get()
+    for visitor in ("::ffff:7.7.7.7", "8.8.8.8"):
+        assert (await world.get(X_Forwarded_For=visitor)).status == 200
+    assert (await world.get(X_Forwarded_For="7.7.7.7")).status == 429
+    assert [seen.header("x-forwarded-for")[0] for seen in world.app.seen] == ["127.0.0.1", "7.7.7.7", "8.8.8.8"]
 
 
 @pytest.mark.parametrize("config", [{"trusted_proxies": ("127.0.0.0/8",)}])

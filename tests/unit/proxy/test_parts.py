@@ -11,7 +11,7 @@ from control_plane.proxy.activity import Activity, counts_as_use
 from control_plane.proxy.balancer import Balancer
 from control_plane.proxy.errors import Code
 from control_plane.proxy.guard import Guard, GuardUnavailable, Verdict
-from control_plane.proxy.limits import Bucket, Clients
+from control_plane.proxy.limits import Bucket, Clients, hop_address, plain_address
 from control_plane.proxy.pool import Pool
 from control_plane.proxy.routing import is_internal
 
@@ -38,6 +38,22 @@ def test_clients_are_limited_by_address_and_ipv6_ones_by_network() -> None:
     assert clients.arrive("2001:db8::1", 0) and clients.arrive("2001:db8::2", 0)
     assert clients.arrive("2001:db8::3", 0) is None
     assert clients.arrive("2001:db8:0:1::3", 0)
+
+
+def test_one_client_has_one_name() -> None:
+    assert [plain_address(text) for text in ("::ffff:1.2.3.4", "::ffff:102:304", "1.2.3.4", "2001:db8::1", "")] == [
+        "1.2.3.4", "1.2.3.4", "1.2.3.4", "2001:db8::1", "",
+    ]  # fmt: skip
+    hops = {
+        "1.2.3.4": "1.2.3.4",
+        "1.2.3.4:80": "1.2.3.4",
+        "[2001:db8::1]:80": "2001:db8::1",
+        "::ffff:1.2.3.4": "1.2.3.4",
+        "_x": "",
+        "a:80": "",
+        "": "",
+    }
+    assert {hop: hop_address(hop) for hop in hops} == hops
 
 
 @pytest.mark.parametrize(
