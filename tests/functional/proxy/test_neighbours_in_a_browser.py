@@ -82,7 +82,9 @@ async def test_only_the_apps_own_page_uses_its_visitors_cookie(world: World) -> 
     inside, outside = (f"https://{host}:{world.proxy.port}" for host in (PRIVATE, NEIGHBOUR))
     async with async_playwright() as playwright:
         browser = await playwright.chromium.launch(
-            executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu", "--host-resolver-rules=MAP *.example 127.0.0.1"]
+            executable_path=CHROMIUM,
+            timeout=120_000,
+            args=["--no-sandbox", "--disable-gpu", "--host-resolver-rules=MAP *.example 127.0.0.1"],
         )
         try:
             context = await browser.new_context(ignore_https_errors=True)

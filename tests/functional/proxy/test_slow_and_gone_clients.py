@@ -170,6 +170,13 @@ async def test_an_upload_whose_client_left_gives_its_place_back(world: World) ->
     assert not world.app.seen
 
 
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An app may stay away for as long as a busy machine needs to run the test."""
+    monkeypatch.setattr("control_plane.proxy.app_side._CONNECT_RETRY_S", (0.05,) * 5_000)
+
+
+@pytest.mark.usefixtures("patient")
 async def test_requests_that_wait_for_an_app_to_come_back_are_bounded(world: World, closed_port: int) -> None:
     dead = (replica(0, closed_port),)
     await world.put(endpoints=dead)
@@ -191,6 +198,7 @@ async def test_requests_that_wait_for_an_app_to_come_back_are_bounded(world: Wor
     assert world.proxy.core.reconnecting.count == 0
 
 
+@pytest.mark.usefixtures("patient")
 async def test_who_leaves_while_an_app_is_away_is_not_kept(world: World, closed_port: int) -> None:
     await world.put(endpoints=(replica(0, closed_port),))
     wires = []
