@@ -9,7 +9,7 @@ from difflib import get_close_matches
 from enum import StrEnum
 
 from control_plane.domain.errors import Rejected
-from control_plane.domain.spaces import Deployment, DesiredState, Replica, Space
+from control_plane.domain.spaces import Deployment, DesiredState, Replica, Sdk, Space
 
 STORAGE_HOLD = "storage-hold"  # document kind: bytes on their way in, owner = the account whose storage they take
 
@@ -94,8 +94,10 @@ def holds_room(space: Space, newest: Deployment | None, replicas: Iterable[Repli
     """Whether the running copies of a Space are in its owner's use already, so that nothing has to be asked for them again.
 
     It is let in, or an earlier version of it is up. One whose newest version failed and that has nothing up holds nothing:
-    others may have taken its room since.
+    others may have taken its room since. A static Space runs nothing and needs no room.
     """
+    if space.sdk is Sdk.STATIC:
+        return True
     if space.asleep or space.desired is not DesiredState.RUNNING:
         return False
     return (newest is not None and newest.failed_reason is None) or any(replica.state.holds_capacity for replica in replicas)

@@ -339,6 +339,20 @@ async def test_what_failed_asks_again_before_it_comes_up(places: Places, way: st
         assert (await world.shown())["running"].used == 1 == (await world.recount())["running"]
 
 
+async def test_a_static_space_needs_no_room(places: Places) -> None:
+    async with places.world() as world:
+        order = NewRepo(RepoType.SPACE, world.owner, "page", Visibility.PUBLIC, sdk=Sdk.STATIC)
+        await world.actions.create_repo(world.actor, order)
+        space = await world.space("page")
+        async with world.db.write() as work:  # the one card of this git says gradio
+            await work.spaces.save(replace(space, sdk=Sdk.STATIC))
+        await world.built("page")
+        await world.built("page", failed=True)
+        await world.limit("running", 0)
+        await world.actions.restart(world.actor, await world.space("page"))
+        assert (await world.shown())["running"].used == 0
+
+
 # --- histories -------------------------------------------------------------------------------------------------------
 STEPS = st.lists(
     st.tuples(
