@@ -144,8 +144,11 @@ async def test_an_app_that_does_not_read_holds_the_upload_back(world: World) -> 
             await wire.send(b"x" * 1_000_000)
 
     pushing = asyncio.create_task(push())
-    await until(lambda: bool(world.proxy.core.connections) and only(world).is_deaf)
-    (upstream,) = world.proxy.core.table.get(HOST).pools[0].open  # type: ignore[union-attr]
+    entry = world.proxy.core.table.get(HOST)
+    assert entry is not None
+    await until(lambda: any(upstream.write_paused for upstream in entry.pools[0].open))
+    (upstream,) = entry.pools[0].open
+    assert only(world).is_deaf
     assert upstream.transport.get_write_buffer_size() < 1_000_000
     assert not pushing.done()
     due = only(world)._body_due
