@@ -35,6 +35,7 @@ TOOLS = ("docker-registry", "mmdebstrap")
 marks = (
     pytest.mark.docker,
     pytest.mark.slow,
+    pytest.mark.timeout(900),  # the first test waits for a base image, made from Debian packages
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),  # docker-py leaves sockets to the collector
     pytest.mark.skipif(
         not os.environ.get("CI") and not (can_start and all(map(shutil.which, TOOLS))),
