@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import web
+from control_plane.domain.notices import NoticeKind
 from control_plane.domain.reasons import Reason
 from control_plane.domain.stage import Stage
 from control_plane.spaces.timeline import CAUSES, PHASES
@@ -31,6 +32,10 @@ def sentences() -> set[str]:
     for path in [*(ROOT / "templates").rglob("*.html"), ROOT / "words.py"]:
         found |= {match[2] for match in _SENTENCE.finditer(path.read_text("utf-8"))}
     return found
+
+
+def test_every_notice_has_words() -> None:
+    assert set(SAYS) == set(NoticeKind)
 
 
 @pytest.mark.parametrize("language", OTHERS)
