@@ -255,12 +255,12 @@ class AppSide(OwnAnswers):
         self.answered = True
         self._status = 101
         entry = self.entry
-        if entry is not None:
-            entry.activity.sockets += 1
-            entry.activity.tabs += 1
-            if self._live:  # an open socket alone is not use: messages are, or tabs when the owner says so
-                self._live = False
-                entry.activity.live -= 1
+        activity = entry.activity if entry is not None else self.core.activity.platform
+        activity.sockets += 1
+        activity.tabs += 1
+        if self._live:  # an open socket alone is not use: messages are, or tabs when the owner says so
+            self._live = False
+            activity.live -= 1
         suffix = entry.response_suffix if entry is not None else b""
         self.send(
             b"%b%b%b\r\nX-Vitrine-Request-Id: %b\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n%b"

@@ -303,6 +303,9 @@ class ClientConnection(AppSide):
         self._wait_host = ""
         if self.phase != HOLD or self.head is None:
             return
+        if self._live and self.entry is not None:  # its Space may be gone: what began there ends there
+            self._live = False
+            self.entry.activity.live -= 1
         is_platform, entry, ours = self.core.resolve(self.head.host)
         self.entry = entry
         self.extra_head = b""

@@ -194,6 +194,28 @@ async def test_a_websocket_is_spliced_and_no_byte_leaves_before_the_101(world: W
     assert (activity.sockets, activity.tabs, activity.live) == (1, 1, 0)
 
 
+async def test_a_socket_of_the_platform_is_counted_once(world: World) -> None:
+    async def script(seen: Seen, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+        writer.write(b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n")
+        await reader.read()
+        return False
+
+    world.api.script = script
+    platform = world.proxy.core.activity.platform
+    wire = await world.wire()
+    await wire.send(
+        b"GET /ws HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+        b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+    )
+    assert (await wire.head())[0] == 101
+    assert (platform.sockets, platform.tabs) == (1, 1)
+    await wire.close()
+    async with asyncio.timeout(60):
+        while world.proxy.core.connections:
+            await asyncio.sleep(0.001)
+    assert (platform.sockets, platform.tabs, platform.live) == (0, 0, 0)
+
+
 async def test_an_upgrade_that_is_refused_ends_the_connection(world: World) -> None:
     wire = await world.wire()
     await wire.send(

@@ -11,7 +11,7 @@ import pytest
 
 from control_plane.domain.ids import ReplicaId
 from control_plane.domain.routes import Endpoint, EndpointKind, RouteState
-from tests.functional.proxy.conftest import App, World
+from tests.functional.proxy.conftest import HOST, App, World
 
 
 def replica(number: int, port: int) -> Endpoint:
@@ -109,3 +109,18 @@ async def test_a_space_that_falls_asleep_under_a_request_is_woken_for_it(world: 
             await asyncio.sleep(0.001)
     await world.put()
     assert (await asking).status == 200
+
+
+async def test_a_space_that_is_removed_under_a_request_is_in_use_no_more(world: World, closed_port: int) -> None:
+    await world.put(endpoints=(replica(0, closed_port),))
+    core = world.proxy.core
+    entry = core.table.get(HOST)
+    assert entry is not None
+    asked = asyncio.create_task(world.get())
+    async with asyncio.timeout(60):
+        while not core.reconnecting.count:
+            await asyncio.sleep(0.001)
+    assert entry.activity.live == 1
+    world.feed.drop(HOST)
+    assert (await asked).status == 404
+    assert (entry.activity.live, core.activity.platform.live, core.reconnecting.count) == (0, 0, 0)
