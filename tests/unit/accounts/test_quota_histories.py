@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from control_plane.bootstrap import Services, build_services
 from control_plane.db.engine import create_database
 from control_plane.domain.accounts import Account, Actor, Via
 from control_plane.domain.builds import Artifact, ArtifactKind, LaunchPlan
-from control_plane.domain.errors import Conflict, EntryNotFound, NameTaken, QuotaExceeded, Rejected, RepoNotFound
+from control_plane.domain.errors import Conflict, EntryNotFound, NameTaken, QuotaExceeded, Rejected, RepoNotFound, Unavailable
 from control_plane.domain.ids import BuildId, RepoId, Sha, SpaceId, new_id
 from control_plane.domain.quotas import STORAGE_HOLD
 from control_plane.domain.reasons import Reason
@@ -273,17 +274,29 @@ def places(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 
 # --- crowds ----------------------------------------------------------------------------------------------------------
-async def _how_many(calls: list[Awaitable[object]]) -> int:
-    results = await asyncio.gather(*calls, return_exceptions=True)
-    strange = [r for r in results if isinstance(r, BaseException) and not isinstance(r, QuotaExceeded)]
-    assert strange == []
-    return sum(not isinstance(r, QuotaExceeded) for r in results)
+async def _how_many(calls: list[Callable[[], Awaitable[object]]]) -> int:
+    """How many were let in; every other one was refused by the quota."""
+
+    async def patiently(call: Callable[[], Awaitable[object]]) -> bool:
+        for _ in range(60):
+            try:
+                await call()
+            except QuotaExceeded:
+                return False
+            except Unavailable:  # a hundred at once wait for eight connections on a busy machine: come again, as clients do
+                continue
+            except NameTaken:  # made the last time, when the answer was lost
+                pass
+            return True
+        raise AssertionError("the database was busy all the time")
+
+    return sum(await asyncio.gather(*map(patiently, calls)))
 
 
 async def test_a_hundred_creates_at_once_with_room_for_seven(places: Places) -> None:
     async with places.world() as world:
         await world.limit("spaces", 7)
-        assert await _how_many([world.create(f"s{n}") for n in range(100)]) == 7
+        assert await _how_many([partial(world.create, f"s{n}") for n in range(100)]) == 7
         assert (await world.shown())["spaces"].used == 7 == (await world.recount())["spaces"]
 
 
@@ -294,7 +307,7 @@ async def test_a_hundred_starts_at_once_with_room_for_three(places: Places) -> N
             await world.built(f"s{n}")
         await world.limit("running", 3)
         spaces = [await world.space(f"s{n}") for n in range(10)]
-        await asyncio.gather(*(world.actions.restart(world.actor, space) for space in spaces for _ in range(10)), return_exceptions=True)
+        await _how_many([partial(world.actions.restart, world.actor, space) for space in spaces for _ in range(10)])
         assert (await world.shown())["running"].used == 3 == (await world.recount())["running"]
 
 
@@ -306,10 +319,8 @@ async def test_a_hundred_hardware_changes_at_once_with_room_for_some(places: Pla
             await world.actions.restart(world.actor, await world.space(f"s{n}"))
         await world.limit("vcpu", 5 * 2 + 2 * 6)  # two may go from 2 to 8
         spaces = [await world.space(f"s{n}") for n in range(5)]
-        await asyncio.gather(
-            *(world.actions.request_hardware(world.actor, space, "cpu-upgrade", None) for space in spaces for _ in range(20)),
-            return_exceptions=True,
-        )
+        change = world.actions.request_hardware
+        await _how_many([partial(change, world.actor, space, "cpu-upgrade", None) for space in spaces for _ in range(20)])
         used = (await world.shown())["vcpu"].used
         assert used == (await world.recount())["vcpu"] <= 22
         assert used == 22
@@ -408,7 +419,7 @@ async def _one(world: World, verb: str, number: int) -> None:
 
 
 @given(STEPS)
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 def test_random_histories_with_deaths_at_any_step(places: Places, steps: list[tuple[str, int, int | None]]) -> None:
     async def history() -> None:
         async with places.world() as world:
