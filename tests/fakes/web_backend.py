@@ -599,7 +599,7 @@ class MemoryWebBackend:
         row = self._row() if number == 1 else DiscussionRow(2, self.any_text or "Faster search", "bob", "open", True, self.now, 0)
         entries = (DiscussionEntry("comment", "mira", self.now, self.comment_text), DiscussionEntry("status", "alice", self.now, "closed"))
         is_pull, may = number == 2, actor.user is not None
-        diff = f"{DIFF}+{self.any_text}\n" if is_pull else ""
+        diff = DIFF + (f"+{self.any_text}\n" if self.any_text else "") if is_pull else ""
         return DiscussionPage(row, entries, may, may, is_pull, diff, preview=self._card("alice", "marginalia") if is_pull else None)
 
     async def open_discussion(self, actor: Actor, kind: RepoType, owner: str, name: str, title: str, text: str) -> int:
