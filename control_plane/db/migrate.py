@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 from sqlalchemy import Connection, inspect, text
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from control_plane.domain.errors import Broken
 
@@ -31,7 +34,7 @@ def stored_revision(connection: Connection) -> str | None:
 async def migrate(engine: AsyncEngine) -> None:
     """Raises Broken when the database was written by a newer version: its meaning is unknown here."""
     head = head_revision()
-    async with engine.connect() as connection, connection.begin():
+    async with engine.connect() as connection, _patient(connection), connection.begin():
         if engine.dialect.name == "postgresql":
             await connection.execute(text(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT_S}s'"))
             await connection.execute(text(f"SELECT pg_advisory_xact_lock({_MIGRATION_LOCK})"))
@@ -44,6 +47,22 @@ async def migrate(engine: AsyncEngine) -> None:
                 hint="start the newer version of the platform, or restore the backup made before the upgrade",
             )
         await connection.run_sync(_upgrade)
+
+
+@asynccontextmanager
+async def _patient(connection: AsyncConnection) -> AsyncIterator[None]:
+    """On SQLite: whoever migrates at the same moment is waited for longer than any other writer."""
+    raw = await connection.get_raw_connection()
+    driver: Any = raw.driver_connection
+    if connection.dialect.name != "sqlite":
+        yield
+        return
+    usual = (await (await driver.execute("PRAGMA busy_timeout")).fetchone())[0]
+    await driver.execute(f"PRAGMA busy_timeout = {LOCK_TIMEOUT_S * 1000}")
+    try:
+        yield
+    finally:
+        await driver.execute(f"PRAGMA busy_timeout = {usual}")
 
 
 def _upgrade(connection: Connection) -> None:

@@ -144,7 +144,7 @@ def stop_platform(platform: Platform) -> None:
 
 def wait_gone(process: subprocess.Popen[str]) -> None:
     try:
-        process.wait(30)
+        process.wait(120)
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()

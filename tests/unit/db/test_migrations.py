@@ -39,10 +39,13 @@ async def test_upgrading_an_empty_database_gives_the_metadata(tmp_path: Path) ->
 
 async def test_several_processes_may_migrate_at_once(tmp_path: Path) -> None:
     databases = [create_database(f"sqlite:///{tmp_path}/v.db") for _ in range(3)]
-    await asyncio.gather(*(one.migrate() for one in databases))
-    for one in databases:
-        await one.ping()
-        await one.close()
+    try:
+        await asyncio.gather(*(one.migrate() for one in databases))
+        for one in databases:
+            await one.ping()
+    finally:
+        for one in databases:
+            await one.close()
 
 
 async def test_a_current_database_is_opened_without_alembic(tmp_path: Path) -> None:
