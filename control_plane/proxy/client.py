@@ -59,7 +59,7 @@ class ClientConnection(AppSide):
         if self.client is not None:
             self.bucket = self.client.bucket
         core.connections.add(self)
-        if self.client is None or len(core.connections) > core.config.max_connections > 0:
+        if self.client is None or not core.has_room():
             self.refuse(Code.TOO_MANY_CONNECTIONS, close=True)
 
     def data_received(self, data: bytes) -> None:

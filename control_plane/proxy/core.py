@@ -71,12 +71,16 @@ class ProxyConfig:
     wake_per_space: int = 1_000
     wake_total: int = 10_000
     max_connections: int = 50_000
+    descriptors: int = 0  # how many this process may open; connections of clients and to apps stay below it
     connections_per_client: int = 2_048
     client_rate: float = 1_000.0
     client_burst: float = 5_000.0
     space_rate: float = 0.0
     space_burst: float = 20_000.0
     report_every_s: float = 2.0
+
+
+_OTHER_DESCRIPTORS = 128  # listeners, bus, logs, questions to the API, and what opens between two ticks
 
 
 class Core:
@@ -101,6 +105,7 @@ class Core:
         self.connections: set[ClientConnection | Http2Connection] = set()
         self.clock = clock
         self.now = clock()
+        self.upstreams = 0  # open connections to apps, as of the last tick
         self.wall = 0.0  # Unix seconds, as of the last tick
         self.stream_deadline = 0.0  # when a stream that moves now has been silent for too long
         self.app_deadline = 0.0  # when a request that begins now has waited too long for its answer
@@ -119,9 +124,17 @@ class Core:
         self._trusted = tuple(ipaddress.ip_network(net) for net in config.trusted_proxies)
         self.resolved: dict[bytes, tuple[bool, Entry | None, bool]] = {}
 
+    def has_room(self) -> bool:
+        """Whether the newest connection of a client may stay. Those to apps are counted as of the last tick."""
+        count, config = len(self.connections), self.config
+        if count > config.max_connections > 0:
+            return False
+        return not config.descriptors or count + self.upstreams + _OTHER_DESCRIPTORS <= config.descriptors
+
     def tick(self) -> float:
         """Refresh the coarse clocks; called twice a second, and once at start."""
         self.now = self.clock()
+        self.upstreams = len(self.pools)
         self.wall = time.time()
         self.stream_deadline = self.now + self.config.stream_idle_s
         self.app_deadline = self.now + self.config.app_timeout_s

@@ -80,7 +80,7 @@ class Http2Connection(asyncio.Protocol):
         self._h2.initiate_connection()
         self._h2.increment_flow_control_window(_CONNECTION_WINDOW - 65_535)
         self.flush()
-        if self.client is None or len(core.connections) > core.config.max_connections > 0:
+        if self.client is None or not core.has_room():
             refused = core.activity.refused
             refused[Code.TOO_MANY_CONNECTIONS.name] = refused.get(Code.TOO_MANY_CONNECTIONS.name, 0) + 1
             self._goodbye(ErrorCodes.ENHANCE_YOUR_CALM)

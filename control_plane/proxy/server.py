@@ -40,7 +40,7 @@ _log = logging.getLogger("vitrine.proxy")
 _TICK_S = 0.5
 _SAVE_S = 1.0
 _FEED_RETRY_S = 0.5
-_OTHER_DESCRIPTORS = 128  # listeners, bus, logs, questions to the API
+_ROUTES_WAIT_S = 15.0  # a proxy alone is ready too: it answers for the platform, and says that it knows no Space yet
 
 
 class Proxy:
@@ -50,6 +50,7 @@ class Proxy:
         loop = asyncio.get_running_loop()
         self.config = config
         self._feed = feed
+        self._knows = asyncio.Event()
         pools = Pools(config.connect_timeout_s)
         activity = Activity()
         table = Table(
@@ -115,6 +116,14 @@ class Proxy:
             for work in (self._tick, self._follow, self._report, self._save, self._hear, self._revocation.run)
         ]
 
+    async def routes_known(self, seconds: float) -> bool:
+        """Wait until every Space's route is known, from the last run's table or the stream; False when that takes longer."""
+        if not self.core.table.loaded:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(seconds):
+                    await self._knows.wait()
+        return self.core.table.loaded
+
     def reload(self) -> None:
         """Read certificates again now, and go on in an access log of the same name."""
         if self._certificates is not None:
@@ -177,6 +186,8 @@ class Proxy:
                 async for update in self._feed.updates():
                     if not self.core.table.apply(update):
                         break  # a gap: a new stream begins with a table
+                    if self.core.table.loaded:
+                        self._knows.set()
             await asyncio.sleep(_FEED_RETRY_S)
 
     async def _hear(self) -> None:
@@ -267,25 +278,19 @@ def _listen(config: ProxyConfig, port: int) -> socket.socket:
 
 
 def _descriptors(wanted: int) -> int:
-    """Raise the limit to what this user may have, to `wanted` where it may raise its own. Gives the limit."""
+    """Raise the limit to what this user may have, to `wanted` where it may raise its own. Gives the limit, 0 when there is none."""
     _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     if hard != resource.RLIM_INFINITY and hard < wanted:
         with contextlib.suppress(OSError, ValueError):
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, wanted))
-    return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-
-
-def _room(wanted: int, descriptors: int) -> int:
-    """How many clients there is room for: each may need a second descriptor for its app, which must not be refused for want of one."""
-    if descriptors == resource.RLIM_INFINITY:
-        return wanted
-    room = max(1, (descriptors - _OTHER_DESCRIPTORS) // 2)
-    return min(wanted, room) if wanted > 0 else room
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return 0 if limit == resource.RLIM_INFINITY else limit
 
 
 async def serve_proxy(config: ProxyConfig, feed: RouteFeed, authorize: Authorize, *, ready: Callable[[int], None] | None = None) -> None:
-    """Run one proxy until SIGTERM or SIGINT; `ready(port)` is called once it listens. Meant for a uvloop loop.
+    """Run one proxy until SIGTERM or SIGINT; `ready(port)` is called once it listens and knows the routes, or has waited for
+    them in vain for a moment. Meant for a uvloop loop.
 
     SIGHUP of a service reloads certificates and reopens the access log; one that a terminal started ends with it.
     The start-up's objects are frozen out of garbage collection and its thresholds raised: a full collection in the middle
@@ -293,7 +298,7 @@ async def serve_proxy(config: ProxyConfig, feed: RouteFeed, authorize: Authorize
     """
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
-    config = replace(config, max_connections=_room(config.max_connections, _descriptors(2 * config.max_connections + _OTHER_DESCRIPTORS)))
+    config = replace(config, descriptors=_descriptors(2 * config.max_connections))
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     proxy = Proxy(config, feed, authorize)
@@ -303,11 +308,17 @@ async def serve_proxy(config: ProxyConfig, feed: RouteFeed, authorize: Authorize
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 50, 50)
-    if ready is not None:
-        ready(proxy.port)
+
+    async def tell() -> None:
+        await proxy.routes_known(_ROUTES_WAIT_S)
+        if ready is not None:
+            ready(proxy.port)
+
+    telling = loop.create_task(tell())
     try:
         await stop.wait()
     finally:
+        telling.cancel()
         await proxy.stop()
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             loop.remove_signal_handler(number)

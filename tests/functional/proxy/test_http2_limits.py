@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 
 from control_plane.proxy.http2 import Http2Connection
-from control_plane.proxy.server import _room
 from control_plane.proxy.tls import certificate_files
 from tests.functional.proxy.certificates import certificate
 from tests.functional.proxy.conftest import HOST, World
@@ -142,8 +141,16 @@ async def test_without_descriptors_the_door_pauses_and_opens_again(world: World,
     writer.close()
 
 
-def test_there_is_no_more_room_than_descriptors() -> None:
-    assert (_room(50_000, 4_096), _room(500, 4_096), _room(0, 1_128), _room(50_000, -1)) == (1_984, 500, 500, 50_000)
+async def test_there_are_no_more_connections_than_descriptors(world: World) -> None:
+    core = world.proxy.core
+    assert core.has_room()
+    object.__setattr__(core.config, "descriptors", 128 + 3)
+    core.upstreams = 3
+    assert core.has_room()
+    core.upstreams = 4
+    assert not core.has_room()
+    object.__setattr__(core.config, "descriptors", 0)
+    assert core.has_room(), "no limit"
 
 
 class TestWhoSaysNothing:
