@@ -164,7 +164,7 @@ async def _add_space(
 
 async def free_subdomain(uow: UnitOfWork, repo: Repo) -> str:
     plain = subdomain_of(repo.owner_name, repo.name)
-    if plain not in RESERVED and not await uow.spaces.subdomain_taken(plain):
+    if plain not in RESERVED and not await uow.spaces.subdomain_taken(plain, by_other_than=SpaceId(repo.id)):
         return plain
     return subdomain_of(repo.owner_name, repo.name, salt=repo.id)
 

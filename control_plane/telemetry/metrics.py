@@ -76,6 +76,7 @@ METRICS: tuple[Metric, ...] = (
     Metric("vitrine_proxy_client_connections", "gauge", (), "proxy", "Open connections of visitors"),
     Metric("vitrine_proxy_upstream_connections", "gauge", (), "proxy", "Open connections to apps and to the API"),
     Metric("vitrine_proxy_held_requests", "gauge", (), "proxy", "Requests that wait for a Space to wake"),
+    Metric("vitrine_proxy_reconnecting_requests", "gauge", (), "proxy", "Requests that wait for an app that refused the connection"),
     Metric("vitrine_proxy_routes", "gauge", (), "proxy", "Hosts with a route"),
     Metric("vitrine_proxy_routes_skipped", "gauge", (), "proxy", "Routes that could not be read"),
     Metric("vitrine_proxy_routes_version", "gauge", (), "proxy", "Number of the newest route change"),
