@@ -93,13 +93,18 @@ class Ledger:
                 await uow.deployments.save_replica(replace(current, reason=reason, message=words, queue_position=position, eta_s=eta_s))
         await self._d.signals.notify("events", replica.space_id)
 
-    async def promote(self, space_id: SpaceId, deployment: Deployment, now: datetime) -> bool:
-        """This generation is the served one from now on; False when a newer one is already."""
+    async def promote(self, space_id: SpaceId, deployment: Deployment) -> bool:
+        """This generation is the served one from now on; False when a newer one is already. Its route is published next."""
         async with self._d.uow.write() as uow:
             space = await uow.spaces.get(space_id)
             if space is None or (space.live_generation > deployment.generation and space.generation == space.live_generation):
                 return False
             await uow.spaces.save(replace(space, live_generation=deployment.generation))
+        return True
+
+    async def is_live(self, space_id: SpaceId, deployment: Deployment, before: int, now: datetime) -> None:
+        """It answers at its address; `before` is the generation that did until now. Told last, so that nobody comes too early."""
+        async with self._d.uow.write() as uow:
             stored = await uow.deployments.get(space_id, deployment.generation)
             if stored is not None and stored.live_at is None:
                 await uow.deployments.save(replace(stored, live_at=now))
@@ -111,9 +116,8 @@ class Ledger:
                 "seconds": round((now - began).total_seconds(), 3),
             }
             await uow.events.add(space_id, now, "route.live", words)
-            facts = {"before": space.live_generation, "after": deployment.generation, "revision": deployment.revision}
+            facts = {"before": before, "after": deployment.generation, "revision": deployment.revision}
             await note(uow, space_id, "spaces.live", facts, now)
-        return True
 
     async def fail(self, facts: Facts, action: FailDeployment, now: datetime) -> None:
         """This generation does not come up; its last lines are kept with it."""

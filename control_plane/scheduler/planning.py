@@ -142,7 +142,7 @@ def plan(facts: Facts, now: datetime) -> Plan:
         return Plan(_stop_all(facts, Reason.REPLACED))
     if target.artifact.kind is ArtifactKind.SITE:
         stops = _stop_all(facts, Reason.REPLACED)
-        return Plan((*(() if space.live_generation == target.generation else (Promote(target),)), *stops))
+        return Plan((*((Promote(target),) if _is_to_promote(space, target) else ()), *stops))
     if space.asleep:
         return Plan(_stop_all(facts, Reason.IDLE))
     return Plan((*_towards(facts, target, now), *_drained(facts, target, now)))
@@ -207,11 +207,16 @@ def _deployment_of(facts: Facts, replica: Replica) -> Deployment | None:
     return None
 
 
+def _is_to_promote(space: Space, target: Deployment) -> bool:
+    """It is not the served one yet, or a scheduler died between serving it and saying so."""
+    return space.live_generation != target.generation or target.live_at is None
+
+
 def _towards(facts: Facts, target: Deployment, now: datetime) -> tuple[Action, ...]:
     mine = [r for r in facts.replicas if r.generation == target.generation]
     ready = [r for r in mine if r.state.may_serve]
     actions: list[Action] = [_bring_up(facts, r, target) for r in mine if r.state is ReplicaState.PENDING]
-    if ready and facts.space.live_generation != target.generation:
+    if ready and _is_to_promote(facts.space, target):
         actions.append(Promote(target))
     missing = facts.space.replicas - len([r for r in mine if r.state is not ReplicaState.DRAINING])
     surplus = sorted(mine, key=lambda r: (r.state.may_serve, r.created_at))[: max(0, -missing)]

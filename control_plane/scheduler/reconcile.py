@@ -276,7 +276,7 @@ class Reconciler:
                 await self._d.runtime.stop(replica.id, grace_s=grace_s)
                 await self._ledger.finish(replica, ReplicaState.STOPPED, reason, "")
             case Promote(deployment=deployment):
-                await self._promote(space_id, deployment, now)
+                await self._promote(facts.space, deployment, now)
             case FailDeployment():
                 await self._ledger.fail(facts, action, now)
             case Forget():
@@ -287,11 +287,12 @@ class Reconciler:
                 return False
         return True
 
-    async def _promote(self, space_id: SpaceId, deployment: Deployment, now: datetime) -> None:
-        if await self._ledger.promote(space_id, deployment, now):
+    async def _promote(self, space: Space, deployment: Deployment, now: datetime) -> None:
+        if await self._ledger.promote(space.id, deployment):
             # Route first, then tell: whoever hears "live" finds it answering.
-            await self._routes.publish(space_id)
-            await self._d.signals.notify("events", space_id)
+            await self._routes.publish(space.id)
+            await self._ledger.is_live(space.id, deployment, space.live_generation, now)
+            await self._d.signals.notify("events", space.id)
 
     async def _forget(self, space: Space) -> None:
         await self._routes.withdraw(space.id)

@@ -99,7 +99,7 @@ def test_while_a_new_generation_starts_the_old_one_is_left_alone() -> None:
 
 def test_after_the_switch_the_old_one_drains_and_then_stops() -> None:
     old, new = replica("r1", 1, ReplicaState.READY), replica("r2", 2, ReplicaState.READY)
-    both = world(newest=deployment(2), live=deployment(2, live_at=NOW), replicas=(old, new))
+    both = world(newest=deployment(2, live_at=NOW), live=deployment(2, live_at=NOW), replicas=(old, new))
     assert plan(both, NOW).actions == (Mark(old, ReplicaState.DRAINING, Reason.REPLACED),)
     draining = replace(old, state=ReplicaState.DRAINING, drain_until=NOW + timedelta(seconds=5))
     assert plan(replace(both, replicas=(draining, new)), NOW).actions == (Retry(NOW + timedelta(seconds=5)),)
@@ -190,7 +190,16 @@ def test_a_deleted_space_is_forgotten_only_when_nothing_runs() -> None:
 def test_a_static_site_is_routed_without_any_replica() -> None:
     site = deployment(1, artifact=Artifact(ArtifactKind.SITE, f"{SPACE}/x"))
     assert plan(world(newest=site), NOW).actions == (Promote(site),)
-    assert plan(world(newest=site, live=site), NOW).actions == ()
+    served = replace(site, live_at=NOW)
+    assert plan(world(newest=served, live=served), NOW).actions == ()
+
+
+def test_a_switch_that_was_not_told_is_told() -> None:
+    """The scheduler died between moving the route and saying so: whoever follows the push still hears the end."""
+    one, ready = deployment(1), replica("r1", 1, ReplicaState.READY)
+    assert Promote(one) in plan(world(newest=one, live=one, replicas=(ready,)), NOW).actions
+    served = replace(one, live_at=NOW)
+    assert plan(world(newest=served, live=served, replicas=(ready,)), NOW).actions == ()
 
 
 def test_replicas_are_brought_up_and_down_to_the_wanted_number() -> None:
