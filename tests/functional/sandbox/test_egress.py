@@ -65,7 +65,7 @@ socket.create_server(("0.0.0.0", 7860)).accept()
     egress = place.runtime.egress_of(spec.replica_id)
     assert egress is not None
     async with asyncio.timeout(60):
-        while egress.traffic.transports:  # a connection whose halves have both ended is closed
+        while not place.lines or egress.traffic.transports:  # a connection whose halves have both ended is closed
             await asyncio.sleep(0.01)
     assert place.lines == [f"5 {{(True, '{hashlib.sha256(PAYLOAD).hexdigest()}')}}"]
     assert dict(egress.allowed) == {f"127.0.0.1:{mirror}": 5}
