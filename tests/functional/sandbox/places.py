@@ -84,7 +84,7 @@ class Place:
 
     async def connect(self, spec: ReplicaSpec) -> socket.socket:
         """A blocking socket to the app's port, as soon as it listens. Its own time-out is 10 s."""
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while True:
                 (seen,) = await self.runtime.observe(spec.space_id)
                 assert seen.endpoint is not None, seen

@@ -93,7 +93,7 @@ async def test_a_bad_app_is_contained_and_says_why(place: Place, app: str, reaso
     neighbour = place.spec(WEB, env={"NAME": "n", "PORT": "7860"})
     await place.runtime.apply(neighbour)
     bad = place.spec(app)
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(120):
         seen = await place.until_end(bad)
     assert (seen.state, seen.reason) == (ReplicaState.FAILED, reason)
     assert word in "\n".join(seen.log_tail)
@@ -162,7 +162,7 @@ async def test_an_app_whose_volume_is_over_its_size_is_ended_with_the_reason(pla
     neighbour = place.spec(WEB, env={"NAME": "n", "PORT": "7860"}, mounts=(Mount(str(data), "/data", False, 1 << 30),))
     await place.runtime.apply(neighbour)
     app = "import time\nopen('/data/big', 'wb').write(bytes(3 << 20)); time.sleep(60)"
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(120):
         seen = await place.until_end(place.spec(app, mounts=(Mount(str(data), "/data", False, 2_000_000),)))
     assert (seen.state, seen.reason) == (ReplicaState.FAILED, Reason.APP_DISK_FULL)
     assert seen.message == "The app filled its persistent storage: /data holds more than 0.002 GB."
