@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import mimetypes
 import re
 from urllib.parse import quote
@@ -23,6 +24,7 @@ _HARMLESS = {
     "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; img-src data:; media-src 'self'; sandbox",
     "Cross-Origin-Resource-Policy": "cross-origin",
 }
+_LOOKED_UP_AT_ONCE = 4  # of many downloads that begin together; all other requests take turns with these few, not with hundreds
 _AS_TEXT = ("text/html", "application/xhtml", "application/javascript", "text/javascript", "application/xml", "text/xml")
 
 
@@ -42,8 +44,13 @@ def disposition(path: str, *, attachment: bool) -> str:
 def router(hub: Hub) -> APIRouter:
     api = APIRouter(tags=["files"])
     services = hub.services
+    turns = asyncio.Semaphore(_LOOKED_UP_AT_ONCE)
 
     async def send(request: Request, kind: str, ns: str, name: str, rev: str, path: str, *, follow_lfs: bool) -> Response:
+        async with turns:  # looking up only: the bytes themselves go out after it, as many at once as there are clients
+            return await look_up(request, kind, ns, name, rev, path, follow_lfs=follow_lfs)
+
+    async def look_up(request: Request, kind: str, ns: str, name: str, rev: str, path: str, *, follow_lfs: bool) -> Response:
         _, repo = await hub.repo(request, kind, ns, name, Action.READ_FILES)
         sha = await hub.resolve(repo, rev)
         entry = await services.git.entry(repo.id, sha, path)
