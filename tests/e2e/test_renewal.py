@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
@@ -37,8 +38,9 @@ def _proxies(platform: Platform) -> set[int]:
     """Process ids of the platform's proxies, as the system tells."""
     found = set()
     for child in Path(f"/proc/{platform.process.pid}/task/{platform.process.pid}/children").read_text().split():
-        if b"\0proxy\0" in Path(f"/proc/{child}/cmdline").read_bytes():
-            found.add(int(child))
+        with contextlib.suppress(OSError):  # it may have ended since it was listed
+            if b"\0proxy\0" in Path(f"/proc/{child}/cmdline").read_bytes():
+                found.add(int(child))
     return found
 
 
