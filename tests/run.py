@@ -44,7 +44,7 @@ def missing_for_containers() -> str:
 
 
 AT_ONCE = ("-n", "2", "--dist", "loadfile")  # most of an end-to-end test is waiting: two files at a time, each with a platform of its own
-_FEW = 10
+_FEW = 5
 
 
 def _run(command: tuple[str, ...]) -> int:

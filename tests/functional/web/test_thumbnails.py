@@ -82,7 +82,7 @@ def test_what_is_no_picture_is_not_kept(tmp_path: Path) -> None:
     assert [_picture(tmp_path / name) for name in ("html", "large", "link", "none")] == [None] * 4
 
 
-@pytest.mark.skipif(find_browser() is None, reason="no Chromium under /usr")
+@pytest.mark.skipif(find_browser() is None and not os.environ.get("CI"), reason="no Chromium under /usr")
 @pytest.mark.skipif(os.geteuid() != 0, reason="the sandbox is proven as root here; doctor tells for others")
 async def test_a_page_is_pictured_inside_the_sandbox(tmp_path: Path) -> None:
     """A real browser: the app's host is reached, the loopback service beside it is not."""
@@ -111,7 +111,7 @@ async def test_a_page_is_pictured_inside_the_sandbox(tmp_path: Path) -> None:
     assert other == []
 
 
-@pytest.mark.skipif(find_browser() is None, reason="no Chromium under /usr")
+@pytest.mark.skipif(find_browser() is None and not os.environ.get("CI"), reason="no Chromium under /usr")
 @pytest.mark.skipif(os.geteuid() != 0, reason="the sandbox is proven as root here; doctor tells for others")
 async def test_a_platform_under_tls_is_pictured_by_its_own_key_and_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The certificate is nobody's but the platform's; another that nobody vouches for is not taken."""
