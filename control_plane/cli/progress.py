@@ -1,34 +1,73 @@
-"""A bar for long work, on standard error: bytes done, expected, speed. Nothing where nobody looks: a pipe, --quiet, --json."""
+"""Bars for long work, on standard error: how much is done, of how much. Nothing where nobody looks: a pipe, --quiet, --json."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from enum import Enum
+from typing import Any
 
 from control_plane.cli.output import WIDTH
 
 Advance = Callable[[int], None]
 
 
-def nobody_looks(count: int) -> None:
-    """The `Advance` of work without a bar."""
+class Unit(Enum):
+    """What is counted: bytes are shown with their speed, things as `3/10`."""
+
+    BYTES = "bytes"
+    THINGS = "things"
+
+
+class Task:
+    """Work that is told of here, and shown by what `bar` opened; without a bar it swallows everything."""
+
+    def __init__(self, progress: Any = None, task_id: Any = None) -> None:
+        self._progress, self._task_id = progress, task_id
+
+    def __call__(self, count: int) -> None:
+        """So much more is done."""
+        if self._progress is not None:
+            self._progress.advance(self._task_id, count)
+
+    def now(self, done: int, total: int | None, words: str = "") -> None:
+        """So much is done altogether, of `total` (None = unknown), while doing `words`."""
+        if self._progress is not None:
+            said = {"description": words[: WIDTH // 2]} if words else {}
+            self._progress.update(self._task_id, completed=done, total=total, **said)
+
+
+nobody_looks: Advance = Task()
 
 
 @contextmanager
-def bar(words: str, total_bytes: int | None, *, wanted: bool) -> Iterator[Advance]:
-    """Gives a function that is told of each piece's bytes. `total_bytes` may be an estimate; None = unknown."""
+def bar(words: str, total: int | None, *, wanted: bool, unit: Unit = Unit.BYTES) -> Iterator[Task]:
+    """Gives what is told of each piece. `total` may be an estimate; None = unknown, and the bar only says that work goes on."""
     if not wanted or not sys.stderr.isatty():
-        yield nobody_looks
+        yield Task()
         return
     from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+    from rich.progress import (
+        BarColumn,
+        DownloadColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+        TransferSpeedColumn,
+    )
 
     console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(20), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
     console.width = min(WIDTH, console.width)
-    with Progress(*columns, console=console) as progress:
-        task = progress.add_task(words, total=total_bytes)
-        yield lambda count: progress.advance(task, count)
+    figures = (
+        (DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+        if unit is Unit.BYTES
+        else (MofNCompleteColumn(), TimeElapsedColumn())
+    )
+    with Progress(TextColumn("{task.description}", markup=False), BarColumn(20), *figures, console=console) as progress:
+        task_id = progress.add_task(words, total=total)
+        yield Task(progress, task_id)
         if progress.tasks[0].completed:
-            progress.update(task, total=progress.tasks[0].completed)
+            progress.update(task_id, total=progress.tasks[0].completed)

@@ -66,12 +66,34 @@ with bar("Backup", 4_000_000, wanted=sys.argv[1] == "yes") as advance:
 """
 
 
+COUNTED = """
+import sys
+from control_plane.cli.progress import Unit, bar
+with bar("Garbage", None, wanted=True, unit=Unit.THINGS) as task:
+    task.now(1, 3, "repositories [bold]")
+    task.now(3, 3)
+"""
+
+
 @pytest.mark.parametrize(("wanted", "is_terminal"), [("yes", True), ("no", True), ("yes", False)])
 def test_the_bar_is_for_terminals_only(wanted: str, is_terminal: bool) -> None:
+    drawn = shown([sys.executable, "-c", BAR, wanted], is_terminal)
+    if wanted == "yes" and is_terminal:
+        assert "Backup" in drawn and "4.0/4.0 MB" in drawn
+    else:
+        assert drawn == ""
+
+
+def test_things_are_counted_and_the_words_of_strangers_are_not_obeyed() -> None:
+    drawn = shown([sys.executable, "-c", COUNTED], True)
+    assert "3/3" in drawn and "repositories [bold]" in drawn
+
+
+def shown(command: list[str], is_terminal: bool) -> str:
+    """What it draws on standard error; nothing may come on standard output."""
     ours, theirs = pty.openpty()
     os.set_blocking(ours, False)
     try:
-        command = [sys.executable, "-c", BAR, wanted]
         env = {**os.environ, "TERM": "xterm", "COLUMNS": "100"}
         done = subprocess.run(command, stderr=theirs if is_terminal else subprocess.PIPE, stdout=subprocess.PIPE, env=env, timeout=60)
         assert (done.returncode, done.stdout) == (0, b"")
@@ -82,7 +104,5 @@ def test_the_bar_is_for_terminals_only(wanted: str, is_terminal: bool) -> None:
     finally:
         os.close(ours)
         os.close(theirs)
-    if wanted == "yes" and is_terminal:
-        assert "Backup" in drawn and "4.0/4.0 MB" in drawn
-    else:
-        assert drawn == "" and not done.stderr
+    assert not done.stderr
+    return drawn
