@@ -18,7 +18,7 @@ from typing import Any, cast
 from urllib.parse import urlsplit, urlunsplit
 
 from control_plane.accounts.tokens import CONSENT, GRANT, OAUTH_PREFIX, create_token, hash_text, revoke_token
-from control_plane.domain.accounts import GATED_SCOPE, Account, Token, TokenRole
+from control_plane.domain.accounts import GATED_SCOPE, OAUTH_SCOPES, Account, Token, TokenRole
 from control_plane.domain.errors import Rejected, VitrineError
 from control_plane.domain.ids import AccountId, SpaceId
 from control_plane.ports.clock import Clock
@@ -34,26 +34,6 @@ REFRESH_LIFE = timedelta(days=90)
 POLL_INTERVAL_S = 5
 MAX_EXPIRATION_MINUTES = 43_200
 
-SCOPES = [
-    "openid",
-    "profile",
-    "email",
-    "read-billing",
-    "read-memberships",
-    "read-repos",
-    "gated-repos",
-    "contribute-repos",
-    "write-repos",
-    "manage-repos",
-    "read-collections",
-    "write-collections",
-    "inference-api",
-    "read-endpoints",
-    "write-endpoints",
-    "jobs",
-    "webhooks",
-    "write-discussions",
-]
 _READS = frozenset({"read-repos"})
 _WRITES = frozenset({"write-repos", "manage-repos", "contribute-repos", "write-discussions"})
 _CODE, _DEVICE, _USER_CODE, _REFRESH = "oauth-code", "oauth-device", "oauth-user-code", "oauth-refresh"
@@ -81,7 +61,7 @@ class Client:
     is_cli: bool = False
 
 
-CLI = Client(CLI_CLIENT_ID, "Hugging Face command line", scopes=tuple(SCOPES), token_life=CLI_TOKEN_LIFE, is_cli=True)
+CLI = Client(CLI_CLIENT_ID, "Hugging Face command line", scopes=OAUTH_SCOPES, token_life=CLI_TOKEN_LIFE, is_cli=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +98,7 @@ def space_credentials(signing_key: bytes, space_id: SpaceId) -> tuple[str, str]:
 def chosen_scopes(client: Client, asked: str) -> tuple[str, ...]:
     """What is granted: asked for, known, and allowed to this client; the defaults when nothing was asked."""
     words = asked.split() or ["openid", "profile"]
-    return tuple(dict.fromkeys(w for w in words if w in SCOPES and w in client.scopes))
+    return tuple(dict.fromkeys(w for w in words if w in OAUTH_SCOPES and w in client.scopes))
 
 
 def redirect_allowed(client: Client, uri: str) -> bool:
@@ -243,7 +223,7 @@ async def _issue(uow: UnitOfWork, clock: Clock, client: Client, user_id: str, sc
 async def scope_of(uow: UnitOfWork, token: Token) -> tuple[str, ...]:
     """The OAuth scopes a token was given; a plain access token of a user has them all."""
     body = await uow.documents.get(GRANT, token.id)
-    return tuple(str(body["scope"]).split()) if body else tuple(SCOPES)
+    return tuple(str(body["scope"]).split()) if body else OAUTH_SCOPES
 
 
 async def consented(uow: UnitOfWork, client: Client, user: Account, scopes: Sequence[str]) -> bool:

@@ -23,7 +23,7 @@ from control_plane.accounts.oauth import Client, Issued, OAuthError
 from control_plane.accounts.sign_in import authenticate, csrf_matches
 from control_plane.api import views
 from control_plane.api.deps import Hub, cookie_name, ok, read_body
-from control_plane.domain.accounts import Account, Actor
+from control_plane.domain.accounts import OAUTH_SCOPES, Account, Actor
 from control_plane.domain.errors import Forbidden, NotSignedIn, Rejected
 from control_plane.domain.ids import RepoId, SpaceId
 from control_plane.domain.sensitive import Sensitive
@@ -98,7 +98,7 @@ def router(hub: Hub, consent: ConsentPages) -> APIRouter:
                 "revocation_endpoint": f"{here}/oauth/revoke",
                 "userinfo_endpoint": f"{here}/oauth/userinfo",
                 "jwks_uri": f"{here}/oauth/jwks",
-                "scopes_supported": oauth.SCOPES,
+                "scopes_supported": OAUTH_SCOPES,
                 "response_types_supported": ["code"],
                 "grant_types_supported": ["authorization_code", "refresh_token", _DEVICE_GRANT],
                 "subject_types_supported": ["public"],

@@ -126,6 +126,27 @@ ANONYMOUS = Actor()
 PLATFORM = Actor(via=Via.INTERNAL)  # what the platform does by itself; it has no rights of a person
 # Among the scopes of a fine-grained token: it reads public gated repositories that its user was let in to. No account has such a name.
 GATED_SCOPE = ":gated"
+# What an app may ask of a visitor who signs in with their account here: OpenID Connect's words and the public service's.
+OAUTH_SCOPES = (
+    "openid",
+    "profile",
+    "email",
+    "read-billing",
+    "read-memberships",
+    "read-repos",
+    "gated-repos",
+    "contribute-repos",
+    "write-repos",
+    "manage-repos",
+    "read-collections",
+    "write-collections",
+    "inference-api",
+    "read-endpoints",
+    "write-endpoints",
+    "jobs",
+    "webhooks",
+    "write-discussions",
+)
 
 
 class Action(StrEnum):

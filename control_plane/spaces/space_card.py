@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from control_plane.domain.accounts import OAUTH_SCOPES
 from control_plane.domain.errors import SpaceConfigError
 from control_plane.domain.hardware import DEFAULT_FLAVORS
 from control_plane.domain.spaces import RepoType, Sdk, SpaceConfig
@@ -19,26 +20,6 @@ from control_plane.spaces import front_matter
 from control_plane.spaces.front_matter import Node
 
 COLORS = ("red", "yellow", "green", "blue", "indigo", "purple", "pink", "gray")
-OAUTH_SCOPES = (
-    "openid",
-    "profile",
-    "email",
-    "read-billing",
-    "read-memberships",
-    "read-repos",
-    "gated-repos",
-    "contribute-repos",
-    "write-repos",
-    "manage-repos",
-    "read-collections",
-    "write-collections",
-    "inference-api",
-    "read-endpoints",
-    "write-endpoints",
-    "jobs",
-    "webhooks",
-    "write-discussions",
-)
 CUSTOM_HEADERS: Mapping[str, tuple[str, ...]] = {
     "cross-origin-embedder-policy": ("unsafe-none", "require-corp", "credentialless"),
     "cross-origin-opener-policy": ("unsafe-none", "same-origin-allow-popups", "same-origin", "noopener-allow-popups"),

@@ -202,6 +202,16 @@ def _dev() -> None:
         pass  # no terminals inside; nothing of the floor depends on them
 
 
+def _mount_layers(source: str, lower: str, upper: str, work: str, target: str, owner: Owner) -> None:
+    """`source`, seen through `lower`, below what is written to `upper`. OSError where the kernel cannot do it."""
+    if owner.rootful:
+        _bind_translated(source, lower, owner.uid)
+    else:
+        k.mount(source, lower, flags=k.MS_BIND | k.MS_REC)
+    layers = f"lowerdir={lower},upperdir={upper},workdir={work}" + ("" if owner.rootful else ",userxattr")
+    k.mount("overlay", target, "overlay", k.MS_NOSUID | k.MS_NODEV, layers)
+
+
 def _overlay(index: int, source: str, target: str, owner: Owner) -> None:
     lower, upper, work = f"/lower{index}", f"{SCRATCH}/upper{index}", f"{SCRATCH}/work{index}"
     for path in (lower, upper, work):
@@ -211,12 +221,7 @@ def _overlay(index: int, source: str, target: str, owner: Owner) -> None:
     os.makedirs(target, 0o755, exist_ok=True)
     owner.take(target)
     try:
-        if owner.rootful:
-            _bind_translated(source, lower, owner.uid)
-        else:
-            k.mount(source, lower, flags=k.MS_BIND | k.MS_REC)
-        layers = f"lowerdir={lower},upperdir={upper},workdir={work}" + ("" if owner.rootful else ",userxattr")
-        k.mount("overlay", target, "overlay", k.MS_NOSUID | k.MS_NODEV, layers)
+        _mount_layers(source, lower, upper, work, target, owner)
     except OSError:
         # Kernel before 5.19 as root, before 5.11 as a user, or no overlayfs: a plain copy, which costs time and scratch space.
         _copy_tree(source, upper, owner)
@@ -242,12 +247,7 @@ def _cache(index: int, source: str, target: str, owner: Owner) -> None:
         os.mkdir(folder, 0o755)
         owner.take(folder)
     try:
-        if owner.rootful:
-            _bind_translated(source, lower, owner.uid)
-        else:
-            k.mount(source, lower, flags=k.MS_BIND | k.MS_REC)
-        layers = f"lowerdir={lower},upperdir={upper},workdir={work}" + ("" if owner.rootful else ",userxattr")
-        k.mount("overlay", target, "overlay", k.MS_NOSUID | k.MS_NODEV, layers)
+        _mount_layers(source, lower, upper, work, target, owner)
     except OSError:
         return
 
