@@ -42,8 +42,10 @@ def kubernetes_runtime(
     `sockets`: where ways to pods without a route are opened (`reach` `auto` or `forward`); inside a cluster none is needed.
     """
     api = KubeApi.connect(kubeconfig=kubeconfig, connections=256)
-    way = Reach(api, reach, None if own_namespace() and reach == "auto" else sockets)
-    return KubernetesRuntime(api, lambda: pools().pools, options or ClusterOptions(namespace=namespace), log=log, reach=way)
+    options = options or ClusterOptions(namespace=namespace)
+    folder = None if own_namespace() and reach == "auto" else sockets
+    way = Reach(api, reach, folder, is_let_in=bool(options.proxy_ranges))
+    return KubernetesRuntime(api, lambda: pools().pools, options, log=log, reach=way)
 
 
 def scheduler_lease(*, namespace: str, kubeconfig: str | None = None) -> LeaderLease:

@@ -168,23 +168,23 @@ def has_own_route(host: str, proc: Path = Path("/proc/net")) -> bool:
 
 
 class Reach:
-    """Which address the proxy gets for a pod. `mode`: `pod`, `forward`, or `auto`: the pod's own address when there is a route to it."""
+    """Which address the proxy gets for a pod. `mode`: `pod`, `forward`, or `auto`: the pod's own address when there is a route to it
+    and our own policy lets this proxy in (`is_let_in`). A route without that is open by accident, until somebody enforces the policy."""
 
-    def __init__(self, api: KubeApi, mode: str, folder: Path | None) -> None:
-        self._mode = "pod" if folder is None else mode
+    def __init__(self, api: KubeApi, mode: str, folder: Path | None, *, is_let_in: bool = False) -> None:
+        self._mode = "pod" if folder is None else "forward" if mode == "auto" and not is_let_in else mode
         self._forwards = Forwards(api, folder)
         self._routed: dict[str, bool] = {}  # pod uid → its own address can be used
 
-    async def endpoint(self, found: Endpoint, pod: Item, *, is_shut: bool = False, is_final: bool = True) -> Endpoint:
-        """`is_shut`: policy keeps us from pods, and somebody enforces it: what gets through now is an accident of timing.
-        `is_final`: the answer of now is kept; before that each call looks again."""
+    async def endpoint(self, found: Endpoint, pod: Item, *, is_final: bool = True) -> Endpoint:
+        """`is_final`: the answer of now is kept; before that each call looks again."""
         if self._mode == "pod":
             return found
         metadata = pod["metadata"]
         uid = metadata["uid"]
         routed = self._routed.get(uid)
         if routed is None:
-            routed = self._mode == "auto" and not is_shut and await is_reachable(found.address)
+            routed = self._mode == "auto" and await is_reachable(found.address)
             if is_final:
                 self._routed[uid] = routed
         if routed or not found.replica_id:

@@ -346,9 +346,8 @@ class KubernetesRuntime:
             self._log_asked.add(replica_id)  # it ended before anybody followed: one request for its last words
             return replace(seen, log_tail=await self._do(lambda: self._last_lines(pod)))
         if seen.endpoint is not None and pod is not None:
-            is_shut = bool(self.cache.policy_engine()) and not self._options.proxy_ranges
             is_final = seen.state is ReplicaState.READY
-            seen = replace(seen, endpoint=await self._reach.endpoint(seen.endpoint, pod, is_shut=is_shut, is_final=is_final))
+            seen = replace(seen, endpoint=await self._reach.endpoint(seen.endpoint, pod, is_final=is_final))
         if seen.state is ReplicaState.READY:
             self._was_ready.add(replica_id)
             if self._proof is not None and seen.endpoint is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -43,17 +44,22 @@ async def test_a_port_that_refuses_is_reachable_all_the_same() -> None:
 POD = {"metadata": {"uid": "0123456789abcdef", "namespace": "apps", "name": "replica-x"}}
 
 
-async def test_a_shut_door_is_not_tried_and_an_early_answer_is_not_kept(tmp_path: Path) -> None:
+async def test_a_route_that_policy_does_not_give_is_not_tried_and_an_early_answer_is_not_kept(tmp_path: Path) -> None:
     server = await asyncio.start_server(lambda r, w: w.close(), "127.0.0.1", 0)
     found = Endpoint(EndpointKind.TCP, f"127.0.0.1:{server.sockets[0].getsockname()[1]}", ReplicaId("r1"))
     async with api_server() as api:
-        reach = Reach(api.api(), "auto", tmp_path)
+        reach, stranger = (Reach(api.api(), "auto", tmp_path / str(is_let_in), is_let_in=is_let_in) for is_let_in in (True, False))
         try:
+            through = await stranger.endpoint(found, POD)
+            assert (through.kind, Path(through.address).parent) == (EndpointKind.UNIX, tmp_path / "False"), "open until somebody enforces"
             assert (await reach.endpoint(found, POD, is_final=False)).kind is EndpointKind.TCP
-            shut = await reach.endpoint(found, POD, is_shut=True)
-            assert (shut.kind, Path(shut.address).parent) == (EndpointKind.UNIX, tmp_path), "policy forbids what happened to work before"
-            assert await reach.endpoint(found, POD) == shut, "a replica that is up does not change its address"
-        finally:
-            await reach.close()
             server.close()
             await server.wait_closed()
+            nowhere = replace(found, address="198.51.100.7:1")  # no route of its own
+            there = await reach.endpoint(nowhere, POD)
+            assert there.kind is EndpointKind.UNIX, "what was seen early is looked at again"
+            assert await reach.endpoint(found, POD) == there, "a replica that is up does not change its address"
+        finally:
+            await reach.close()
+            await stranger.close()
+            server.close()
