@@ -20,20 +20,21 @@ import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from builder.bytecode import BytecodeStore, read_distributions
-from builder.errors import BuildEnded, BuildFailed
+from builder.errors import BuildEnded, BuildFailed, IndexMoved
 from builder.interpreters import Interpreter
+from builder.locks import Lock, read_lock, tree_digest
 from builder.reporter import CancelToken
 from builder.requirements import Declaration
 from builder.sandbox import BuildSandbox
 from builder.step_guard import StepGuard
 from builder.steps import Deadline, StepResult, StepRunner
-from builder.uv import NEEDS_SOURCE_BUILD, UvConfig, last_words, lock_lines
+from builder.uv import NEEDS_SOURCE_BUILD, UvConfig, lacks_what_was_resolved, last_words, lock_lines
 from control_plane.domain.builds import BuildLimits
 from control_plane.domain.reasons import Reason
 
@@ -72,24 +73,41 @@ class EnvironmentStore:
         return self._envs / key
 
     def provide(
-        self, declaration: Declaration, python: Interpreter, tree: Path, tenant: str, runner: StepRunner, *, fresh: bool = False
+        self,
+        declaration: Declaration,
+        python: Interpreter,
+        tree: Path,
+        tenant: str,
+        runner: StepRunner,
+        *,
+        fresh: bool = False,
+        resolved: Callable[[Lock], None] = lambda lock: None,
     ) -> Environment:
-        """The environment of a declaration; resolves and installs what is not there. `fresh` resolves again (factory rebuild).
+        """The environment of a declaration; resolves and installs what is not there. `fresh` resolves again (factory rebuild);
+        `resolved` hears of the lock before it is installed.
 
-        Raises BuildFailed (REQUIREMENTS_UNRESOLVED, REQUIREMENTS_FAILED, SANDBOX_UNAVAILABLE, limits) or BuildStopped.
+        An index and its caches may answer two questions differently: a release appears or is withdrawn between them. Then both are
+        asked once more, past every cache. Raises BuildFailed (REQUIREMENTS_UNRESOLVED, REQUIREMENTS_FAILED, SANDBOX_UNAVAILABLE,
+        limits) or BuildStopped.
         """
         lock = self.resolve(declaration, python, tree, tenant, runner, fresh=fresh)
-        return self.install(lock, python, tree, tenant, runner)
+        resolved(lock)
+        try:
+            return self.install(lock, python, tree, tenant, runner)
+        except IndexMoved:
+            runner.log.line("the package index does not have what it named before; resolving and installing once more, past its caches")
+            lock = self.resolve(declaration, python, tree, tenant, runner, fresh=True)
+            return self.install(lock, python, tree, tenant, runner)
 
     def resolve(
         self, declaration: Declaration, python: Interpreter, tree: Path, tenant: str, runner: StepRunner, *, fresh: bool = False
     ) -> Lock:
         """The lock of a declaration: kept from the first time until a factory rebuild, so a code-only push never moves a version."""
-        facts = (python.version, self._uv.index_url) + ((tenant, _tree_digest(tree)) if declaration.is_open else ())
+        facts = (python.version, self._uv.index_url) + ((tenant, tree_digest(tree)) if declaration.is_open else ())
         name = self._resolved / f"{declaration.key(*facts)}.json"
         with self._held(f"lock-{name.stem}", runner.cancel):
-            if not fresh and (kept := _read_json(name)) is not None:
-                return Lock(tuple(kept["lines"]), bool(kept["open"]))
+            if not fresh and (kept := read_lock(name)) is not None:
+                return kept
             try:
                 lock = self._lock(declaration, python, tree, tenant, runner, fresh)
             except BuildFailed:
@@ -107,7 +125,7 @@ class EnvironmentStore:
 
     def install(self, lock: Lock, python: Interpreter, tree: Path, tenant: str, runner: StepRunner) -> Environment:
         """The environment of a lock."""
-        key = lock.key(python, self._uv.index_url, tenant if lock.is_open else "", _tree_digest(tree) if lock.is_open else "")
+        key = lock.key(python, self._uv.index_url, tenant if lock.is_open else "", tree_digest(tree) if lock.is_open else "")
         path = self._envs / key
         with self._held(f"env-{key}", runner.cancel):
             if (path / READY).is_file():
@@ -267,7 +285,8 @@ class EnvironmentStore:
             else:
                 done = runner.run(argv, env=self._variables(""), watch=(building,))
         if not done.ok:
-            raise BuildFailed(Reason.REQUIREMENTS_FAILED, f"A requirement could not be installed: {last_words(done.text)}")
+            failed = IndexMoved if lacks_what_was_resolved(done.text) else BuildFailed
+            raise failed(Reason.REQUIREMENTS_FAILED, f"A requirement could not be installed: {last_words(done.text)}")
 
     def _contained(
         self,
@@ -358,18 +377,6 @@ class EnvironmentStore:
             os.close(handle)
 
 
-@dataclass(frozen=True, slots=True)
-class Lock:
-    """Resolved requirements, one per line. `is_open`: installing them may run their code."""
-
-    lines: tuple[str, ...]
-    is_open: bool
-
-    def key(self, python: Interpreter, *facts: str) -> str:
-        body = [sorted(self.lines), self.is_open, python.version, python.path, os.uname().machine, list(facts)]
-        return hashlib.sha256(json.dumps(body).encode()).hexdigest()[:40]
-
-
 class _Silent:
     def line(self, text: str) -> None:
         return
@@ -390,28 +397,6 @@ def _unresolved(text: str, runner: StepRunner) -> BuildFailed:
     for line in text.splitlines():
         runner.log.line(line)
     return BuildFailed(Reason.REQUIREMENTS_UNRESOLVED, f"The requirements cannot be resolved: {last_words(text)}")
-
-
-def _tree_digest(tree: Path) -> str:
-    """A digest of the tree's contents: an open declaration may install files of the tree."""
-    digest = hashlib.sha256()
-    for folder, folders, files in os.walk(tree):
-        folders.sort()
-        for name in sorted(files):
-            path = Path(folder, name)
-            digest.update(os.fsencode(path.relative_to(tree)))
-            if path.is_file() and not path.is_symlink():
-                with path.open("rb") as file:
-                    digest.update(hashlib.file_digest(file, "sha256").digest())
-    return digest.hexdigest()
-
-
-def _read_json(path: Path) -> dict[str, list[str]] | None:
-    try:
-        body = json.loads(path.read_text())
-    except (OSError, ValueError):
-        return None
-    return body if isinstance(body, dict) and isinstance(body.get("lines"), list) else None
 
 
 def _write_json(path: Path, body: Mapping[str, object]) -> None:

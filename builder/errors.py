@@ -2,6 +2,7 @@
 
 BuildEnded
 ├── BuildFailed    a reason of domain.reasons and words for the owner; reported once
+│   └── IndexMoved the package index lacks what it named a moment ago; worth one more look
 └── BuildStopped   cancelled, superseded, taken by another worker, or this worker goes away: nobody is told twice
 DoorClosed         the control plane does not answer; what it knows is repaired by its own scan
 """
@@ -22,6 +23,10 @@ class BuildFailed(BuildEnded):
         super().__init__(message)
         self.reason = reason
         self.message = message
+
+
+class IndexMoved(BuildFailed):
+    """The package index, or a cache in front of it, does not have what resolving against it named."""
 
 
 class BuildStopped(BuildEnded):

@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 from collections import deque
 
-from builder.errors import BuildFailed
+from builder.errors import BuildFailed, IndexMoved
 from builder.reporter import BuildLog
 from builder.uv import last_words
 from control_plane.domain.reasons import Reason
 
 _KIT_PREFIX = re.compile(r"\A#\d+ (?:\d+\.\d+ )?")
 _NO_ROOM = ("no space left on device", "disk quota exceeded")
+_FILE_GONE = ("404 not found", "410 gone")  # uv resolved it a moment ago
 _UNRESOLVED = ("no solution found", "not found in the package registry", "unsatisfiable", "failed to parse")
 
 
@@ -51,6 +52,8 @@ def in_owners_words(failure: BuildFailed, step: list[str]) -> BuildFailed:
     if missing:
         return BuildFailed(Reason.REQUIREMENTS_FAILED, f"packages.txt: Debian has no package {', '.join(dict.fromkeys(missing))}.")
     lower = text.lower()
+    if "failed to fetch" in lower and any(words in lower for words in _FILE_GONE):
+        return IndexMoved(Reason.REQUIREMENTS_FAILED, f"A requirement could not be installed: {last_words(text)}")
     if any(words in lower for words in _UNRESOLVED):
         return BuildFailed(Reason.REQUIREMENTS_UNRESOLVED, f"The requirements cannot be resolved: {last_words(text)}")
     if "error" in lower or "failed" in lower:

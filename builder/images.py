@@ -14,8 +14,8 @@ from builder import dockerfile
 from builder.catalog import Catalog
 from builder.dockerfile import PythonImage
 from builder.dockerfile_rules import check_dockerfile
-from builder.engines.engine import ImageBuild, ImageEngine
-from builder.errors import BuildFailed
+from builder.engines.engine import BuiltImage, ImageBuild, ImageEngine
+from builder.errors import BuildFailed, IndexMoved
 from builder.generated_failures import LastLines, for_want_of_room, in_owners_words
 from builder.kit_dockerfile import Mirrors, for_buildkit, secret_id
 from builder.preload import add_models
@@ -111,17 +111,25 @@ class ImageBuilder:
                 space=request.space_id,
                 bases=plan.bases,
             )
-            log = LastLines(runner.log)
             try:
-                built = self._engine.build(order, runner.with_log(log))
-            except BuildFailed as failure:
-                told = for_want_of_room(failure, log.step)
-                raise (in_owners_words(told, log.step) if plan.is_generated else told) from failure
+                built = self._run(order, plan, runner)
+            except IndexMoved:
+                # No step that failed is cached, and uv keeps nothing in it: the same build asks the index anew.
+                reporter.line("the package index does not have what it named before; installing once more, past its caches")
+                built = self._run(order, plan, runner)
         ref = built.id
         if self._config.registry:
             reporter.phase(BuildPhase.PUBLISH, "pushing the image")
             ref = self._push(tag, runner, reporter)
         return BuildResult(Artifact(ArtifactKind.IMAGE, ref, size_bytes=built.size_bytes), plan.launch, warnings=plan.warnings)
+
+    def _run(self, order: ImageBuild, plan: Blueprint, runner: StepRunner) -> BuiltImage:
+        log = LastLines(runner.log)
+        try:
+            return self._engine.build(order, runner.with_log(log))
+        except BuildFailed as failure:
+            told = for_want_of_room(failure, log.step)
+            raise (in_owners_words(told, log.step) if plan.is_generated else told) from failure
 
     def _push(self, tag: str, runner: StepRunner, reporter: BuildReporter) -> str:
         """The reference by digest. A registry that is away for a moment (a restart, an upgrade) does not cost the build."""

@@ -15,6 +15,7 @@ from builder.environments import EnvironmentStore
 from builder.errors import BuildFailed, BuildStopped, DoorClosed
 from builder.interpreters import Interpreters
 from builder.layered import LayeredImages
+from builder.locks import Lock
 from builder.recipes import Plan, select
 from builder.reporter import BuildDoor, BuildReporter, CancelToken, log_facts
 from builder.requirements import read_declaration, read_packages
@@ -202,6 +203,9 @@ def _environment(
         warnings.append(check_present(names, machine_lookup(runner, deps.dpkg_query)))
     declaration = read_declaration(tree.text, sdk=request.sdk, sdk_version=request.sdk_version)
     reporter.phase(BuildPhase.RESOLVE, f"resolving {len(declaration.requirements)} requirements for Python {python.version}")
-    lock = deps.environments.resolve(declaration, python, tree.root, request.tenant, runner, fresh=request.no_cache)
-    reporter.phase(BuildPhase.INSTALL, f"{len(lock.lines)} packages")
-    return deps.environments.install(lock, python, tree.root, request.tenant, runner).key
+
+    def resolved(lock: Lock) -> None:
+        reporter.phase(BuildPhase.INSTALL, f"{len(lock.lines)} packages")
+
+    environments = deps.environments
+    return environments.provide(declaration, python, tree.root, request.tenant, runner, fresh=request.no_cache, resolved=resolved).key

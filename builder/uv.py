@@ -11,6 +11,9 @@ from urllib.parse import unquote, urlsplit
 # uv's words when wheels alone do not resolve (uv 0.9 to 0.13)
 NEEDS_SOURCE_BUILD = ("no usable wheels", "building from source is disabled", "building source distributions is disabled")
 
+# uv's words when an index does not have what a lock names: the release, or its file
+_NOT_THERE = ("no solution found", "there is no version of", "was not found in the package registry", "404 not found", "410 gone")
+
 
 @dataclass(frozen=True, slots=True)
 class UvConfig:
@@ -50,6 +53,12 @@ class UvConfig:
 
 def lock_lines(text: str) -> tuple[str, ...]:
     return tuple(line.strip() for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#"))
+
+
+def lacks_what_was_resolved(text: str) -> bool:
+    """Whether installing from a lock failed because the index does not have what it named before. `text`: what uv printed."""
+    lower = text.lower()
+    return any(words in lower for words in _NOT_THERE)
 
 
 def last_words(text: str) -> str:

@@ -7,6 +7,7 @@ import logging
 import sys
 import threading
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from control_plane.domain.builds import ArtifactKind, BuildEvent, BuildEventKind
 from control_plane.domain.ids import BuildId
 from control_plane.domain.reasons import Reason
 from control_plane.telemetry.logs import JsonLines
+from tests.functional.builder.changing_index import ChangingIndex
 from tests.functional.builder.conftest import Workplace, build_request
 from tests.functional.builder.door import FakeDoor, tar_of
 
@@ -272,3 +274,28 @@ def test_a_factory_rebuild_resolves_again(workplace: Workplace) -> None:
 def lock_of(workplace: Workplace, event: BuildEvent) -> str:
     assert event.result
     return (workplace.data_dir / "envs" / event.result.artifact.env_key / ".vitrine-env.json").read_text()
+
+
+@pytest.mark.parametrize(
+    ("answers", "kind", "version"),
+    [
+        ({}, BuildEventKind.SUCCEEDED, "2.0"),
+        ({"hidden": (2,)}, BuildEventKind.SUCCEEDED, "2.0"),  # the release is not seen by the first try to install it
+        ({"hidden": range(2, 9)}, BuildEventKind.SUCCEEDED, "1.0"),  # it was withdrawn after it was named
+        ({"hidden": (2, 4, 6, 8)}, BuildEventKind.FAILED, ""),  # the two questions never agree: once more is not for ever
+        ({"gone": 99}, BuildEventKind.FAILED, ""),  # named on the page, and no file behind it
+    ],
+)
+def test_an_index_that_changes_its_mind_is_asked_once_more(
+    make_workplace: Any, door: FakeDoor, tmp_path: Path, answers: dict[str, Any], kind: BuildEventKind, version: str
+) -> None:
+    with ChangingIndex(tmp_path / "wheels", **answers) as index:
+        workplace = make_workplace(pypi_index_url=index.url)
+        event = build(workplace, files={"app.py": "", "requirements.txt": "tinydep\n"})
+        assert event.kind is kind, (event, door.lines)
+        assert sum("once more, past its caches" in line for line in door.lines) == bool(answers)
+        assert index.pages <= 4, "resolve, install, and both again"
+    if version:
+        assert f"tinydep=={version}" in lock_of(workplace, event)
+    else:
+        assert (event.reason, "tinydep" in event.message) == (Reason.REQUIREMENTS_FAILED.value, True), event.message
