@@ -12,13 +12,14 @@ from collections.abc import Callable, Generator
 
 import httpx
 
+_OF_REPOSITORY = re.compile(r"/v2/(.+)/(?:manifests|blobs|tags)/")
 _FIELD = re.compile(r'([a-z_]+)="([^"]*)"')
 _LIFE_S = 60.0  # what the protocol promises when the answer names none
 _EARLY_S = 20.0
 
 
 class RegistryLogin(httpx.Auth):
-    """For pushes to one `host`; no other host is told anything. One token at a time: a push stays with one repository.
+    """For one `host`; no other host is told anything. Keeps one token per repository: the last, which has the rights asked for last.
 
     Uploads are not sent twice: each begins with a small question, which brings a token that is fresh enough.
     """
@@ -27,15 +28,18 @@ class RegistryLogin(httpx.Auth):
 
     def __init__(self, host: str, name: str, password: str, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._host, self._password, self._monotonic = host, httpx.BasicAuth(name, password), monotonic
-        self._token, self._until = "", 0.0
+        self._tokens: dict[str, tuple[str, float]] = {}  # by repository, "" = the registry itself: a token and when it is too old
         self._takes_tokens = False
 
     def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
-        if request.url.netloc.decode() != self._host:
+        if request.url.netloc != httpx.URL(f"{request.url.scheme}://{self._host}").netloc:
             yield request
             return
-        if self._monotonic() < self._until:
-            request.headers["Authorization"] = f"Bearer {self._token}"
+        found = _OF_REPOSITORY.match(request.url.path)
+        repository = found.group(1) if found else ""
+        token, until = self._tokens.get(repository, ("", 0.0))
+        if self._monotonic() < until:
+            request.headers["Authorization"] = f"Bearer {token}"
         elif not self._takes_tokens:
             request = next(self._password.auth_flow(request))
         response = yield request
@@ -43,8 +47,10 @@ class RegistryLogin(httpx.Auth):
         if question is None:
             return
         self._takes_tokens = True
-        if self._take((yield question)):
-            request.headers["Authorization"] = f"Bearer {self._token}"
+        token, life_s = _told((yield question))
+        if token:
+            self._tokens[repository] = token, self._monotonic() + life_s - _EARLY_S
+            request.headers["Authorization"] = f"Bearer {token}"
             yield request
 
     def _question(self, response: httpx.Response) -> httpx.Request | None:
@@ -59,12 +65,11 @@ class RegistryLogin(httpx.Auth):
         asked = {key: named[key] for key in ("service", "scope") if key in named}
         return next(self._password.auth_flow(httpx.Request("GET", realm.copy_merge_params(asked))))
 
-    def _take(self, answer: httpx.Response) -> bool:
-        try:
-            said = answer.json() if answer.status_code == 200 else {}
-            self._token = str(said.get("token") or said.get("access_token") or "")
-            life_s = float(said.get("expires_in") or _LIFE_S)
-        except (ValueError, AttributeError, TypeError):
-            self._token, life_s = "", 0.0
-        self._until = self._monotonic() + life_s - _EARLY_S if self._token else 0.0
-        return bool(self._token)
+
+def _told(answer: httpx.Response) -> tuple[str, float]:
+    """The token of this answer and the seconds it lives; "" where it gives none."""
+    try:
+        said = answer.json() if answer.status_code == 200 else {}
+        return str(said.get("token") or said.get("access_token") or ""), float(said.get("expires_in") or _LIFE_S)
+    except (ValueError, AttributeError, TypeError):
+        return "", 0.0

@@ -203,11 +203,19 @@ class Services:
         """Makes tokens for the registry, where it takes this platform's."""
         return registry_sign(self.settings, self.keys, self.clock)
 
-    @property
+    @cached_property
     def registry_auth(self) -> httpx.Auth | None:
-        from control_plane.net.registry import registry_auth
+        """How the platform itself signs in to the registry, in whichever way that asks for; None where it asks for nothing."""
+        if self.registry_sign is not None:
+            from control_plane.net.registry import SignedAuth
 
-        return registry_auth(registry_login(self.settings), self.registry_sign)
+            return SignedAuth(self.registry_sign)
+        login = registry_login(self.settings)
+        if login is None:
+            return None
+        from builder.registry_login import RegistryLogin
+
+        return RegistryLogin(self.settings.registry.partition("/")[0], *login)
 
     @property
     def apps_domain(self) -> str:

@@ -1,4 +1,4 @@
-"""The platform's own connection to the registry: by name and password, or with tokens that it signs itself."""
+"""The platform's own connection to the registry, and signing in with tokens that it makes itself."""
 
 from __future__ import annotations
 
@@ -36,13 +36,6 @@ def _needed(method: str, path: str) -> dict[str, Sequence[str]]:
         return {"registry:catalog": ("*",)}
     found = _OF_REPOSITORY.match(path)
     return {f"repository:{found.group(1)}": ("delete",) if method == "DELETE" else ("pull",)} if found else {}
-
-
-def registry_auth(login: tuple[str, str] | None, sign: Sign | None) -> httpx.Auth | None:
-    """`sign` where the registry takes this platform's tokens, else `login` where it wants a name and password."""
-    if sign is not None:
-        return SignedAuth(sign)
-    return httpx.BasicAuth(*login) if login else None
 
 
 async def connect(host: str, auth: httpx.Auth | None, transport: httpx.AsyncBaseTransport | None = None) -> httpx.AsyncClient:

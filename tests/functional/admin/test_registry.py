@@ -2,28 +2,35 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import os
 import shutil
 import subprocess
 import tempfile
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import partial
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 import httpx
 import pytest
 
 from builder.errors import BuildFailed
 from builder.oci import Entry, Registry, pack
+from builder.registry_login import RegistryLogin
 from builder.reporter import CancelToken
 from control_plane.api.registry_garbage import RegistryImages
 from control_plane.domain.builds import BuildStatus
 from control_plane.domain.errors import Unavailable
-from control_plane.net.registry import SignedAuth
+from control_plane.net.registry import SignedAuth, connect
 from control_plane.secrets.registry_tokens import ISSUER, SERVICE, RegistryTokens
 from tests.fakes.redis_server import free_port
 
@@ -42,13 +49,54 @@ def registry() -> Iterator[str]:
 @pytest.fixture(scope="module")
 def token_registry() -> Iterator[str]:
     """One that takes the platform's tokens and nothing else."""
-
-    def auth(folder: Path) -> str:
-        (folder / "tokens.pem").write_text(TOKENS.certificate())
-        return f"token: {{realm: 'http://127.0.0.1:1/', service: {SERVICE}, issuer: {ISSUER}, rootcertbundle: {folder}/tokens.pem}}"
-
-    with running_registry(auth) as address:
+    with running_registry(partial(by_token, "http://127.0.0.1:1/")) as address:
         yield address
+
+
+@dataclass
+class TokenService:
+    """What hosted registries have beside them: gives tokens to those who know the password, for the scope that they were sent with."""
+
+    asked: list[tuple[str, ...]] = field(default_factory=list)
+
+
+@pytest.fixture(scope="module")
+def hosted() -> Iterator[tuple[str, TokenService]]:
+    """A real registry that answers 401 and names that service, by the standard's token authentication."""
+    service = TokenService()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            query = parse_qs(urlsplit(self.path).query)
+            scopes = tuple(query.get("scope", ()))
+            service.asked.append(scopes)
+            right = "Basic " + base64.b64encode(":".join(LOGIN).encode()).decode()
+            is_right = self.headers.get("Authorization") == right and query["service"] == [SERVICE]
+            rights = {scope.rpartition(":")[0]: scope.rpartition(":")[2].split(",") for scope in scopes}
+            body = json.dumps({"access_token": signed(rights)} if is_right else {}).encode()
+            self.send_response(200 if is_right else 401)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            return
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            realm = f"http://127.0.0.1:{server.server_address[1]}/token"
+            with running_registry(partial(by_token, realm)) as address:
+                yield address, service
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def by_token(realm: str, folder: Path) -> str:
+    (folder / "tokens.pem").write_text(TOKENS.certificate())
+    return f"token: {{realm: '{realm}', service: {SERVICE}, issuer: {ISSUER}, rootcertbundle: {folder}/tokens.pem}}"
 
 
 @contextmanager
@@ -126,7 +174,7 @@ async def test_only_what_nobody_can_come_back_to_goes(registry: str, tmp_path: P
         }
     )
     clock: Any = SimpleNamespace(now=lambda: NOW)
-    images = RegistryImages(registry, httpx.BasicAuth(*LOGIN))
+    images = RegistryImages(registry, RegistryLogin(registry.partition("/")[0], *LOGIN))
     kept = {refs["live"], refs["fifth"], "another/kind-of-artifact"}
     told = await images.garbage(builds, clock, {SPACE}, kept, dry_run=True)  # type: ignore[arg-type]
     assert {(row["name"].rpartition(":")[2], row["why"]) for row in told} == {
@@ -142,7 +190,9 @@ async def test_without_the_word_nothing_is_pushed_or_deleted(registry: str, tmp_
     with pytest.raises(BuildFailed, match="401"):
         push(registry, SPACE, "stranger", tmp_path, login=None)
     with pytest.raises(Unavailable, match="VITRINE_REGISTRY_USER"):
-        await RegistryImages(registry, httpx.BasicAuth("vitrine", "wrong")).garbage(Builds({}), None, set(), set(), dry_run=False)  # type: ignore[arg-type]
+        await RegistryImages(registry, RegistryLogin(registry.partition("/")[0], "vitrine", "wrong")).garbage(
+            Builds({}), None, set(), set(), dry_run=False
+        )  # type: ignore[arg-type]
 
 
 def signed(rights: Mapping[str, Sequence[str]], *, life_s: float = 60.0, tokens: RegistryTokens = TOKENS) -> str:
@@ -169,3 +219,29 @@ async def test_garbage_goes_with_signed_requests_too(token_registry: str, tmp_pa
     for found in (1, 0):
         rows = await images.garbage(Builds({}), clock, {SPACE}, set(), dry_run=False)  # type: ignore[arg-type]
         assert len([row for row in rows if row["why"] == "its Space is gone"]) == found
+
+
+async def test_the_platform_signs_in_where_a_service_hands_out_tokens(hosted: tuple[str, TokenService], tmp_path: Path) -> None:
+    """Pulls and garbage collection with a name and a password at a registry that takes no password itself."""
+    address, service = hosted
+    host = address.partition("/")[0]
+    refs = {space: push(address, space, tag, tmp_path) for space, tag in ((SPACE, "live"), (GONE, "orphan"))}
+    login = RegistryLogin(host, *LOGIN)
+    client = await connect(host, login)
+    try:
+        before = len(service.asked)
+        for space in (SPACE, GONE, SPACE, GONE):
+            name, _, digest = refs[space].partition("/")[2].partition("@")
+            answer = await client.get(f"/v2/{name}/manifests/{digest}", headers={"Accept": "application/vnd.oci.image.manifest.v1+json"})
+            assert answer.status_code == 200, answer.text
+        assert service.asked[before:] == [(f"repository:spaces/{space}:pull",) for space in (SPACE, GONE)], "a token is kept per repository"
+    finally:
+        await client.aclose()
+
+    images, clock = RegistryImages(address, login), SimpleNamespace(now=lambda: NOW)
+    for found in (1, 0):
+        rows = await images.garbage(Builds({}), clock, {SPACE}, {refs[SPACE]}, dry_run=False)  # type: ignore[arg-type]
+        assert [row["name"] for row in rows] == [f"{host}/spaces/{GONE}:orphan"] * found
+    assert ("registry:catalog:*",) in service.asked
+    with pytest.raises(Unavailable, match="VITRINE_REGISTRY_USER"):
+        await RegistryImages(address, RegistryLogin(host, LOGIN[0], "wrong")).garbage(Builds({}), None, set(), set(), dry_run=False)  # type: ignore[arg-type]
