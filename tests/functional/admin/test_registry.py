@@ -190,9 +190,8 @@ async def test_without_the_word_nothing_is_pushed_or_deleted(registry: str, tmp_
     with pytest.raises(BuildFailed, match="401"):
         push(registry, SPACE, "stranger", tmp_path, login=None)
     with pytest.raises(Unavailable, match="VITRINE_REGISTRY_USER"):
-        await RegistryImages(registry, RegistryLogin(registry.partition("/")[0], "vitrine", "wrong")).garbage(
-            Builds({}), None, set(), set(), dry_run=False
-        )  # type: ignore[arg-type]
+        wrong = RegistryLogin(registry.partition("/")[0], LOGIN[0], "wrong")
+        await RegistryImages(registry, wrong).garbage(Builds({}), None, set(), set(), dry_run=False)  # type: ignore[arg-type]
 
 
 def signed(rights: Mapping[str, Sequence[str]], *, life_s: float = 60.0, tokens: RegistryTokens = TOKENS) -> str:
