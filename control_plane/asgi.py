@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from fastapi import Depends, FastAPI
+from fastapi import FastAPI
 from starlette.responses import JSONResponse, PlainTextResponse
 
 from control_plane.accounts import maintenance, people, sign_in, tokens
@@ -40,6 +40,7 @@ from control_plane.git.policy import PushLimits
 from control_plane.git.receive import ReceiveLimits
 from control_plane.git.smart_http import GitDeps, git_router
 from control_plane.http import context, error_map
+from control_plane.http.route_index import install_index, join
 from control_plane.settings import LOCAL_TOKEN_FILE
 from control_plane.spaces.configure import open_secret
 from control_plane.spaces.push import accept_push
@@ -89,10 +90,10 @@ def build_app(services: Services) -> FastAPI:
 
     app = FastAPI(
         title="Vitrine", version="0.1.0", lifespan=lifespan, redoc_url=None, description="The Hub API of a self-hosted home for demos.",
-        dependencies=[Depends(maintenance_gate(services.uow))],
     )  # fmt: skip
     _health(app, services)
-    app.include_router(
+    join(
+        app,
         builds_door(
             BuildsDoor(
                 uow=services.uow, clock=services.clock, signals=services.signals, git=services.git, logs=services.logs,
@@ -108,6 +109,7 @@ def build_app(services: Services) -> FastAPI:
     pages = _pages(app, services, deliveries)
     _hub(app, services, deliveries, pages)
     error_map.install(app, html=_web(app, pages))
+    install_index(app, maintenance_gate(services.uow))
     app.add_middleware(RequestMeter, metrics=services.metrics)
     context.install_context(app)
     return app
@@ -119,11 +121,11 @@ def _hub(app: FastAPI, services: Services, deliveries: Deliveries, pages: Pages)
     from control_plane.api.single_sign_on import sso_router
     from web.router import consent_pages
 
-    app.include_router(admin_router(services))
-    app.include_router(images_router(services))
+    join(app, admin_router(services))
+    join(app, images_router(services))
     if (provider := sign_in_provider(services.settings)) is not None:
-        app.include_router(sso_router(services, provider))
-    app.include_router(hub_router(services, consent_pages(pages), deliveries))
+        join(app, sso_router(services, provider))
+    join(app, hub_router(services, consent_pages(pages), deliveries))
 
 
 def _pages(app: FastAPI, services: Services, deliveries: Deliveries) -> Pages:
@@ -212,7 +214,7 @@ def _web(app: FastAPI, pages: Pages) -> Any:
     from web.router import error_page, mount_static, web_router
 
     mount_static(app)
-    app.include_router(web_router(pages))
+    join(app, web_router(pages))
     return error_page(pages)
 
 
@@ -235,10 +237,11 @@ def _git(app: FastAPI, services: Services, deliveries: Deliveries) -> None:
         git=git, repo_dir=services.git.path, hooks_dir=settings.data_dir / "hooks", authorize=door.authorize, check_push=door.check_push,
         pushed=door.pushed, limits=ReceiveLimits(body_bytes=settings.max_push_bytes),
     )  # fmt: skip
-    app.include_router(git_router(deps))
+    join(app, git_router(deps))
 
-    app.include_router(lfs_router(LfsDeps(services.lfs, door.authorize, services.signing_key, services.uow, services.storage)))
-    app.include_router(xet_router(XetDeps(settings.data_dir / "xet", services.lfs, services.signing_key, door.authorize, services.storage)))
+    rights = (door.authorize, door.still_allowed)
+    join(app, lfs_router(LfsDeps(services.lfs, *rights, services.signing_key, services.uow, services.storage)))
+    join(app, xet_router(XetDeps(settings.data_dir / "xet", services.lfs, services.signing_key, *rights, services.storage)))
 
 
 def _health(app: FastAPI, services: Services) -> None:

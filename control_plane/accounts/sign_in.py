@@ -28,7 +28,7 @@ from control_plane.domain.accounts import (
     Via,
 )
 from control_plane.domain.errors import NotSignedIn, RateLimited, Rejected
-from control_plane.domain.ids import AccountId, SessionId, new_id
+from control_plane.domain.ids import AccountId, SessionId, TokenId, new_id
 from control_plane.ports.clock import Clock
 from control_plane.ports.signals import Signals
 from control_plane.ports.stores import UnitOfWork, UnitOfWorkFactory
@@ -100,18 +100,34 @@ async def renewed(uow_factory: UnitOfWorkFactory, clock: Clock, actor: Actor) ->
     """The same caller with the rights of this moment, for what stays open. NotSignedIn once the account, token or session ended."""
     if actor.user is None:
         return actor
+    token_id, session_id = actor.token.id if actor.token else "", actor.session.id if actor.session else ""
+    fresh = await actor_of_ids(uow_factory, clock, actor.user.id, token_id=token_id, session_id=session_id)
+    if fresh is None:
+        raise NotSignedIn(BAD_CREDENTIALS, bad_credentials=True)
+    return replace(fresh, via=actor.via, address=actor.address)
+
+
+async def actor_of_ids(
+    uow_factory: UnitOfWorkFactory, clock: Clock, user_id: str, *, token_id: str = "", session_id: str = ""
+) -> Actor | None:
+    """Whom something of ours speaks for that was signed a while ago; None once the account, or what it was made with, has ended.
+
+    No `user_id`: a visitor without an account.
+    """
+    if not user_id:
+        return ANONYMOUS
     now = clock.now()
     async with uow_factory.read() as uow:
-        user = await uow.accounts.get(actor.user.id)
-        token = await uow.tokens.get(actor.token.id) if actor.token else None
-        sessions = await uow.tokens.sessions_of(actor.user.id) if actor.session else ()
-        memberships = await uow.accounts.memberships(actor.user.id)
-    session = next((s for s in sessions if actor.session and s.id == actor.session.id and s.expires_at > now), None)
-    has_token, has_session = token is not None and is_live(token, now), session is not None
-    if user is None or user.is_suspended or (actor.token is not None and not has_token) or (actor.session is not None and not has_session):
-        raise NotSignedIn(BAD_CREDENTIALS, bad_credentials=True)
+        user = await uow.accounts.get(AccountId(user_id))
+        token = await uow.tokens.get(TokenId(token_id)) if token_id else None
+        sessions = await uow.tokens.sessions_of(AccountId(user_id)) if session_id else ()
+        memberships = await uow.accounts.memberships(AccountId(user_id))
+    session = next((s for s in sessions if s.id == session_id and s.expires_at > now), None)
+    ended = (token_id and (token is None or token.user_id != user_id or not is_live(token, now))) or (session_id and session is None)
+    if user is None or user.is_suspended or ended:
+        return None
     roles = {org.name.lower(): role for org, role in memberships}
-    return replace(actor, user=user, token=token, session=session, roles=roles)
+    return Actor(via=Via.TOKEN if token else Via.SESSION, user=user, token=token, session=session, roles=roles)
 
 
 def is_live(token: Token, now: datetime) -> bool:

@@ -10,12 +10,12 @@ from pydantic import BaseModel, Field
 from starlette.responses import JSONResponse, RedirectResponse, Response
 
 from control_plane.accounts import policy
-from control_plane.accounts.sign_in import actor_of_token, is_live
+from control_plane.accounts.sign_in import actor_of_ids, actor_of_token
 from control_plane.api import app_access
 from control_plane.api.deps import Hub, ok
-from control_plane.domain.accounts import Action, Actor, Via
+from control_plane.domain.accounts import Action, Actor
 from control_plane.domain.errors import NotFound, NotSignedIn, Rejected
-from control_plane.domain.ids import AccountId, RepoId, TokenId
+from control_plane.domain.ids import RepoId
 from control_plane.domain.spaces import Repo, Space
 
 KINDS = ("bearer", "hf_bearer", "sign", "cookie")
@@ -58,20 +58,7 @@ def router(hub: Hub) -> APIRouter:
         proof = app_access.read(services.signing_key, services.clock, body.credential, space.id, cookie=body.kind == "cookie")
         if proof is None:
             return None
-        if not proof.user_id:
-            return Actor()
-        now = services.clock.now()
-        async with services.uow.read() as uow:
-            user = await uow.accounts.get(AccountId(proof.user_id))
-            if user is None or user.is_suspended:
-                return None
-            token = await uow.tokens.get(TokenId(proof.token_id)) if proof.token_id else None
-            sessions = await uow.tokens.sessions_of(user.id) if proof.session_id else ()
-            session = next((s for s in sessions if s.id == proof.session_id and s.expires_at > now), None)
-            if (proof.token_id and (token is None or not is_live(token, now))) or (proof.session_id and session is None):
-                return None
-            roles = {org.name.lower(): role for org, role in await uow.accounts.memberships(user.id)}
-        return Actor(via=Via.TOKEN if token else Via.SESSION, user=user, token=token, session=session, roles=roles)
+        return await actor_of_ids(services.uow, services.clock, proof.user_id, token_id=proof.token_id, session_id=proof.session_id)
 
     @api.post("/internal/authorize")
     async def authorize(request: Request, body: AuthorizeBody) -> JSONResponse:

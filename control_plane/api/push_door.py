@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from control_plane.accounts import gates, policy
-from control_plane.accounts.sign_in import authenticate
+from control_plane.accounts.sign_in import actor_of_ids, authenticate, renewed
 from control_plane.accounts.storage import StorageRoom
 from control_plane.api.deps import find_repo
-from control_plane.domain.accounts import Action
-from control_plane.domain.errors import NotSignedIn, Rejected, RepoNotFound
-from control_plane.domain.ids import Sha
+from control_plane.domain.accounts import Action, Actor
+from control_plane.domain.errors import Forbidden, NotSignedIn, Rejected, RepoNotFound
+from control_plane.domain.ids import RepoId, Sha
 from control_plane.domain.reasons import Reason
 from control_plane.domain.spaces import Repo, RepoType, Sdk, Space, SpaceConfig, SpaceEvent
 from control_plane.git.gitbin import GitBinary, GitFailed
@@ -63,18 +63,34 @@ class PushDoor:
             raise RepoNotFound()
         policy.require(actor, action, repo, asked)
         redirect = f"{repo.type.url_prefix}{repo.full_name}" if moved else ""
-        return RepoAccess(
-            repo.id,
-            actor,
-            policy.allowed(actor, Action.WRITE, repo),
-            redirect,
-            can_propose=policy.allowed(actor, Action.DISCUSS, repo) and not repo.discussions_disabled,
-        )
+        return RepoAccess(repo.id, actor, policy.allowed(actor, Action.WRITE, repo), redirect, can_propose=_may_propose(actor, repo))
+
+    # --- git.smart_http.StillAllowed
+    async def still_allowed(self, repo_id: RepoId, holder: str, service: Service) -> None:
+        user_id, _, token_id = holder.partition(".")
+        actor = await actor_of_ids(self.deps.uow, self.deps.clock, user_id, token_id=token_id)
+        async with self.deps.uow.read() as uow:
+            repo = await uow.repos.get(repo_id)
+            asked = await gates.request_of(uow, actor, Action.READ_FILES, repo) if actor is not None else None
+        if actor is None or repo is None:
+            may = False
+        elif service.reads:
+            may = policy.allowed(actor, Action.READ_FILES, repo, asked)
+        else:
+            may = policy.allowed(actor, Action.WRITE, repo) or (service is Service.LFS_PROPOSE and _may_propose(actor, repo))
+        if not may:
+            raise Forbidden("The address was made for somebody whose right to it has ended.", code="RightEnded")
 
     # --- git.smart_http.CheckPush
     async def check_push(self, push: PushReceived) -> AsyncIterator[str]:
         check_refs(push.updates, self.limits)
         repo = await self._repo(push)
+        try:  # a large push takes minutes: who sends it may have been suspended since
+            may_write = policy.allowed(await renewed(self.deps.uow, self.deps.clock, push.actor), Action.WRITE, repo)
+        except NotSignedIn:
+            may_write = False
+        if not may_write:
+            raise Rejected("Your right to write here ended while the push was on its way.")
         repo_dir = Path(self.deps.git.path(repo.id))
         findings = await inspect(self.git, repo_dir, repo.id, self.lfs, push.updates, push.env, self.limits)
         yield f"Checked {findings.new_objects} new objects, {_size(findings.inflated_bytes)}."
@@ -243,6 +259,10 @@ def _sentence(event: SpaceEvent) -> str:
 def _hold_name(push: PushReceived) -> str:
     """The same for both hooks of one push, another for every other push."""
     return hashlib.sha256("\n".join(f"{u.ref} {u.old} {u.new}" for u in push.updates).encode()).hexdigest()[:32]
+
+
+def _may_propose(actor: Actor, repo: Repo) -> bool:
+    return policy.allowed(actor, Action.DISCUSS, repo) and not repo.discussions_disabled
 
 
 def _arrived_bytes(quarantine: Path) -> int:

@@ -1,7 +1,7 @@
 """Large files over HTTP: the git-lfs batch API (basic and multipart), signed transfer addresses, verify and locks.
 
 `objects/batch` is asked with the caller's credentials and answers with addresses that work without any, each bound to one
-operation, repository, object, size and time (`/_lfs/<repo id>/<oid>?…`).
+operation, repository, object, size, time and caller (`/_lfs/<repo id>/<oid>?…`). They end with the caller's right.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from control_plane.git.lfs import FileLfsStore
 from control_plane.git.lfs_locks import Locks
 from control_plane.git.names import OID, check_oid, check_repo_id
 from control_plane.git.signing import Signer
-from control_plane.git.smart_http import PREFIXES, REALM, Authorize, Service, access_to, base_url, repo_path
+from control_plane.git.smart_http import PREFIXES, REALM, Authorize, RepoAccess, Service, StillAllowed, access_to, base_url, repo_path
 from control_plane.ports.stores import UnitOfWorkFactory
 
 MEDIA_TYPE = "application/vnd.git-lfs+json"
@@ -51,6 +51,7 @@ class LfsDeps:
 
     lfs: FileLfsStore
     authorize: Authorize
+    still_allowed: StillAllowed
     key: bytes
     uow: UnitOfWorkFactory | None = None
     storage: Storage | None = None
@@ -153,7 +154,7 @@ class _Server:
         answers: list[dict[str, Any]] = []
         coming: dict[str, int] = {}
         for item in objects:
-            answer, fresh = await self._answer(access.repo_id, item, operation, here, multipart)
+            answer, fresh = await self._answer(access, item, operation, here, multipart)
             answers.append(answer)
             if fresh:
                 coming[str(answer["oid"])] = fresh
@@ -186,9 +187,9 @@ class _Server:
             await self._deps.storage.settle(repo_id, oid)
 
     async def _answer(
-        self, repo_id: RepoId, item: Mapping[str, Any], operation: str, here: str, multipart: bool
+        self, access: RepoAccess, item: Mapping[str, Any], operation: str, here: str, multipart: bool
     ) -> tuple[dict[str, Any], int]:
-        oid, size = item.get("oid"), item.get("size")
+        oid, size, repo_id = item.get("oid"), item.get("size"), access.repo_id
         named = oid.encode(errors="replace").decode() if isinstance(oid, str) else ""
         shown: dict[str, Any] = {"oid": named, "size": size if isinstance(size, int) else 0}
         if not isinstance(oid, str) or not OID.fullmatch(oid):
@@ -199,33 +200,34 @@ class _Server:
         if operation == "download":
             if owned is None:
                 return {**shown, "error": {"code": 404, "message": "this object is not in this repository"}}, 0
-            return {**shown, "authenticated": True, "actions": {"download": self._action(here, "get", repo_id, oid, owned)}}, 0
+            return {**shown, "authenticated": True, "actions": {"download": self._action(here, "get", access, oid, owned)}}, 0
         if owned is not None:
             if owned != size:
                 return {**shown, "error": {"code": 422, "message": f"this object has {owned} bytes, not {size}"}}, 0
             return {**shown, "authenticated": True}, 0
         if size > self._lfs.max_object_bytes:
             return {**shown, "error": {"code": 422, "message": f"the limit for one file is {self._lfs.max_object_bytes} bytes"}}, 0
-        upload = self._multipart(here, repo_id, oid, size) if multipart else self._action(here, "put", repo_id, oid, size)
-        verify = {"href": self._href(here, "/verify", "verify", repo_id, oid, size), "expires_in": self._deps.valid_s}
+        upload = self._multipart(here, access, oid, size) if multipart else self._action(here, "put", access, oid, size)
+        verify = {"href": self._href(here, "/verify", "verify", access, oid, size), "expires_in": self._deps.valid_s}
         return {**shown, "authenticated": True, "actions": {"upload": upload, "verify": verify}}, size
 
-    def _href(self, here: str, tail: str, operation: str, repo_id: str, oid: str, size: int, **more: str | int) -> str:
-        fields = {"op": operation, "size": size, "exp": int(self._deps.now()) + self._deps.valid_s, **more}
-        signature = self._signer.sign({**fields, "repo": repo_id, "oid": oid})
-        return f"{here}/_lfs/{repo_id}/{oid}{tail}?{urlencode({**fields, 'sig': signature})}"
+    def _href(self, here: str, tail: str, operation: str, access: RepoAccess, oid: str, size: int, **more: str | int) -> str:
+        exp = int(self._deps.now()) + self._deps.valid_s
+        fields = {"op": operation, "size": size, "exp": exp, "by": access.holder, **more}
+        signature = self._signer.sign({**fields, "repo": access.repo_id, "oid": oid})
+        return f"{here}/_lfs/{access.repo_id}/{oid}{tail}?{urlencode({**fields, 'sig': signature})}"
 
-    def _action(self, here: str, operation: str, repo_id: str, oid: str, size: int) -> dict[str, Any]:
-        return {"href": self._href(here, "", operation, repo_id, oid, size), "expires_in": self._deps.valid_s}
+    def _action(self, here: str, operation: str, access: RepoAccess, oid: str, size: int) -> dict[str, Any]:
+        return {"href": self._href(here, "", operation, access, oid, size), "expires_in": self._deps.valid_s}
 
-    def _multipart(self, here: str, repo_id: str, oid: str, size: int) -> dict[str, Any]:
+    def _multipart(self, here: str, access: RepoAccess, oid: str, size: int) -> dict[str, Any]:
         chunk = max(self._deps.part_bytes, math.ceil(size / self._deps.max_parts))
         count, upload = max(1, math.ceil(size / chunk)), secrets.token_hex(16)
         header = {"chunk_size": str(chunk)}
         for number in range(1, count + 1):
             length = min(chunk, size - chunk * (number - 1))
-            header[str(number)] = self._href(here, f"/parts/{number}", "part", repo_id, oid, length, upload=upload, part=number)
-        href = self._href(here, "/complete", "complete", repo_id, oid, size, upload=upload, parts=count)
+            header[str(number)] = self._href(here, f"/parts/{number}", "part", access, oid, length, upload=upload, part=number)
+        href = self._href(here, "/complete", "complete", access, oid, size, upload=upload, parts=count)
         return {"href": href, "header": header, "expires_in": self._deps.valid_s}
 
     async def verify(self, request: Request, repo_type: RepoType) -> Response:
@@ -233,7 +235,7 @@ class _Server:
         return await self._verified(request, access.repo_id)
 
     async def verify_signed(self, request: Request) -> Response:
-        repo_id, *_ = self._granted(request, "verify")
+        repo_id, *_ = await self._granted(request, "verify")
         return await self._verified(request, repo_id)
 
     async def _verified(self, request: Request, repo_id: RepoId) -> Response:
@@ -247,17 +249,19 @@ class _Server:
 
     # ---- asked with a signed address
 
-    def _granted(self, request: Request, operation: str, *more: str) -> tuple[RepoId, str, int, dict[str, str]]:
+    async def _granted(self, request: Request, operation: str, *more: str) -> tuple[RepoId, str, int, dict[str, str]]:
         repo_id, oid = check_repo_id(request.path_params["repo_id"]), check_oid(request.path_params["oid"])
         query = request.query_params
-        fields = {name: query.get(name, "") for name in ("op", "size", "exp", *more)}
+        fields = {name: query.get(name, "") for name in ("op", "size", "exp", "by", *more)}
         self._signer.check({**fields, "repo": repo_id, "oid": oid}, query.get("sig", ""), expires=fields["exp"], now=self._deps.now())
         if fields["op"] != operation:
             raise Forbidden("The address was signed for something else.", code="BadSignature")
+        service = Service.LFS_DOWNLOAD if operation == "get" else Service.LFS_PROPOSE
+        await self._deps.still_allowed(RepoId(repo_id), fields["by"], service)
         return RepoId(repo_id), oid, int(fields["size"]), fields
 
     async def put(self, request: Request) -> Response:
-        repo_id, oid, size, _ = self._granted(request, "put")
+        repo_id, oid, size, _ = await self._granted(request, "put")
         _check_length(request, size)
         await self._held(repo_id, oid, size)
         await self._lfs.put(repo_id, oid, size, self._keeping(repo_id, oid, read_body(request, size, self._deps.idle_s)))
@@ -265,7 +269,7 @@ class _Server:
         return Response(status_code=200)
 
     async def get(self, request: Request) -> Response:
-        repo_id, oid, size, _ = self._granted(request, "get")
+        repo_id, oid, size, _ = await self._granted(request, "get")
         path = await self._lfs.file_path(repo_id, oid)
         if path is None:
             raise NotFound("this object is not in this repository any more", code="ObjectNotFound")
@@ -273,7 +277,7 @@ class _Server:
         return FileAnswer(path, size, request, {**headers, "Content-Disposition": "attachment", "X-Content-Type-Options": "nosniff"})
 
     async def put_part(self, request: Request) -> Response:
-        repo_id, oid, size, fields = self._granted(request, "part", "upload", "part")
+        repo_id, oid, size, fields = await self._granted(request, "part", "upload", "part")
         if request.path_params["number"] != fields["part"] or not _UPLOAD_ID.fullmatch(fields["upload"]):
             raise Forbidden("The address was signed for another part.", code="BadSignature")
         _check_length(request, size)
@@ -296,7 +300,7 @@ class _Server:
         return Response(status_code=200, headers={"ETag": f'"{digest.hexdigest()}"'})
 
     async def complete(self, request: Request) -> Response:
-        repo_id, oid, size, fields = self._granted(request, "complete", "upload", "parts")
+        repo_id, oid, size, fields = await self._granted(request, "complete", "upload", "parts")
         if not _UPLOAD_ID.fullmatch(fields["upload"]):
             raise Forbidden("The address was signed for something else.", code="BadSignature")
         count = int(fields["parts"])

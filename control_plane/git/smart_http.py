@@ -74,6 +74,11 @@ class RepoAccess:
     redirect: str = ""
     can_propose: bool = False  # may open a pull request
 
+    @property
+    def holder(self) -> str:
+        """Who came, in ids, for what outlasts this request: `USER.TOKEN`; a visitor without an account is `.`."""
+        return f"{self.actor.user.id if self.actor.user else ''}.{self.actor.token.id if self.actor.token else ''}"
+
 
 @dataclass(frozen=True, slots=True)
 class PushReceived:
@@ -96,6 +101,15 @@ class Authorize(Protocol):
     """Raises NotSignedIn (none or wrong credentials), Forbidden (known, not allowed) or RepoNotFound (absent or hidden)."""
 
     async def __call__(self, path: RepoPath, service: Service, headers: Mapping[str, str], address: str) -> RepoAccess: ...
+
+
+class StillAllowed(Protocol):
+    """Raises Forbidden once whom a signed address or token was made for may do this no more: suspended, revoked, put out.
+
+    `holder` is `RepoAccess.holder` of when it was made. Asked at every use, so that what was handed out ends with the right to it.
+    """
+
+    async def __call__(self, repo_id: RepoId, holder: str, service: Service) -> None: ...
 
 
 class CheckPush(Protocol):

@@ -1,7 +1,8 @@
 """The Xet protocol over HTTP: tokens, xorbs, shards and how to put files together, under `/_cas/<repo id>/<generation>/…`.
 
-Tokens are short-lived, sealed by us and good for one repository. Downloads are plain HTTP elsewhere; the reading half (`xet_read`)
-is for clients that were told a file's Xet name, which only `paths-info` tells them, because they copy files by it.
+Tokens are short-lived, sealed by us, good for one repository, and end with the right of whom they were made for. Downloads are
+plain HTTP elsewhere; the reading half (`xet_read`) is for clients that were told a file's Xet name, which only `paths-info` tells
+them, because they copy files by it.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from control_plane.git.lfs import FileLfsStore
 from control_plane.git.lfs_http import Storage, lfs_error
 from control_plane.git.names import check_repo_id
 from control_plane.git.signing import Signer
-from control_plane.git.smart_http import Authorize, Service, access_to, base_url, repo_path
+from control_plane.git.smart_http import Authorize, RepoAccess, Service, StillAllowed, access_to, base_url, repo_path
 from control_plane.git.xet import XetStore
 
 log = logging.getLogger(__name__)
@@ -53,18 +54,16 @@ class XetToken:
 
 @dataclass(frozen=True, slots=True)
 class XetDeps:
-    """`root` is the folder of the xorbs, `key` at least 32 bytes. `storage` reserves room, or raises QuotaExceeded. Times in seconds.
-
-    With `authorize` the router also answers the Hub's token addresses; without it, a Hub API calls `issue_token`.
-    """
+    """`root` is the folder of the xorbs, `key` at least 32 bytes. `storage` reserves room, or raises QuotaExceeded. Times in seconds."""
 
     root: Path
     lfs: FileLfsStore
     key: bytes
-    authorize: Authorize | None = None
+    authorize: Authorize
+    still_allowed: StillAllowed
     storage: Storage | None = None
     valid_s: int = 3600
-    read_valid_s: int = 600  # clients renew it; until then it outlives a right that was taken away
+    read_valid_s: int = 600  # clients renew it
     idle_s: float = 120.0
     now: Callable[[], float] = time.time
 
@@ -73,11 +72,11 @@ class XetDeps:
         return XetStore(self.root, self.lfs)
 
 
-def issue_token(deps: XetDeps, repo_id: RepoId, user: str, base_url: str, *, write: bool) -> XetToken:
+def issue_token(deps: XetDeps, access: RepoAccess, base_url: str, *, write: bool) -> XetToken:
     """For a caller whose rights were checked. `base_url` is scheme and host as the caller knows us."""
     exp = int(deps.now()) + (deps.valid_s if write else deps.read_valid_s)
-    token = Signer(deps.key, "xet").seal({"repo": repo_id, "user": user, "op": "write" if write else "read", "exp": exp})
-    return XetToken(token, exp, f"{base_url}/_cas/{repo_id}/{deps.store.generation(repo_id)}")
+    token = Signer(deps.key, "xet").seal({"repo": access.repo_id, "by": access.holder, "op": "write" if write else "read", "exp": exp})
+    return XetToken(token, exp, f"{base_url}/_cas/{access.repo_id}/{deps.store.generation(access.repo_id)}")
 
 
 def xet_router(deps: XetDeps) -> APIRouter:
@@ -88,7 +87,7 @@ def xet_router(deps: XetDeps) -> APIRouter:
     def add(path: str, methods: list[str], handler: Callable[[Request, RepoId], Awaitable[Response]]) -> None:
         async def route(request: Request) -> Response:
             try:
-                return await handler(request, server.granted(request))
+                return await handler(request, await server.granted(request))
             except VitrineError as error:
                 return _error(error)
             except ConnectionError:
@@ -118,27 +117,24 @@ def xet_router(deps: XetDeps) -> APIRouter:
     async def telemetry(_: Request) -> Response:
         return Response(status_code=204)  # nothing is kept
 
-    if deps.authorize is not None:
-        for repo_type in RepoType:
-            for use in ("write", "read"):
-                path = f"/api/{repo_type.plural}/{{owner}}/{{name}}/xet-{use}-token/{{rev:path}}"
-                router.add_api_route(
-                    path, _token_route(deps, deps.authorize, repo_type, use == "write"), methods=["GET"], response_model=None
-                )
+    for repo_type in RepoType:
+        for use in ("write", "read"):
+            path = f"/api/{repo_type.plural}/{{owner}}/{{name}}/xet-{use}-token/{{rev:path}}"
+            router.add_api_route(path, _token_route(deps, repo_type, use == "write"), methods=["GET"], response_model=None)
     router.add_api_route("/v1/telemetry", telemetry, methods=["POST"], response_model=None)
     return router
 
 
-def _token_route(deps: XetDeps, authorize: Authorize, repo_type: RepoType, write: bool) -> Callable[[Request], Awaitable[Response]]:
+def _token_route(deps: XetDeps, repo_type: RepoType, write: bool) -> Callable[[Request], Awaitable[Response]]:
     async def route(request: Request) -> Response:
         # Whoever may read a repository may propose a change to it, and then brings the bytes first.
         proposes = request.query_params.get("create_pr") == "1"
         try:
             service = (Service.LFS_PROPOSE if proposes else Service.LFS_UPLOAD) if write else Service.LFS_DOWNLOAD
-            access = await access_to(authorize, request, repo_path(request, repo_type), service)
+            access = await access_to(deps.authorize, request, repo_path(request, repo_type), service)
             if write and access.actor.is_anonymous:
                 raise NotSignedIn()
-            token = issue_token(deps, access.repo_id, access.actor.name, base_url(request), write=write)
+            token = issue_token(deps, access, base_url(request), write=write)
         except VitrineError as error:
             return lfs_error(error, anonymous="authorization" not in request.headers)
         return JSONResponse(token.body(), headers={**token.headers(), "Cache-Control": "no-store"})
@@ -159,7 +155,7 @@ class _Server:
         self._deps, self._signer, self._store = deps, Signer(deps.key, "xet"), deps.store
         self._reads = Signer(deps.key, "xet-read")
 
-    def granted(self, request: Request) -> RepoId:
+    async def granted(self, request: Request) -> RepoId:
         """The repository of the address, when the token is for writing to it. A token for anything else is refused."""
         repo_id = check_repo_id(request.path_params["repo_id"])
         scheme, _, token = request.headers.get("authorization", "").partition(" ")
@@ -168,6 +164,9 @@ class _Server:
         fields: Mapping[str, str] = self._signer.open(token, now=self._deps.now())
         if fields["repo"] != repo_id or (fields["op"] != "write" and request.method == "POST"):
             raise Forbidden("the token is for something else")
+        request.state.holder = fields.get("by", "")
+        service = Service.LFS_PROPOSE if fields["op"] == "write" else Service.LFS_DOWNLOAD
+        await self._deps.still_allowed(RepoId(repo_id), request.state.holder, service)
         if request.path_params["generation"] != self._store.generation(RepoId(repo_id)):
             raise Rejected("this store has moved; ask for a new token", code="StoreMoved")
         return RepoId(repo_id)
@@ -185,20 +184,21 @@ class _Server:
             first, last = byte_range(request.headers.get("range"), size) or (0, size - 1)
         except ValueError:
             return Response(status_code=416, headers={"Content-Range": f"bytes */{size}"})
-        exp = int(self._deps.now()) + self._deps.read_valid_s
+        exp, holder = int(self._deps.now()) + self._deps.read_valid_s, request.state.holder
 
         def url(number: int) -> str:
-            signature = self._reads.sign({"repo": repo_id, "oid": oid, "number": number, "exp": exp})
-            return f"{base_url(request)}/_cas/{repo_id}/files/{oid}/{number}?exp={exp}&sig={signature}"
+            signature = self._reads.sign({"repo": repo_id, "oid": oid, "number": number, "exp": exp, "by": holder})
+            return f"{base_url(request)}/_cas/{repo_id}/files/{oid}/{number}?exp={exp}&by={holder}&sig={signature}"
 
         return JSONResponse(reading.reconstruction(oid, size, first, last, url))
 
     async def xorb(self, request: Request) -> Response:
         """Part of a file as chunks; the address says which and is the permission."""
         repo_id, oid, number = check_repo_id(request.path_params["repo_id"]), request.path_params["oid"], request.path_params["number"]
-        expires = request.query_params.get("exp", "")
-        fields: dict[str, str | int] = {"repo": repo_id, "oid": oid, "number": number, "exp": expires}
+        expires, holder = request.query_params.get("exp", ""), request.query_params.get("by", "")
+        fields: dict[str, str | int] = {"repo": repo_id, "oid": oid, "number": number, "exp": expires, "by": holder}
         self._reads.check(fields, request.query_params.get("sig", ""), expires=expires, now=self._deps.now())
+        await self._deps.still_allowed(RepoId(repo_id), holder, Service.LFS_DOWNLOAD)
         path, size = await self._deps.lfs.file_path(RepoId(repo_id), oid), await self._deps.lfs.has(RepoId(repo_id), oid)
         total = reading.serialized_size(size or 0, number)
         if path is None or size is None or not total:

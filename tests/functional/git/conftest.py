@@ -17,7 +17,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from control_plane.domain.accounts import ANONYMOUS, Account, AccountId, AccountKind, Actor, Via
-from control_plane.domain.errors import NotSignedIn, RepoNotFound
+from control_plane.domain.errors import Forbidden, NotSignedIn, RepoNotFound
 from control_plane.domain.ids import RepoId
 from control_plane.domain.spaces import RepoType
 from control_plane.git import policy
@@ -89,6 +89,7 @@ class World:
     gc: list[str] = field(default_factory=list)
     now: float = 1_000_000.0
     xet: XetDeps | None = None
+    put_out: set[str] = field(default_factory=set)  # users whose rights have ended since
     documents: Documents = field(default_factory=lambda: Documents())
     limits: policy.PushLimits = field(default_factory=policy.PushLimits)
 
@@ -118,6 +119,10 @@ class World:
             raise RepoNotFound()
         redirect = "spaces/alice/demo" if path.name == "oldname" else ""
         return RepoAccess(repo_id, actor, actor.name == "alice", redirect)
+
+    async def still_allowed(self, repo_id: RepoId, holder: str, service: Service) -> None:
+        if holder.partition(".")[0] in self.put_out:
+            raise Forbidden("ended", code="RightEnded")
 
     async def check_push(self, push: PushReceived) -> AsyncIterator[str]:
         self.checked.append(push)
@@ -152,8 +157,9 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
             )
         )
     )
-    app.include_router(lfs_router(LfsDeps(lfs, made.authorize, b"k" * 32, uow=made.documents, part_bytes=1 << 20, now=lambda: made.now)))
-    made.xet = XetDeps(tmp_path / "xet", lfs, b"x" * 32, made.authorize)
+    rights = (made.authorize, made.still_allowed)
+    app.include_router(lfs_router(LfsDeps(lfs, *rights, b"k" * 32, uow=made.documents, part_bytes=1 << 20, now=lambda: made.now)))
+    made.xet = XetDeps(tmp_path / "xet", lfs, b"x" * 32, *rights)
     app.include_router(xet_router(made.xet))
     with socket.socket() as door:
         door.bind(("127.0.0.1", 0))

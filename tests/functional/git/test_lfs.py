@@ -100,11 +100,15 @@ async def test_signed_addresses_are_good_for_one_thing_only(world: World) -> Non
         put = (await batch(client, "upload", item)).json()["objects"][0]["actions"]["upload"]["href"]
         url = urlsplit(put)
         query = dict(parse_qsl(url.query))
-        for changed in ({"size": "4"}, {"op": "get"}, {"exp": "99999999999"}, {"sig": "x"}, {"sig": ""}, {"size": "-1"}):
+        for changed in ({"size": "4"}, {"op": "get"}, {"exp": "99999999999"}, {"by": "bob."}, {"sig": "x"}, {"sig": ""}, {"size": "-1"}):
             assert (await client.put(f"{url.path}?{urlencode({**query, **changed})}", content=data)).status_code == 403
         for path in (url.path.replace(SPACE, PRIVATE), url.path.replace(item["oid"], oid_of(b"d"))):
             assert (await client.put(f"{path}?{url.query}", content=data)).status_code == 403
         assert (await client.get(put)).status_code == 403
+        world.put_out.add("alice")
+        ended = await client.put(put, content=data)
+        assert (ended.status_code, ended.headers["x-error-code"]) == (403, "RightEnded"), "it ends with the right of whom it was made for"
+        world.put_out.clear()
         world.now += 7 * 3600
         late = await client.put(put, content=data)
         assert late.status_code == 403 and late.headers["x-error-code"] == "Expired"

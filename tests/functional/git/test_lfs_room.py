@@ -66,9 +66,12 @@ async def place(tmp_path: Path) -> AsyncIterator[Place]:
     async def authorize(path: RepoPath, service: Service, headers: Mapping[str, str], address: str) -> RepoAccess:
         return RepoAccess(repo_id, Actor(via=Via.TOKEN, user=owner), True, "")
 
+    async def still_allowed(repo_id: RepoId, holder: str, service: Service) -> None:
+        assert holder == f"{owner.id}."
+
     room = StorageRoom(db, clock, lambda: FlavorCatalog(()), measure)
     app = FastAPI()
-    deps = LfsDeps(lfs, authorize, b"k" * 32, storage=room, held_s=HELD_S, now=lambda: clock.now().timestamp())
+    deps = LfsDeps(lfs, authorize, still_allowed, b"k" * 32, storage=room, held_s=HELD_S, now=lambda: clock.now().timestamp())
     app.include_router(lfs_router(deps))
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://hub") as client:
         yield Place(client, room, clock, db, owner)

@@ -20,10 +20,18 @@ import lz4.frame
 import pytest
 from fastapi import Request
 
+from control_plane.domain.accounts import Account, AccountKind, Actor, Via
+from control_plane.domain.ids import AccountId, RepoId
 from control_plane.git import xet_format as wire
+from control_plane.git.smart_http import RepoAccess
 from control_plane.git.xet_http import XetDeps, issue_token, xet_router
 from control_plane.ports.git import CommitRequest, FileChange, LfsPointer
 from tests.functional.git.conftest import PRIVATE, SPACE, World
+
+
+def access(repo_id: RepoId, user: str) -> RepoAccess:
+    account = Account(AccountId(user), AccountKind.USER, user, user, None)  # type: ignore[arg-type]
+    return RepoAccess(repo_id, Actor(via=Via.TOKEN, user=account), user == "alice")
 
 
 def add_hub(world: World) -> None:
@@ -118,7 +126,7 @@ async def test_after_a_restart_the_client_sends_only_what_is_new(world: World, t
     await upload(world, tmp_path, tmp_path / "weights.bin")
     assert world.xet is not None
     stored = await world.xet.store.total_bytes(SPACE)
-    fresh = XetDeps(tmp_path / "xet", type(world.lfs)(tmp_path / "lfs"), b"x" * 32, world.authorize)
+    fresh = XetDeps(tmp_path / "xet", type(world.lfs)(tmp_path / "lfs"), b"x" * 32, world.authorize, world.still_allowed)
     routes = world.app.router.routes
     before = len(routes)
     world.app.include_router(xet_router(fresh))
@@ -160,7 +168,7 @@ def shard_of(
 
 async def test_only_what_has_its_hash_is_kept(world: World) -> None:
     assert world.xet is not None
-    token = issue_token(world.xet, SPACE, "alice", world.url, write=True)
+    token = issue_token(world.xet, access(SPACE, "alice"), world.url, write=True)
     chunks = (b"one" * 1000, b"two" * 1000)
     name, body = xorb_of(*chunks, scheme=1)
     async with httpx.AsyncClient(base_url=token.cas_url, headers={"Authorization": f"Bearer {token.access_token}"}) as client:
@@ -193,15 +201,18 @@ async def test_only_what_has_its_hash_is_kept(world: World) -> None:
         assert (await client.post("v2/shards", content=shard_of(name, *chunks))).text == '{"type": "result", "result": 0}\n'
         assert await world.lfs.has(SPACE, hashlib.sha256(b"".join(chunks)).hexdigest()) == 6000
         assert (await client.get(f"v1/chunks/default/{name}")).status_code == 404
+        world.put_out.add("alice")
+        assert (await client.post(f"v1/xorbs/default/{name}", content=body)).status_code == 401
+        assert (await client.post("v1/shards", content=shard_of(name, *chunks))).status_code == 401
     assert not list(world.lfs.incoming("x").parent.iterdir())
 
 
 async def test_a_token_is_for_one_repository_and_one_use(world: World) -> None:
     assert world.xet is not None
     name, body = xorb_of(b"x")
-    good = issue_token(world.xet, SPACE, "alice", world.url, write=True)
-    reader = issue_token(world.xet, SPACE, "bob", world.url, write=False)
-    other = issue_token(world.xet, PRIVATE, "alice", world.url, write=True)
+    good = issue_token(world.xet, access(SPACE, "alice"), world.url, write=True)
+    reader = issue_token(world.xet, access(SPACE, "bob"), world.url, write=False)
+    other = issue_token(world.xet, access(PRIVATE, "alice"), world.url, write=True)
     async with httpx.AsyncClient() as client:
         for token in (None, "x", reader.access_token, other.access_token, good.access_token[:-2], f"{good.access_token}x", "a.b"):
             headers = {} if token is None else {"Authorization": f"Bearer {token}"}
@@ -228,8 +239,8 @@ async def test_reading_by_name_needs_the_repository_and_an_address_of_ours(world
         yield data
 
     await world.lfs.put(SPACE, oid, len(data), once())
-    mine = issue_token(world.xet, SPACE, "bob", world.url, write=False)
-    other = issue_token(world.xet, PRIVATE, "bob", world.url, write=False)
+    mine = issue_token(world.xet, access(SPACE, "bob"), world.url, write=False)
+    other = issue_token(world.xet, access(PRIVATE, "bob"), world.url, write=False)
     headers = {"Authorization": f"Bearer {mine.access_token}"}
     async with httpx.AsyncClient() as client:
         where = f"{mine.cas_url}/v1/reconstructions"
@@ -254,6 +265,9 @@ async def test_reading_by_name_needs_the_repository_and_an_address_of_ours(world
         address = part["url"]
         for changed in (
             address.replace(oid, "0" * 64), address.replace(f"/{SPACE}/", f"/{PRIVATE}/"), address.replace(f"{oid}/0", f"{oid}/1"),
-            address[:-2], address.partition("?")[0], address.replace("exp=", "exp=9"),
+            address[:-2], address.partition("?")[0], address.replace("exp=", "exp=9"), address.replace("by=bob", "by=alice"),
         ):  # fmt: skip
             assert (await client.get(changed)).status_code == 403, changed
+        world.put_out.add("bob")
+        assert (await client.get(address, headers={"Range": bounds})).status_code == 403, "it ends with the right of whom it was made for"
+        assert (await client.get(f"{where}/{oid}", headers=headers)).status_code == 401
