@@ -10,18 +10,19 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import uvicorn
-from fastapi import FastAPI, Response
+from fastapi import FastAPI, Request, Response
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from control_plane.http import context, error_map
+from control_plane.http.consent import EVERYTHING, ConsentPages, Question
 from tests.fakes.clock import FixedClock
-from tests.fakes.web_backend import NOW, MemoryWebBackend
-from web.router import error_page, mount_static, web_pages, web_router
+from tests.fakes.web_backend import LONG, NOW, SHA, MemoryWebBackend
+from web.router import consent_pages, error_page, mount_static, web_pages, web_router
 
 CHROMIUM = "/usr/bin/chromium"
 ARGS = (
@@ -30,23 +31,47 @@ ARGS = (
 )  # fmt: skip
 SPACE = "/spaces/alice/marginalia"
 PAGES: dict[str, str] = {
-    "gallery": "/", "search-empty": "/spaces?q=nothing-like-this", "app": SPACE, "going-live": "/spaces/alice/going-live",
-    "first-push": "/spaces/alice/empty-room", "failed": "/spaces/alice/broken", "tree": f"{SPACE}/tree/main",
-    "blob": f"{SPACE}/blob/main/app.py",
-    "edit": f"{SPACE}/edit/main/app.py", "history": f"{SPACE}/commits/main", "commit": f"{SPACE}/commit/{'3f2a91c' + '0' * 33}",
-    "community": f"{SPACE}/discussions", "discussion": f"{SPACE}/discussions/1", "logs": f"{SPACE}/logs?which=build",
-    "analytics": f"{SPACE}/analytics",
-    "settings": f"{SPACE}/settings", "share": f"{SPACE}/share", "new-space": "/new-space", "profile": "/alice",
-    "collection": "/collections/alice/reading-room",
-    "tokens": "/settings/tokens",
-    "pull-request": f"{SPACE}/discussions/2", "duplicate": f"{SPACE}/duplicate", "admin-usage": "/admin/usage",
-    "notifications": "/notifications",
-    "organisation": "/organizations/lab-oslo/settings",
-    "new-organisation": "/organizations/new",
-    "account": "/settings/account", "admin": "/admin", "admin-users": "/admin/users", "admin-quotas": "/admin/quotas?subject=alice",
-    "admin-audit": "/admin/audit", "datasets": "/datasets", "dataset": "/datasets/alice/books", "missing": "/spaces/alice/nowhere",
+    "gallery": "/", "search-empty": "/spaces?q=nothing-like-this", "search-filtered": "/spaces?sdk=gradio&running=1&hardware=t4-small",
+    "app": SPACE, "asleep": "/spaces/lab-oslo/stitch-stable", "going-live": "/spaces/alice/going-live",
+    "first-push": "/spaces/alice/empty-room", "failed": "/spaces/alice/broken", "long-names": f"/spaces/alice/{LONG}",
+    "tree": f"{SPACE}/tree/main", "blob": f"{SPACE}/blob/main/app.py",
+    "edit": f"{SPACE}/edit/main/app.py", "history": f"{SPACE}/commits/main", "commit": f"{SPACE}/commit/{SHA}",
+    "community": f"{SPACE}/discussions", "discussion": f"{SPACE}/discussions/1", "discussion-new": f"{SPACE}/discussions/new",
+    "pull-request": f"{SPACE}/discussions/2", "logs": f"{SPACE}/logs?which=build", "analytics": f"{SPACE}/analytics",
+    "settings": f"{SPACE}/settings", "settings-said": f"{SPACE}/settings?done=hardware", "share": f"{SPACE}/share",
+    "duplicate": f"{SPACE}/duplicate", "new-space": "/new-space", "profile": "/alice", "collection": "/collections/alice/reading-room",
+    "tokens": "/settings/tokens", "account": "/settings/account", "notifications": "/notifications",
+    "organisation": "/organizations/lab-oslo/settings", "new-organisation": "/organizations/new",
+    "datasets": "/datasets", "dataset": "/datasets/alice/books", "gated": "/datasets/mira/voices",
+    "gate": "/datasets/alice/letters/settings",
+    "device-code": "/oauth/device", "device-asked": "/oauth/device?user_code=WDJBMJHT", "app-asked": "/oauth/authorize",
+    "admin": "/admin", "admin-users": "/admin/users", "admin-quotas": "/admin/quotas?subject=alice", "admin-usage": "/admin/usage",
+    "admin-audit": "/admin/audit", "missing": "/spaces/alice/nowhere", "forbidden": "/spaces/mira/whisper-notes/settings",
 }  # fmt: skip
-STRANGER: dict[str, str] = {"sign-in": "/sign-in", "sign-up": "/sign-up", "once": "/sign-in/once?token=x"}
+STRANGER: dict[str, str] = {
+    "sign-in": "/sign-in", "sign-up": "/sign-up", "once": "/sign-in/once?token=x", "gallery-stranger": "/", "app-stranger": SPACE,
+}  # fmt: skip
+
+
+def _sent(page: Page, button: str, **fields: str) -> None:
+    """A form of the page, filled and sent."""
+    for name, text in fields.items():
+        page.locator(f"main [name={name}]").fill(text)
+    with page.expect_navigation(wait_until="load"):
+        page.locator("main").get_by_role("button", name=button, exact=True).click()
+
+
+# What stands there only after a form was sent: name → where it begins, and what is done there.
+AFTER: dict[str, tuple[str, Callable[[Page], None]]] = {
+    "quota-hit": ("/new-space", lambda page: _sent(page, "Create Space", name="one-too-many")),
+    "name-taken": ("/new-space", lambda page: _sent(page, "Create Space", name="marginalia")),
+    "importing": ("/new-space", lambda page: _sent(page, "Create Space", name="brought", source="https://git.example.org/lab/demo.git")),
+    "token-made": ("/settings/tokens", lambda page: _sent(page, "Create token", name="laptop")),
+    "device-allowed": ("/oauth/device?user_code=WDJBMJHT", lambda page: _sent(page, "Allow")),
+}
+AFTER_STRANGER: dict[str, tuple[str, Callable[[Page], None]]] = {
+    "sign-in-refused": ("/sign-in", lambda page: _sent(page, "Sign in", name="alice", password="wrong")),
+}
 WIDTHS = {"desktop": (1440, 900), "phone": (390, 844)}
 SHIFT = """() => new Promise(done => { let sum = 0; new PerformanceObserver(l => { for (const e of l.getEntries()) sum += e.value; })
   .observe({type: 'layout-shift', buffered: true}); setTimeout(() => done(sum), 50); })"""
@@ -64,10 +89,30 @@ def memory_app() -> tuple[FastAPI, MemoryWebBackend]:
         return Response(html, media_type="text/html")
 
     pages = web_pages(backend, FixedClock(NOW), secure=False)
+    _consent(app, consent_pages(pages))
     app.include_router(web_router(pages))
     error_map.install(app, html=error_page(pages))
     context.install_context(app)
     return app, backend
+
+
+def _consent(app: FastAPI, consent: ConsentPages) -> None:
+    """What the OAuth provider draws."""
+    scopes, app_of = ("openid", "profile", "email", "read-repos"), "https://mira-whisper-notes.example.org"
+    device = Question("hf", "alice", (EVERYTHING,), "/oauth/device/decide", {"user_code": "WDJBMJHT"}, code="WDJB-MJHT")
+    of_app = Question("Whisper Notes", "alice", scopes, "/oauth/device/decide", {"state": "x"}, leads_to=app_of)
+
+    @app.get("/oauth/device")
+    async def code(request: Request, user_code: str = "") -> Response:
+        return await (consent.ask(request, device) if user_code else consent.ask_code(request))
+
+    @app.post("/oauth/device/decide")
+    async def decide(request: Request) -> Response:
+        return await consent.decided(request, allowed=True)
+
+    @app.get("/oauth/authorize")
+    async def authorize(request: Request) -> Response:
+        return await consent.ask(request, of_app)
 
 
 @contextmanager
@@ -89,12 +134,15 @@ def served() -> Iterator[tuple[str, MemoryWebBackend]]:
         thread.join()
 
 
-def problems_of(page: Page, url: str, path: str) -> list[str]:
+def problems_of(page: Page, url: str, path: str, then: Callable[[Page], None] | None = None) -> list[str]:
     """What must not be: sideways scrolling, console errors, layout shift over 0.1."""
     found: list[str] = []
-    page.on("console", lambda m: found.append(f"console: {m.text}") if m.type == "error" and "status of 404" not in m.text else None)
+    # An answer that refuses is what some pages are here for; the browser logs its status.
+    page.on("console", lambda m: found.append(f"console: {m.text}") if m.type == "error" and "status of 4" not in m.text else None)
     page.on("pageerror", lambda e: found.append(f"script: {e}"))
     page.goto(url + path, wait_until="load")
+    if then is not None:
+        then(page)
     wide = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
     if wide > 0:
         found.append(f"scrolls sideways by {wide} px")
@@ -104,19 +152,27 @@ def problems_of(page: Page, url: str, path: str) -> list[str]:
     return found
 
 
+def places(*, signed_in: bool) -> Iterator[tuple[str, str, Callable[[Page], None] | None]]:
+    """(name, path, what is done there) of every picture."""
+    for name, path in (PAGES if signed_in else STRANGER).items():
+        yield name, path, None
+    for name, (path, then) in (AFTER if signed_in else AFTER_STRANGER).items():
+        yield name, path, then
+
+
 def shoot(browser: Browser, url: str, out: Path, cookie: str, only: str = "") -> list[str]:
     failures: list[str] = []
     for theme in ("light", "dark"):
         for width, (w, h) in WIDTHS.items():
-            for pages, signed_in in ((PAGES, True), (STRANGER, False)):
+            for signed_in in (True, False):
                 view = browser.new_context(color_scheme=theme, viewport={"width": w, "height": h}, locale="en-GB", reduced_motion="reduce")  # type: ignore[arg-type]
                 if signed_in and cookie:
                     view.add_cookies([{"name": "vitrine", "value": cookie, "url": url}])
-                for name, path in pages.items():
+                for name, path, then in places(signed_in=signed_in):
                     if only and only not in f"{name}-{width}-{theme}":
                         continue
                     page = view.new_page()
-                    failures += [f"{name} {width} {theme}: {p}" for p in problems_of(page, url, path)]
+                    failures += [f"{name} {width} {theme}: {p}" for p in problems_of(page, url, path, then)]
                     page.screenshot(path=out / f"{name}-{width}-{theme}.png", full_page=True)
                     page.close()
                 view.close()

@@ -9,7 +9,7 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, BrowserContext, expect, sync_playwright
 
-from tests.e2e.web.screenshots import ARGS, CHROMIUM, PAGES, SPACE, STRANGER, problems_of, served
+from tests.e2e.web.screenshots import ARGS, CHROMIUM, SPACE, places, problems_of, served
 from tests.fakes.web_backend import MemoryWebBackend
 
 pytestmark = [pytest.mark.browser, pytest.mark.skipif(not os.path.exists(CHROMIUM), reason="Chromium is not installed")]
@@ -39,15 +39,19 @@ def _context(browser: Browser, site: tuple[str, MemoryWebBackend], **options: ob
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_axe_finds_nothing_serious_and_every_page_fits(browser: Browser, site: tuple[str, MemoryWebBackend], theme: str) -> None:
     found: list[str] = []
-    context = _context(browser, site, color_scheme=theme, viewport={"width": 360, "height": 740}, bypass_csp=True)
-    page = context.new_page()
-    for name, path in {**PAGES, **STRANGER}.items():
-        found += [f"{name}: {problem}" for problem in problems_of(page, site[0], path)]
-        result = Axe().run(page, options={"runOnly": ["wcag2a", "wcag2aa", "wcag21aa", "wcag22aa"], "iframes": False})
-        for rule in result.response["violations"]:
-            if rule["impact"] in ("serious", "critical"):
-                found.append(f"{name}: {rule['id']} {[n['html'][:120] for n in rule['nodes'][:3]]}")
-    context.close()
+    for signed_in in (True, False):
+        context = _context(browser, site, color_scheme=theme, viewport={"width": 360, "height": 740}, bypass_csp=True)
+        if not signed_in:
+            context.clear_cookies()
+        for name, path, then in places(signed_in=signed_in):
+            page = context.new_page()
+            found += [f"{name}: {problem}" for problem in problems_of(page, site[0], path, then)]
+            result = Axe().run(page, options={"runOnly": ["wcag2a", "wcag2aa", "wcag21aa", "wcag22aa"], "iframes": False})
+            for rule in result.response["violations"]:
+                if rule["impact"] in ("serious", "critical"):
+                    found.append(f"{name}: {rule['id']} {[n['html'][:120] for n in rule['nodes'][:3]]}")
+            page.close()
+        context.close()
     assert not found, "\n".join(found)
 
 
