@@ -103,6 +103,10 @@ class Settings:
     max_push_bytes: int = field(default=2 << 30, metadata={"doc": "Largest pack of one push, bytes"})
     wake_timeout_s: int = field(default=300, metadata={"doc": "Longest time a request to a sleeping Space is held, seconds"})
     drain_s: int = field(default=60, metadata={"doc": "How long a replaced version finishes what it began, seconds"})
+    rights_recheck_s: int = field(
+        default=30,
+        metadata={"doc": "Seconds after which proxies ask again for what is open to private apps, should news of an ended right get lost"},
+    )
     sleep_after_s: int = field(default=0, metadata={"doc": "Idle seconds before sleep, for Spaces whose owner set none; 0 = by flavor"})
     egress_ports: str = field(default="80,443", metadata={"doc": "Ports of the internet that apps may reach, comma-separated"})
     egress_allow: str = field(default="", metadata={"doc": "Private `host:port` pairs that apps may reach all the same, comma-separated"})

@@ -38,7 +38,7 @@ _ASK = {**_SPOKEN, "WWW-Authenticate": 'Basic realm="Vitrine", charset="UTF-8"'}
 _PASSED_ON = ("content-type", "content-length", "docker-content-digest", "etag", "content-range", "accept-ranges")
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _COMMIT = re.compile(r"[0-9a-f]{7,64}")
-_LIFE_S = 300  # of a person's token for the registry itself
+_LIFE_S = 60  # of a person's token for the registry itself: it asks nobody again, and docker takes no less
 
 
 class Services(Protocol):

@@ -20,13 +20,12 @@ if TYPE_CHECKING:
 _LASTING = frozenset((FOLLOW, HOLD, LENGTH, CHUNKS, WAIT, TUNNEL))
 _GATHER_S = 0.1  # several changes of rights are one round
 _QUESTIONS = 16  # open at once, so that a round does not crowd out visitors' own
-RECHECK_S = 30.0
 
 _Right = tuple[str, tuple[tuple[str, str], ...]]  # (host, what was shown at the door)
 
 
 class Revocation:
-    def __init__(self, core: Core, *, recheck_s: float = RECHECK_S) -> None:
+    def __init__(self, core: Core, *, recheck_s: float) -> None:
         self._core = core
         self._recheck_s = recheck_s
         self._asked = asyncio.Event()

@@ -77,7 +77,7 @@ class Proxy:
             log=AccessLog(config.access_log, config.access_log_sample),
             clock=loop.time,
         )
-        self._revocation = Revocation(self.core)
+        self._revocation = Revocation(self.core, recheck_s=config.recheck_s)
         table.on_change = self._route_changed
         self._server: asyncio.Server | None = None
         self._doors: list[Door] = []
