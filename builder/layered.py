@@ -19,6 +19,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from builder.elf import Libraries
+from builder.environments import COMPILED
 from builder.interpreters import Interpreter
 from builder.oci import Entry, Layer, Registry, pack, tree_entries
 from builder.recipes import Plan
@@ -54,7 +55,8 @@ class LayeredImages:
         libraries = _libraries(python)
         with tempfile.TemporaryDirectory(prefix="vitrine-layers-") as scratch:
             base = self._kept(f"python-{python.version}-{_stamp(Path(python.path))}", _interpreter(python, libraries), cancel)
-            env = self._kept(f"env-{environment.name}", _environment(environment, libraries), cancel)
+            kept = "env" if is_compiled(environment) else "source"
+            env = self._kept(f"{kept}-{environment.name}", environment_entries(environment, libraries), cancel)
             app = pack(tree_entries(tree.root, APP, uid=USER), Path(scratch, "app"), cancel)
             layers = (base, env, app)
             reporter.phase(BuildPhase.PUBLISH, "pushing the image")
@@ -128,9 +130,15 @@ def _interpreter(python: Interpreter, libraries: Libraries) -> Iterator[Entry]:
         yield Entry(name, path, mode=0o755 if os.access(path, os.X_OK) else 0o644)
 
 
-def _environment(environment: Path, libraries: Libraries) -> Iterator[Entry]:
-    """Times are kept: bytecode beside a source is valid for its exact time only."""
-    yield from tree_entries(environment, ENVIRONMENT, keep_times=True)
+def is_compiled(environment: Path) -> bool:
+    """Whether nobody writes to this environment any more."""
+    return (environment / COMPILED).exists()
+
+
+def environment_entries(environment: Path, libraries: Libraries) -> Iterator[Entry]:
+    """Times are kept: bytecode beside a source is valid for its exact time only. While it is being written it is left out."""
+    unfinished = () if is_compiled(environment) else ("__pycache__",)
+    yield from tree_entries(environment, ENVIRONMENT, keep_times=True, skip=unfinished)
     binaries = [path for path in environment.rglob("*.so*") if path.is_file() and not path.is_symlink()]
     for name, path in libraries.closure(binaries).items():
         yield Entry(name, path, mode=0o755)

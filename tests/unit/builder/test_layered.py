@@ -21,9 +21,10 @@ import httpx
 import pytest
 
 from builder.elf import Libraries, needs
+from builder.environments import COMPILED
 from builder.errors import BuildFailed
 from builder.interpreters import Interpreters
-from builder.layered import interpreter_layer
+from builder.layered import environment_entries, interpreter_layer
 from builder.oci import Registry, pack, tree_entries
 from builder.registry_login import RegistryLogin
 from builder.reporter import CancelToken
@@ -106,6 +107,20 @@ def test_the_same_tree_is_the_same_layer_whoever_made_it_and_when(tmp_path: Path
     assert {(m.uid, m.mtime) for m in members.values()} == {(1000, 0)}
     assert (members["home/user/app/sub/tool"].mode, members["home/user/app/app.py"].mode) == (0o755, 0o644)
     assert members["home/user/app/link"].linkname == "app.py"
+
+
+def test_bytecode_that_is_still_being_written_is_left_out(tmp_path: Path) -> None:
+    """A machine that is busy compiles for longer than a build waits: files come and go under the packer's hands."""
+    cache = tmp_path / "env" / "lib" / "__pycache__"
+    cache.mkdir(parents=True)
+    (tmp_path / "env" / "lib" / "a.py").touch()
+    (cache / "a.cpython-311.pyc.140").touch()
+    names = {entry.name for entry in environment_entries(tmp_path / "env", Libraries(()))}
+    assert names == {"/opt/env", "/opt/env/lib", "/opt/env/lib/a.py"}
+    (cache / "a.cpython-311.pyc.140").rename(cache / "a.cpython-311.pyc")
+    (tmp_path / "env" / COMPILED).touch()
+    names = {entry.name for entry in environment_entries(tmp_path / "env", Libraries(()))}
+    assert "/opt/env/lib/__pycache__/a.cpython-311.pyc" in names
 
 
 def test_a_push_sends_what_the_registry_lacks_and_gives_a_digest(registry: FakeRegistry, tmp_path: Path) -> None:
