@@ -28,7 +28,7 @@ from control_plane.domain.errors import Conflict, Forbidden, NotFound, NotSigned
 from control_plane.http.addresses import base_url, caller_address
 from control_plane.http.error_map import status_of
 from control_plane.ports.clock import Clock
-from web import ansi, markup, security, words
+from web import ansi, markup, sayings, security, words
 from web.backend import MovedTo, WebBackend
 from web.catalog import LANGUAGES, Catalog, choose, load
 from web.views import PlatformFacts, Viewer
@@ -130,6 +130,7 @@ class Pages:
             sandbox=security.FRAME_SANDBOX,
             frame_allow=security.FRAME_ALLOW,
             query=_query,
+            say=_say,
         )
 
     async def visit(self, request: Request) -> Visit:
@@ -285,6 +286,11 @@ def _filter(function: Callable[[Any, Catalog, datetime], str]) -> Callable[[Cont
         return function(value, context["t"], context["now"])
 
     return apply
+
+
+@pass_context
+def _say(context: Context, words: str, code: str = "") -> sayings.Saying:
+    return sayings.say(context["t"], words, code)
 
 
 def _static_version() -> str:

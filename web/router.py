@@ -9,6 +9,7 @@ from fastapi import APIRouter, FastAPI, Request, Response
 from control_plane.domain.errors import Broken, Forbidden, NotFound, NotSignedIn, Rejected, Unavailable, VitrineError
 from control_plane.domain.spaces import RepoType
 from control_plane.http.consent import ConsentPages
+from control_plane.http.route_index import join
 from control_plane.ports.clock import Clock
 from web import security
 from web.backend import WebBackend
@@ -43,15 +44,15 @@ def web_router(pages: Pages) -> APIRouter:
         collections_router,
     )  # fmt: skip
     for part in families:
-        router.include_router(part(pages))
+        join(router, part(pages))
     for kind in (RepoType.SPACE, RepoType.DATASET, RepoType.MODEL):
-        router.include_router(files_router(pages, kind))
-        router.include_router(community_router(pages, kind))
-    router.include_router(model_settings_router(pages))
+        join(router, files_router(pages, kind))
+        join(router, community_router(pages, kind))
+    join(router, model_settings_router(pages))
     for kind in (RepoType.DATASET, RepoType.MODEL):
-        router.include_router(gates_router(pages, kind))
-        router.include_router(repo_router(pages, kind))
-    router.include_router(profile_router(pages))
+        join(router, gates_router(pages, kind))
+        join(router, repo_router(pages, kind))
+    join(router, profile_router(pages))
     return router
 
 

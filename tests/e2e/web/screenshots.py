@@ -65,7 +65,7 @@ def _sent(page: Page, button: str, **fields: str) -> None:
 AFTER: dict[str, tuple[str, Callable[[Page], None]]] = {
     "quota-hit": ("/new-space", lambda page: _sent(page, "Create Space", name="one-too-many")),
     "name-taken": ("/new-space", lambda page: _sent(page, "Create Space", name="marginalia")),
-    "importing": ("/new-space", lambda page: _sent(page, "Create Space", name="brought", source="https://git.example.org/lab/demo.git")),
+    "import-failed": ("/new-space", lambda page: _sent(page, "Create Space", name="new", source="https://git.example.org/not-there.git")),
     "token-made": ("/settings/tokens", lambda page: _sent(page, "Create token", name="laptop")),
     "device-allowed": ("/oauth/device?user_code=WDJBMJHT", lambda page: _sent(page, "Allow")),
 }

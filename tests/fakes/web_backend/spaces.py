@@ -7,7 +7,7 @@ from dataclasses import replace
 from datetime import timedelta
 
 from control_plane.domain.accounts import Actor
-from control_plane.domain.errors import NameTaken, NotFound, QuotaExceeded
+from control_plane.domain.errors import NameTaken, NotFound, QuotaExceeded, Rejected
 from control_plane.domain.hardware import DEFAULT_FLAVORS
 from control_plane.domain.spaces import RepoType
 from tests.fakes.web_backend.world import NEW, SHA, World, timeline
@@ -149,6 +149,8 @@ class Spaces(World):
     ) -> AsyncGenerator[ImportStep, None]:
         for words in ("Asking git.example.org", "Receiving objects: 45% (120/266), 4.1 MiB | 2.0 MiB/s", "Checking what came"):
             yield ImportStep(words)
+        if "not-there" in url:
+            raise Rejected("git.example.org answers 404: there is no such repository, or it is not public.")
         yield ImportStep("The Space is there", "/spaces/alice/marginalia")
 
     async def duplicate(self, actor: Actor, owner: str, name: str, to_owner: str, to_name: str, visibility: str) -> SpacePage:
