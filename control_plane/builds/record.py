@@ -32,7 +32,7 @@ from control_plane.ports.stores import UnitOfWork, UnitOfWorkFactory
 Admit = Callable[[UnitOfWork, Space], Awaitable[None]]
 BuildMeter = Callable[[UnitOfWork, Build], Awaitable[None]]
 
-_LOST_AFTER_S = 12.0  # workers beat every 2 s; a crashed one is noticed within 15 s
+LOST_AFTER_S = 12.0  # workers beat every 2 s; with the scan's period (REPAIR_EVERY_S) a crashed one is noticed within 15 s
 
 
 def build_request(
@@ -204,7 +204,7 @@ async def _lose(uow: UnitOfWork, clock: Clock, build: Build, reason: Reason) -> 
 def _is_lost(build: Build, now: datetime, limit_s: float) -> bool:
     beat = build.heartbeat_at or build.started_at or build.created_at
     too_long = build.started_at is not None and (now - build.started_at).total_seconds() > limit_s * 2
-    return (now - beat).total_seconds() > _LOST_AFTER_S or too_long
+    return (now - beat).total_seconds() > LOST_AFTER_S or too_long
 
 
 async def cancel_build(

@@ -49,6 +49,7 @@ from control_plane.scheduler.work_queue import WorkQueue
 log = logging.getLogger("vitrine.scheduler")
 
 _PASSES = 12  # steps of one reconcile before it goes back to the queue
+REPAIR_EVERY_S = 2.0  # between two looks for builds whose worker went silent
 _RESUBMIT_AFTER = timedelta(seconds=20)
 _CONCURRENCY = 8
 
@@ -83,7 +84,7 @@ class Reconciler:
             group.create_task(self._hints())
             group.create_task(self._runtime_changes())
             group.create_task(self._proxies())
-            group.create_task(self._every(2.0, self._repair_builds))
+            group.create_task(self._every(REPAIR_EVERY_S, self._repair_builds))
             group.create_task(self._every(1.0, self._sleeper.look))
             group.create_task(self._every(1.0, self._look_for_room))
             group.create_task(self._every(10.0, self._sweep))

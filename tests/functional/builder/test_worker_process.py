@@ -3,65 +3,35 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import select
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from builder.broker import broker_options, prepare_spool
 from control_plane.domain.builds import BuildEvent, BuildEventKind, BuildPhase, BuildVerdict
 from control_plane.domain.ids import BuildId
 from control_plane.domain.reasons import Reason
 from control_plane.queue.celery_queue import CeleryBuildQueue
 from tests.functional.builder.conftest import build_request
 from tests.functional.builder.door import FakeDoor, tar_of
-
-PROGRAM = """
-import json, sys
-from pathlib import Path
-from builder.broker import broker_options
-from builder.config import DoorConfig, ToolConfig, WorkerConfig
-from builder.worker import run_worker
-given = json.loads(sys.argv[1])
-data = Path(given["data_dir"])
-run_worker(WorkerConfig(
-    broker=broker_options(given["redis"] or None, data / "queue"), door=DoorConfig("worker-secret", given["socket"]),
-    data_dir=data, heartbeat_s=0.1,
-    tools=ToolConfig(pypi_index_url=given["index"], uv=given["uv"]),
-))
-"""
-
-Start = Callable[..., "subprocess.Popen[bytes]"]
+from tests.functional.builder.worker_program import Start, broker_of, stuck_uv, worker_processes
 
 
 @pytest.fixture
 def start(tmp_path: Path, door: FakeDoor, index_url: str) -> Iterator[Start]:
-    running: list[subprocess.Popen[bytes]] = []
-    prepare_spool(broker_options(None, tmp_path / "queue"))
-
-    def start_worker(uv: str = "", redis: str = "") -> subprocess.Popen[bytes]:
-        given = json.dumps({"data_dir": str(tmp_path), "socket": door.socket_path, "index": index_url, "uv": uv, "redis": redis})
-        process = subprocess.Popen([sys.executable, "-c", PROGRAM, given])
-        running.append(process)
-        return process
-
-    yield start_worker
-    for process in running:
-        process.kill()
-        process.wait()
+    with worker_processes(tmp_path, door.config, index_url) as starts:
+        yield starts
 
 
 def submit(tmp_path: Path, *requests: Any, redis: str = "") -> None:
-    options = broker_options(redis or None, tmp_path / "queue")
+    options = broker_of(tmp_path, redis)
     queue = CeleryBuildQueue(options.url, transport=options.transport, transport_options=options.transport_options)
 
     async def send() -> None:
@@ -121,11 +91,8 @@ def test_a_worker_that_dies_leaves_no_step_behind(start: Start, door: FakeDoor, 
 
 
 def test_a_worker_told_to_stop_does_not_wait_for_a_platform_that_is_gone(start: Start, door: FakeDoor, tmp_path: Path) -> None:
-    slow = tmp_path / "slow-uv"
-    slow.write_text("#!/bin/sh\nexec sleep 600\n")
-    slow.chmod(0o755)
     door.source = tar_of({"app.py": "x = 1\n"})
-    process = start(uv=str(slow))
+    process = start(uv=stuck_uv(tmp_path))
     submit(tmp_path, build_request())
     assert door.wait(lambda: BuildPhase.RESOLVE in [event.phase for event in door.events])
     door.failures = 10_000
@@ -165,12 +132,9 @@ def test_the_same_over_redis(start: Start, door: FakeDoor, tmp_path: Path, redis
 
 def test_over_redis_a_message_of_a_killed_worker_is_not_the_truth(start: Start, door: FakeDoor, tmp_path: Path, redis_url: str) -> None:
     """Redis gives it to nobody for hours; the platform's scan submits again, and the next worker builds."""
-    slow = tmp_path / "slow-uv"
-    slow.write_text("#!/bin/sh\nexec sleep 600\n")
-    slow.chmod(0o755)
     door.source = tar_of({"app.py": "x = 1\n"})
     submit(tmp_path, build_request(), redis=redis_url)
-    process = start(uv=str(slow), redis=redis_url)
+    process = start(uv=stuck_uv(tmp_path), redis=redis_url)
     assert door.wait(lambda: BuildPhase.RESOLVE in [event.phase for event in door.events])
     process.kill()
     process.wait()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -36,8 +37,8 @@ CATALOG = FlavorCatalog((Flavor("cpu-basic", "CPU basic", vcpu=2, memory_gb=2, d
 class World:
     """One machine with room for two Spaces. `up` starts one and plays its app's part."""
 
-    def __init__(self, db: Database, clock: FixedClock) -> None:
-        self.db, self.clock, self.leads = db, clock, True
+    def __init__(self, db: Database, clock: Any, queue: Any = None) -> None:
+        self.db, self.clock, self.queue, self.leads = db, clock, queue, True
         pool = NodePool("local", ("cpu-basic",), max_nodes=1)
         self.runtime = MemoryRuntime(Capacity((pool,), (Node("local", "local", 4, 64 << 30),)))
         self.routes: dict[str, Route] = {}
@@ -48,7 +49,7 @@ class World:
         return Reconciler(
             SchedulerDeps(
                 uow=self.db, clock=self.clock, runtime=self.runtime, routes=self, signals=self, logs=self,  # type: ignore[arg-type]
-                queue=None, catalog=lambda: CATALOG,  # type: ignore[arg-type]
+                queue=self.queue, catalog=lambda: CATALOG,
                 prober=Prober(self._probe, lambda space_id: None), open_secret=lambda setting: Sensitive(""),
                 check_running_quota=self._allowed, meter=self._metered, discard=self._discard, is_leading=lambda: self.leads,
             ),

@@ -1,0 +1,134 @@
+"""Kill -9 of a worker in the middle of a build, with a real broker, the platform's own record and its scheduler's repair.
+
+Only the time until a silent worker counts as lost is not waited for: it is a constant, and the sum of the constants is claimed below.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import fields
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import httpx
+import pytest
+
+from builder.config import DoorConfig, WorkerConfig
+from control_plane.builds.record import LOST_AFTER_S
+from control_plane.db.engine import SystemClock
+from control_plane.domain.builds import MAX_ATTEMPTS, BuildPhase, BuildStatus
+from control_plane.domain.ids import SpaceId
+from control_plane.domain.reasons import Reason
+from control_plane.domain.spaces import Build
+from control_plane.queue.celery_queue import CeleryBuildQueue
+from control_plane.scheduler.reconcile import REPAIR_EVERY_S
+from tests.fakes.redis_server import redis_server
+from tests.functional.builder.worker_program import broker_of, stuck_uv, worker_processes
+from tests.functional.hub_api.running import WholePlatform
+from tests.functional.scheduler.test_hardware_line import World
+
+
+class LaterClock(SystemClock):
+    """The scheduler's, ahead of the others by `ahead_s` seconds."""
+
+    ahead_s = 0.0
+
+    def now(self) -> datetime:
+        return super().now() + timedelta(seconds=self.ahead_s)
+
+
+@pytest.fixture(scope="module")
+def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WholePlatform]:
+    running = WholePlatform(tmp_path_factory.mktemp("crashed"))
+    running.start()
+    yield running
+    running.stop()
+
+
+@pytest.fixture(params=["spool", "redis"])
+def redis_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    with contextlib.ExitStack() as stack:
+        yield stack.enter_context(redis_server(tmp_path)).url if request.param == "redis" else ""
+
+
+def test_a_silent_worker_is_noticed_in_time() -> None:
+    """The last beat is at most one beat older than the crash, so this is the longest that a build waits for its next attempt."""
+    (beat_s,) = (one.default for one in fields(WorkerConfig) if one.name == "heartbeat_s")
+    assert LOST_AFTER_S + REPAIR_EVERY_S < 15
+    assert 3 * beat_s < LOST_AFTER_S, "a worker that is only slow is not taken for dead"
+
+
+@pytest.mark.parametrize("survives", [True, False], ids=["resumes", "fails"])
+def test_a_crashed_worker_s_build_resumes_or_fails_with_a_reason(
+    platform: WholePlatform, redis_url: str, survives: bool, tmp_path: Path, index_url: str
+) -> None:
+    door = DoorConfig(platform.built.internal_secret, base_url=platform.url)
+    options, clock = broker_of(tmp_path, redis_url), LaterClock()
+    queue = CeleryBuildQueue(options.url, transport=options.transport, transport_options=options.transport_options)
+    world = World(platform.built.database, clock, queue)
+    space_id = a_space(platform, f"{'redis' if redis_url else 'spool'}-{'yes' if survives else 'no'}")
+
+    def turn() -> None:
+        platform.run(world.scheduler._repair_builds())
+        platform.run(world.scheduler.reconcile_space(space_id))
+
+    def build() -> Build:
+        return platform.run(latest(platform, space_id))
+
+    with worker_processes(tmp_path, door, index_url) as start:
+        for attempt in range(1, 2 if survives else MAX_ATTEMPTS + 1):
+            turn()
+            victim = start(uv=stuck_uv(tmp_path), redis=redis_url)
+            until(lambda attempt=attempt: (build().attempt, build().phase) == (attempt, BuildPhase.RESOLVE))
+            victim.kill()
+            victim.wait()
+            turn()
+            assert build().attempt == attempt, "a worker may be silent for a while"
+            clock.ahead_s = LOST_AFTER_S
+            began = time.monotonic()
+            if survives:
+                start(redis=redis_url)
+            until(lambda attempt=attempt: turn() or build().attempt == attempt + 1 or build().status.is_terminal)  # type: ignore[func-returns-value]
+            clock.ahead_s = 0.0
+        until(lambda: build().status.is_terminal)
+    took_s = time.monotonic() - began
+    print(
+        f"{took_s:.1f} s from the new worker's start to the end of its build, {LOST_AFTER_S + REPAIR_EVERY_S:g} s at most after the crash"
+    )
+    ended = build()
+    if survives:
+        assert (ended.status, ended.attempt) == (BuildStatus.SUCCEEDED, 2), ended.message
+    else:
+        assert (ended.status, ended.reason, ended.attempt) == (BuildStatus.FAILED, Reason.BUILD_LOST, MAX_ATTEMPTS), ended
+        assert "went away" in ended.message
+    platform.run(world.scheduler.close())
+    platform.run(queue.close())
+
+
+async def latest(platform: WholePlatform, space_id: SpaceId) -> Build:
+    async with platform.built.uow.read() as uow:
+        found = await uow.builds.latest(space_id)
+    assert found is not None
+    return found
+
+
+def a_space(platform: WholePlatform, name: str) -> SpaceId:
+    headers = {"Authorization": f"Bearer {platform.admin_token}"}
+    made = httpx.post(f"{platform.url}/api/repos/create", json={"name": name, "type": "space", "sdk": "gradio"}, headers=headers)
+    assert made.status_code == 200, made.text
+    files = {"README.md": "---\nsdk: gradio\n---\n", "app.py": "import gradio\n"}
+    lines = [{"key": "header", "value": {"summary": "x"}}]
+    lines += [{"key": "file", "value": {"path": path, "content": text, "encoding": "utf-8"}} for path, text in files.items()]
+    done = httpx.post(f"{platform.url}/api/spaces/admin/{name}/commit/main", content="\n".join(map(json.dumps, lines)), headers=headers)
+    assert done.status_code == 200, done.text
+    return SpaceId(made.json()["id"])
+
+
+def until(good: Callable[[], object], seconds: float = 120.0) -> None:
+    end = time.monotonic() + seconds
+    while not good():
+        assert time.monotonic() < end
+        time.sleep(0.05)
