@@ -81,7 +81,9 @@ class Settings:
     kube_namespace_per_owner: bool = field(default=False, metadata={"doc": "Each owner's apps in a namespace of their own"})
     kube_storage_gb: int = field(default=0, metadata={"doc": "Persistent `/data` of each Space on Kubernetes, GiB; 0 = none"})
     kube_storage_class: str = field(default="", metadata={"doc": "Storage class of that volume; default: the cluster's"})
-    kube_pull_secret: str = field(default="", metadata={"doc": "Name of the Secret with which nodes pull images"})
+    kube_pull_secret: str = field(
+        default="", metadata={"doc": "Name of a Secret with which nodes pull all images; default: one per Space, made by Vitrine"}
+    )
     kube_user_namespaces: bool = field(default=False, metadata={"doc": "Apps in user namespaces (`hostUsers: false`, Kubernetes 1.33)"})
     storage_tiers: str = field(
         default="small=20,medium=150,large=1000",

@@ -5,11 +5,13 @@ registry, whatever that asks for. Names are NS/NAME, spaces/NS/NAME or the Space
 tags are `latest` and the first digits of a commit that can be rolled back to. Whoever may change a Space may pull its image, with a token
 that reads it: what a Dockerfile did with build secrets is in there.
 
-`/v2/token` is the other way: where the registry itself takes our tokens (VITRINE_REGISTRY_TOKENS), it sends clients here for one.
+`/v2/token` is the other way: where the registry itself takes our tokens (VITRINE_REGISTRY_TOKENS), it sends clients here for one. Nodes of
+a cluster come with a password that is good for one Space's images.
 """
 
 from __future__ import annotations
 
+import base64
 import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Protocol
@@ -28,7 +30,7 @@ from control_plane.domain.errors import NotSignedIn, Unavailable
 from control_plane.domain.ids import RepoId, SpaceId
 from control_plane.domain.spaces import Deployment, Repo, RepoType
 from control_plane.http import addresses
-from control_plane.net.registry import Sign, connect
+from control_plane.net.registry import NODE, Sign, connect
 from control_plane.ports.clock import Clock
 from control_plane.ports.stores import UnitOfWork, UnitOfWorkFactory
 from control_plane.spaces.versions import versions_of
@@ -52,6 +54,7 @@ class Services(Protocol):
     def registry_auth(self) -> httpx.Auth | None: ...
     @property
     def registry_sign(self) -> Sign | None: ...
+    def pulled_with(self, password: str) -> str: ...
 
 
 class Refusal(Exception):
@@ -77,7 +80,12 @@ def images_router(services: Services) -> APIRouter:
 
     @api.get("/v2/token")
     async def token(request: Request) -> Response:
-        return await door.answer(request, lambda actor: door.token(actor, request.query_params.getlist("scope")))
+        scopes = " ".join(request.query_params.getlist("scope")).split()
+        repository = door.repository_of_node(request.headers.get("authorization", ""))
+        if repository:
+            request.state.anonymous = False
+            return await door.node_token(repository, scopes)
+        return await door.answer(request, lambda actor: door.token(actor, scopes))
 
     @api.api_route("/v2/{rest:tail}", methods=["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"])
     async def of_image(request: Request, rest: str) -> Response:
@@ -120,16 +128,38 @@ class _Door:
             raise Refusal(404, "UNSUPPORTED", "the registry of this platform does not take its tokens")
         rights: dict[str, Sequence[str]] = {}
         async with self._s.uow.read() as uow:
-            for scope in " ".join(scopes).split():
+            for scope in scopes:
                 kind, _, rest = scope.partition(":")
                 name, _, actions = rest.rpartition(":")
                 space_id = name.removeprefix(self._prefix)
                 repo = await uow.repos.get(RepoId(space_id)) if name.startswith(self._prefix) else None
                 if kind == "repository" and "pull" in actions.split(",") and repo is not None and policy.may_pull_image(actor, repo):
                     rights[f"repository:{name}"] = ("pull",)
-        now = self._s.clock.now()
+        return self._token(sign, rights)
+
+    def repository_of_node(self, authorization: str) -> str:
+        """For a node of a cluster that pulls a Space's image: the repository its password is good for; "" = anybody else."""
+        kind, _, said = authorization.partition(" ")
+        try:
+            name, _, password = base64.b64decode(said).decode().partition(":")
+        except ValueError:
+            return ""
+        return self._s.pulled_with(password) if kind.lower() == "basic" and name == NODE else ""
+
+    async def node_token(self, repository: str, scopes: Sequence[str]) -> Response:
+        """The right to pull what the password is for, while that Space exists; nothing else, whatever is asked."""
+        sign = self._s.registry_sign
+        async with self._s.uow.read() as uow:
+            repo = await uow.repos.get(RepoId(repository.removeprefix(self._prefix)))
+        asked = any(scope.rpartition(":")[0] == f"repository:{repository}" for scope in scopes)
+        if sign is None or repo is None:
+            return Refusal(401, "UNAUTHORIZED", "there is no such Space any more").answer()
+        return self._token(sign, {f"repository:{repository}": ("pull",)} if asked else {})
+
+    def _token(self, sign: Sign, rights: Mapping[str, Sequence[str]]) -> Response:
         text = sign(rights, life_s=_LIFE_S)
-        body = {"token": text, "access_token": text, "expires_in": _LIFE_S, "issued_at": f"{now:%Y-%m-%dT%H:%M:%SZ}"}
+        issued = f"{self._s.clock.now():%Y-%m-%dT%H:%M:%SZ}"
+        body = {"token": text, "access_token": text, "expires_in": _LIFE_S, "issued_at": issued}
         return JSONResponse(body, headers={"Cache-Control": "no-store"})
 
     @property

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from control_plane.bootstrap.services import Services, registry_login
 from control_plane.domain.ids import ReplicaId, SpaceId
+from control_plane.net.registry import NODE
 from control_plane.settings import Settings
 
 if TYPE_CHECKING:
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from control_plane.ports.volumes import Volumes
     from control_plane.runtimes.kubernetes.manifests import ClusterOptions
     from control_plane.runtimes.process.floor import FloorReport
+
+_NODE_PASSWORD_S = 7 * 86_400.0  # a running Space's is made anew every day
 
 
 def floor_file(settings: Settings) -> Path:
@@ -71,7 +74,7 @@ def build_runtime(settings: Settings, services: Services) -> Any:
 
         return kubernetes_runtime(
             namespace=settings.kube_namespace, pools=services.pools, log=cluster_sink, options=cluster_options(settings),
-            reach=settings.kube_reach, sockets=settings.run_dir / "forward",
+            reach=settings.kube_reach, sockets=settings.run_dir / "forward", pull_login=node_login(services),
         )  # fmt: skip
     from control_plane.runtimes.process.runtime import ProcessRuntime
 
@@ -88,9 +91,24 @@ def pull_token(sign: Sign | None) -> Callable[[str], str]:
     """For `host/name@digest`: a token that pulls that name and nothing else, "" where the registry takes none of ours."""
 
     def token(ref: str) -> str:
-        return sign({f"repository:{ref.partition('/')[2].partition('@')[0]}": ("pull",)}) if sign else ""
+        return sign({f"repository:{_repository(ref)}": ("pull",)}) if sign else ""
 
     return token
+
+
+def _repository(ref: str) -> str:
+    return ref.partition("/")[2].partition("@")[0]
+
+
+def node_login(services: Services) -> Callable[[str], tuple[str, str]] | None:
+    """What nodes of a cluster pull an image with: a password for that repository, else the platform's own for the registry.
+    None where the operator made a Secret, or nothing is asked for."""
+    settings, tokens, own = services.settings, services.registry_tokens, registry_login(services.settings)
+    if settings.kube_pull_secret:
+        return None
+    if tokens is not None:
+        return lambda ref: (NODE, tokens.password(_repository(ref), services.clock.now(), life_s=_NODE_PASSWORD_S))
+    return (lambda ref: own) if own else None
 
 
 def build_volumes(settings: Settings, runtime: Any) -> Volumes:

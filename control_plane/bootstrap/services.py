@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from control_plane.net.registry import Sign
     from control_plane.scheduler.pools import Hardware
     from control_plane.secrets.envelope import EnvelopeBox
+    from control_plane.secrets.registry_tokens import RegistryTokens
     from control_plane.spaces.actions import Actions
     from control_plane.spaces.deps import SpaceDeps
     from control_plane.telemetry.metrics import ApiMetrics
@@ -199,9 +200,28 @@ class Services:
         self.keys.box.take(drop_old_keys(file, keep_purposes=not signing) if retire else add_key(file))
 
     @cached_property
+    def registry_tokens(self) -> RegistryTokens | None:
+        """Signs for the registry, where it takes this platform's tokens."""
+        if not self.settings.registry_tokens:
+            return None
+        from control_plane.secrets.registry_tokens import RegistryTokens
+
+        return RegistryTokens(self.keys.registry)
+
+    @cached_property
     def registry_sign(self) -> Sign | None:
-        """Makes tokens for the registry, where it takes this platform's."""
-        return registry_sign(self.settings, self.keys, self.clock)
+        tokens = self.registry_tokens
+        if tokens is None:
+            return None
+
+        def sign(rights: Mapping[str, Sequence[str]], *, life_s: float = 3600.0) -> str:
+            return tokens.sign(rights, self.clock.now(), life_s=life_s)
+
+        return sign
+
+    def pulled_with(self, password: str) -> str:
+        """The repository that a node's password is good for; "" = none."""
+        return self.registry_tokens.repository_of(password, self.clock.now()) if self.registry_tokens else ""
 
     @cached_property
     def registry_auth(self) -> httpx.Auth | None:
@@ -391,19 +411,6 @@ def redis_check(settings: Settings) -> dict[str, str]:
     except (RedisError, OSError) as error:
         return {"redis": f"does not answer ({type(error).__name__})"}
     return {"redis": "ok"}
-
-
-def registry_sign(settings: Settings, keys: Keys, clock: Clock) -> Sign | None:
-    if not settings.registry_tokens:
-        return None
-    from control_plane.secrets.registry_tokens import RegistryTokens
-
-    tokens = RegistryTokens(keys.registry)
-
-    def sign(rights: Mapping[str, Sequence[str]], *, life_s: float = 3600.0) -> str:
-        return tokens.sign(rights, clock.now(), life_s=life_s)
-
-    return sign
 
 
 def registry_login(settings: Settings) -> tuple[str, str] | None:

@@ -17,6 +17,7 @@ class Sign(Protocol):
     def __call__(self, rights: Mapping[str, Sequence[str]], *, life_s: float = 3600.0) -> str: ...
 
 
+NODE = "vitrine-node"  # the name under which nodes of a cluster ask for tokens; the password says for which repository
 _OF_REPOSITORY = re.compile(r"/v2/(.+)/(?:manifests|blobs|tags)/")
 
 

@@ -11,6 +11,7 @@ import base64
 import secrets
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import jwt
 from cryptography import x509
@@ -20,6 +21,7 @@ from cryptography.x509.oid import NameOID
 
 ISSUER = "vitrine"
 SERVICE = "vitrine-registry"
+_NODES = "vitrine-nodes"  # whom passwords are for: the registry itself takes none
 _SKEW = timedelta(minutes=1)
 _ORDER = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551  # of the group P-256 (FIPS 186-4)
 _BEGINS, _ENDS = datetime(2020, 1, 1, tzinfo=UTC), datetime(2049, 12, 31, tzinfo=UTC)
@@ -50,6 +52,20 @@ class RegistryTokens:
             "iat": int(now.timestamp()), "nbf": int((now - _SKEW).timestamp()), "exp": int(now.timestamp() + life_s),
         }  # fmt: skip
         return jwt.encode(claims, self._key, algorithm="ES256", headers={"x5c": self._chain})
+
+    def password(self, repository: str, now: datetime, *, life_s: float) -> str:
+        """For somebody who keeps it and cannot ask for another: the word with which `/v2/token` gives tokens that pull this repository."""
+        claims = {"iss": ISSUER, "aud": _NODES, "sub": repository, "exp": int(now.timestamp() + life_s)}
+        return jwt.encode(claims, self._key, algorithm="ES256")
+
+    def repository_of(self, password: str, now: datetime) -> str:
+        """What this password is good for; "" = nothing."""
+        checked: Any = {"verify_exp": False, "require": ["exp", "sub"]}  # against our clock, not the library's
+        try:
+            claims = jwt.decode(password, self._key.public_key(), algorithms=["ES256"], audience=_NODES, issuer=ISSUER, options=checked)
+        except jwt.InvalidTokenError:
+            return ""
+        return str(claims["sub"]) if float(claims["exp"]) > now.timestamp() else ""
 
     def _certificate(self, name: str, *, is_authority: bool) -> x509.Certificate:
         return (

@@ -8,6 +8,7 @@ import os
 import socket
 import uuid
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Protocol
@@ -18,6 +19,7 @@ from control_plane.runtimes.kubernetes.forward import Reach
 from control_plane.runtimes.kubernetes.lease import LeaderLease
 from control_plane.runtimes.kubernetes.manifests import ClusterOptions
 from control_plane.runtimes.kubernetes.namespaces import ensure_namespace
+from control_plane.runtimes.kubernetes.pull_secrets import PullLogin
 from control_plane.runtimes.kubernetes.runtime import KubernetesRuntime, LogSink
 
 
@@ -35,17 +37,19 @@ def kubernetes_runtime(
     kubeconfig: str | None = None,
     reach: str = "pod",
     sockets: Path | None = None,
+    pull_login: PullLogin | None = None,
 ) -> KubernetesRuntime:
     """Connect (service account inside a cluster, else kubeconfig) and assemble; nothing is asked before `start()`.
 
     Raises Broken when there is no usable configuration. `options` overrides everything else, `namespace` included.
     `sockets`: where ways to pods without a route are opened (`reach` `auto` or `forward`); inside a cluster none is needed.
+    `pull_login`: what nodes pull with; written into a Secret of each Space.
     """
     api = KubeApi.connect(kubeconfig=kubeconfig, connections=256)
-    options = options or ClusterOptions(namespace=namespace)
+    options = replace(options or ClusterOptions(namespace=namespace), own_pull_secrets=pull_login is not None)
     folder = None if own_namespace() and reach == "auto" else sockets
     way = Reach(api, reach, folder, is_let_in=bool(options.proxy_ranges))
-    return KubernetesRuntime(api, lambda: pools().pools, options, log=log, reach=way)
+    return KubernetesRuntime(api, lambda: pools().pools, options, log=log, reach=way, pull_login=pull_login)
 
 
 def scheduler_lease(*, namespace: str, kubeconfig: str | None = None) -> LeaderLease:

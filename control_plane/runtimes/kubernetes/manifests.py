@@ -1,6 +1,6 @@
 """A `ReplicaSpec` becomes Kubernetes objects. Pure: plain dictionaries, no client, no clock, no environment.
 
-    one Space     NetworkPolicy (who may talk to it, and where it may talk), headless Service, PersistentVolumeClaim
+    one Space     NetworkPolicy (who may talk to it, and where it may talk), headless Service, PersistentVolumeClaim, pull Secret
     one replica   Deployment with one pod (image by digest), Secret with its environment, owned by that Deployment
 
 Every pod meets the Pod Security Standard "restricted"
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import base64
 import ipaddress
+import json
 import math
 import re
 from collections.abc import Iterable, Mapping
@@ -69,7 +70,8 @@ class ClusterOptions:
     dns_addresses: tuple[str, ...] = ()  # a node-local cache, such as 169.254.20.10
     cluster_ranges: tuple[str, ...] = ()
     egress_ports: tuple[int, ...] = (80, 443)
-    image_pull_secret: str | None = None
+    image_pull_secret: str | None = None  # one for all, which the operator made
+    own_pull_secrets: bool = False  # one per Space, which we make
     storage_class: str | None = None
     storage_gib: int = 0
     user_namespaces: bool = False  # hostUsers: false; needs Kubernetes 1.33 and a kernel with id-mapped mounts
@@ -150,6 +152,16 @@ def secret(spec: ReplicaSpec, namespace_name: str, owner: Manifest | None = None
     if owner is not None:
         made["metadata"]["ownerReferences"] = [_owned_by(owner)]
     return made
+
+
+def pull_secret(space_id: SpaceId, namespace_name: str, ref: str, login: tuple[str, str]) -> Manifest:
+    """What the kubelet signs in with at the registry of `ref`: name and password."""
+    auths = {"auths": {ref.partition("/")[0]: {"auth": base64.b64encode(":".join(login).encode()).decode()}}}
+    return {
+        **_object("v1", "Secret", names.pull_secret(space_id), namespace_name, names.space_labels(space_id)),
+        "type": "kubernetes.io/dockerconfigjson",
+        "data": {".dockerconfigjson": base64.b64encode(json.dumps(auths).encode()).decode()},
+    }
 
 
 def volume_claim(space_id: SpaceId, namespace_name: str, options: ClusterOptions, own: Mount | None = None) -> Manifest:
@@ -240,8 +252,8 @@ def _pod(spec: ReplicaSpec, pool: NodePool, options: ClusterOptions) -> Manifest
         pod["runtimeClassName"] = pool.runtime_class
     if options.user_namespaces:
         pod["hostUsers"] = False
-    if options.image_pull_secret:
-        pod["imagePullSecrets"] = [{"name": options.image_pull_secret}]
+    if options.image_pull_secret or options.own_pull_secrets:
+        pod["imagePullSecrets"] = [{"name": options.image_pull_secret or names.pull_secret(spec.space_id)}]
     return pod
 
 

@@ -34,6 +34,11 @@ def space(space_id: SpaceId) -> str:
     return f"space-{_checked(space_id)}"
 
 
+def pull_secret(space_id: SpaceId) -> str:
+    """Name of the Secret with which nodes pull one Space's images."""
+    return f"pull-{_checked(space_id)}"
+
+
 def claim(space_id: SpaceId) -> str:
     """Name of the PersistentVolumeClaim of one Space."""
     return f"storage-{_checked(space_id)}"

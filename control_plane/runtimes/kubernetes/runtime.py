@@ -1,7 +1,6 @@
 """Replicas on a cluster: apply, observe, stop, capacity. kube-scheduler binds pods; Vitrine decided who may run and when.
 
-Observations and capacity come from watch caches and cost no request. Starting a replica costs at most six requests
-(policy, service, volume claim, secret, deployment, ownership of the secret), a wake of a known Space three.
+Observations and capacity come from watch caches and cost no request; what a start costs is said in `objects`.
 """
 
 from __future__ import annotations
@@ -10,27 +9,29 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from control_plane.domain.builds import SourceKind
 from control_plane.domain.capacity import Capacity, NodePool
-from control_plane.domain.errors import Broken, Rejected, StaleGeneration, Unavailable, VitrineError
+from control_plane.domain.errors import Rejected, StaleGeneration, Unavailable, VitrineError
 from control_plane.domain.ids import ReplicaId, SpaceId
 from control_plane.domain.reasons import Reason
 from control_plane.domain.replicas import ReplicaObservation, ReplicaSpec, ReplicaState, ReplicaUsage
 from control_plane.ports.log_store import LogLine
-from control_plane.runtimes.kubernetes import facts, manifests, names, policy_engines
-from control_plane.runtimes.kubernetes.api import Clash, KubeApi
+from control_plane.runtimes.kubernetes import facts, names, policy_engines
+from control_plane.runtimes.kubernetes.api import KubeApi
 from control_plane.runtimes.kubernetes.cache import ClusterCache
 from control_plane.runtimes.kubernetes.forward import Reach
 from control_plane.runtimes.kubernetes.logs import TAIL_LINES, LogFollowers
 from control_plane.runtimes.kubernetes.manifests import ClusterOptions
 from control_plane.runtimes.kubernetes.namespaces import ensure_namespace
+from control_plane.runtimes.kubernetes.objects import OURS, SpaceObjects, path_of
 from control_plane.runtimes.kubernetes.policy_proof import PolicyProof
+from control_plane.runtimes.kubernetes.pull_secrets import PullLogin, PullSecrets
 from control_plane.runtimes.kubernetes.usage import PodUsage
 from control_plane.runtimes.kubernetes.watch import Watcher
 
@@ -38,11 +39,12 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 LogSink = Callable[[str, str, Sequence[LogLine]], Awaitable[None]]  # (space id, replica id, lines)
-_OURS = f"{names.MANAGED_BY}=vitrine,{names.REPLICA}"
+_RENEW_S = 60.0  # how often pull secrets are looked at
 
 
 class KubernetesRuntime:
-    """`pools` gives the pools in force now. `log` receives apps' lines; None = not followed.
+    """`pools` gives the pools in force now. `log` receives apps' lines; None = not followed. `pull_login`: what nodes pull with, where
+    `options.own_pull_secrets` has us write it.
 
     Blocking calls run in `threads` of our own, never in the event loop.
     """
@@ -58,6 +60,7 @@ class KubernetesRuntime:
         threads: int = 8,
         first_wait_s: float = 0.5,
         reach: Reach | None = None,
+        pull_login: PullLogin | None = None,
     ) -> None:
         self._api, self._pools, self._options, self._log = api, pools, options, log
         self._sync_timeout_s = sync_timeout_s
@@ -67,25 +70,26 @@ class KubernetesRuntime:
         self._highest: dict[SpaceId, int] = {}
         self._was_ready: set[ReplicaId] = set()
         self._log_asked: set[ReplicaId] = set()  # failed replicas whose last lines were asked for
-        self._applied: dict[tuple[str, str], str] = {}  # (namespace, object) → what we applied last, to spare a wake the call
         self._locks: dict[SpaceId, asyncio.Lock] = {}
         self._reach = reach or Reach(api, "pod", None)
         self._proof = PolicyProof(api, options.platform_namespace, dict(options.proxy_labels)) if options.account else None
         self._followers = LogFollowers(api, self._deliver)
         self.cache = ClusterCache(self._changed, self._followers.end)
+        self._pulls = PullSecrets(api, pull_login) if pull_login is not None and options.own_pull_secrets else None
+        self._objects = SpaceObjects(api, self.cache, options, self._pulls)
         self._closing = threading.Event()
-        self._looking: asyncio.Task[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
         # Not waited for, and not needed: without the right to read these, a lost node is learned of when the cluster says so.
         self._beats = Watcher(
             api, "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases", self.cache.heartbeats, first_wait_s=first_wait_s,
             longest_wait_s=300.0,
         )  # fmt: skip
         scoped = "" if options.per_owner_namespaces else f"/namespaces/{options.namespace}"
-        self._usage = PodUsage(api, scoped, _OURS, self._do)
+        self._usage = PodUsage(api, scoped, OURS, self._do)
         self._watchers = (
             Watcher(api, "/api/v1/nodes", self.cache.nodes, first_wait_s=first_wait_s),
             Watcher(api, "/api/v1/pods", self.cache.pods, first_wait_s=first_wait_s),
-            Watcher(api, f"/apis/apps/v1{scoped}/deployments", self.cache.deployments, label_selector=_OURS, first_wait_s=first_wait_s),
+            Watcher(api, f"/apis/apps/v1{scoped}/deployments", self.cache.deployments, label_selector=OURS, first_wait_s=first_wait_s),
             Watcher(
                 api,
                 f"/api/v1{scoped}/events",
@@ -111,21 +115,28 @@ class KubernetesRuntime:
             if not await self._do(lambda w=watcher: w.synced.wait(max(deadline - time.monotonic(), 0.01))):  # type: ignore[misc]
                 error = watcher.last_error
                 raise Unavailable("the cluster's state could not be read in time") from error
-        await self._do(self._sweep)
-        self._looking = asyncio.create_task(self._look_at_heartbeats())
+        await self._do(self._objects.sweep)
+        self._tasks.append(asyncio.create_task(self._look_at_heartbeats()))
+        if self._pulls is not None:
+            self._tasks.append(asyncio.create_task(self._renew(self._pulls)))
 
     async def _look_at_heartbeats(self) -> None:
         while True:
             await asyncio.sleep(1.0)
             self.cache.heartbeats.look()
 
+    async def _renew(self, pulls: PullSecrets) -> None:
+        while True:
+            await asyncio.sleep(_RENEW_S)
+            await self._do(lambda: pulls.renew(self.cache.deployments_now()))
+
     async def close(self) -> None:
         """Stop watching; replicas run on, the next scheduler finds them. May be called twice."""
         if self._closing.is_set():
             return
         self._closing.set()
-        if self._looking is not None:
-            self._looking.cancel()
+        for task in self._tasks:
+            task.cancel()
         for watcher in (*self._watchers, self._beats):
             watcher.stop()
         if self._proof is not None:
@@ -151,7 +162,7 @@ class KubernetesRuntime:
             if spec.generation < highest:
                 raise StaleGeneration(f"generation {spec.generation} is older than {highest}")
             self._highest[spec.space_id] = spec.generation
-            await self._do(lambda: self._apply(spec, pool))
+            await self._do(lambda: self._objects.apply(spec, pool))
 
     async def observe(self, space_id: SpaceId) -> tuple[ReplicaObservation, ...]:
         return tuple([await self._observe(item) for item in self.cache.replicas_of(space_id)])
@@ -170,7 +181,7 @@ class KubernetesRuntime:
             return
         await self._reach.drop(replica_id, self.cache.pods_of(replica_id))
         grace = max(int(grace_s), 1)
-        await self._do(lambda: self._stop(item, grace))
+        await self._do(lambda: self._objects.stop(item, grace))
         deadline = time.monotonic() + grace
         while self.cache.pods_of(replica_id) and time.monotonic() < deadline:
             await asyncio.sleep(0.02)
@@ -211,116 +222,20 @@ class KubernetesRuntime:
 
         With a namespace per owner it is looked for in all of them: the Space may have moved, and its name may be gone.
         """
-        await self._do(lambda: self._remove_space(space_id))
+        await self._do(lambda: self._objects.remove_space(space_id))
         self._highest.pop(space_id, None)
 
     async def remove_volume(self, claim: str) -> None:
         """The cluster keeps a claim that a pod still uses until that pod is gone. Unknown names are fine."""
-        await self._do(lambda: self._remove_claim(claim))
+        await self._do(lambda: self._objects.remove_claim(claim))
 
     # -- inside: in threads
 
     async def _do(self, call: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._pool, call)
 
-    def _apply(self, spec: ReplicaSpec, pool: NodePool) -> None:
-        options = self._options
-        namespace = options.namespace_of(spec.space_name)
-        if options.per_owner_namespaces and self._applied.get((namespace, "")) is None:
-            ensure_namespace(self._api, namespace, options.account)
-            self._applied[namespace, ""] = "made"
-        deployment = manifests.deployment(spec, pool, namespace, options)  # before anything is written: it may be refused
-        secret = manifests.secret(spec, namespace)
-        name = names.space(spec.space_id)
-        self._apply_once(
-            _path("networking.k8s.io/v1", "networkpolicies", namespace, name),
-            manifests.network_policy(spec.space_id, spec.launch.port, namespace, options),
-        )
-        self._apply_once(_path("v1", "services", namespace, name), manifests.service(spec, namespace))
-        for claim in manifests.volume_claims(spec, namespace, options):
-            self._apply_once(_path("v1", "persistentvolumeclaims", namespace, claim["metadata"]["name"]), claim)
-        secret_path = _path("v1", "secrets", namespace, names.replica(spec.replica_id))
-        self._apply_secret(secret_path, secret)
-        made = self._api.apply(_path("apps/v1", "deployments", namespace, names.replica(spec.replica_id)), deployment)
-        self.cache.applied(made)
-        try:
-            self._api.merge(
-                secret_path, {"metadata": {"ownerReferences": manifests.secret(spec, namespace, made)["metadata"]["ownerReferences"]}}
-            )
-        except VitrineError as error:  # the sweep at the next start finds a secret without its replica
-            logger.warning("secret.not_owned", extra={"replica_id": spec.replica_id, "error": error.message})
-
-    def _apply_once(self, path: str, manifest: Mapping[str, Any]) -> None:
-        """Objects of the Space outlive its replicas: a wake does not send again what we sent already."""
-        text = repr(manifest)
-        if self._applied.get((path, "")) != text:
-            self._api.apply(path, manifest)
-            self._applied[path, ""] = text
-
-    def _apply_secret(self, path: str, secret: Mapping[str, Any]) -> None:
-        """An earlier try of this replica may have left one with older values; it cannot be changed, only made anew."""
-        try:
-            self._api.apply(path, secret)
-        except Broken as error:
-            if "immutable" not in error.message:
-                raise
-            self._api.delete(path)
-            self._api.apply(path, secret)
-
-    def _stop(self, item: facts.Item, grace_s: int) -> None:
-        namespace, name = item["metadata"]["namespace"], item["metadata"]["name"]
-        replica_id = ReplicaId(item["metadata"]["labels"][names.REPLICA])
-        self._api.delete(_path("apps/v1", "deployments", namespace, name))
-        pods = self.cache.pods_of(replica_id)
-        self.cache.stopped(replica_id)
-        for pod in pods:
-            if "deletionTimestamp" not in pod["metadata"]:
-                try:
-                    self._api.delete(_path("v1", "pods", namespace, pod["metadata"]["name"]), grace_s=grace_s)
-                except Clash:
-                    pass  # the garbage collector was faster
-
-    def _remove_space(self, space_id: SpaceId) -> None:
-        for item in self.cache.replicas_of(space_id):
-            self._stop(item, 1)
-        name = names.space(space_id)
-        for api_version, plural, which in (
-            ("v1", "services", name),
-            ("networking.k8s.io/v1", "networkpolicies", name),
-            ("v1", "persistentvolumeclaims", names.claim(space_id)),
-        ):
-            if plural != "persistentvolumeclaims" or self._options.storage_gib:
-                self._delete_named(api_version, plural, which)
-
-    def _remove_claim(self, claim: str) -> None:
-        self._delete_named("v1", "persistentvolumeclaims", claim)
-
-    def _delete_named(self, api_version: str, plural: str, name: str) -> None:
-        """One object of a Space, in the one namespace or in whichever of the owners' it lies."""
-        namespaces = [self._options.namespace]
-        if self._options.per_owner_namespaces:
-            root = f"/api/{api_version}" if "/" not in api_version else f"/apis/{api_version}"
-            query = {"labelSelector": f"{names.MANAGED_BY}=vitrine", "fieldSelector": f"metadata.name={name}"}
-            namespaces = [item["metadata"]["namespace"] for item in self._api.get(f"{root}/{plural}", query).get("items") or []]
-        for namespace in namespaces:
-            path = _path(api_version, plural, namespace, name)
-            self._applied.pop((path, ""), None)
-            self._api.delete(path)
-
-    def _sweep(self) -> None:
-        """Secrets whose replica is not there: a start that died half way."""
-        known = {item["metadata"]["name"] for item in self.cache.deployments_now()}
-        namespaces = {self._options.namespace}
-        if self._options.per_owner_namespaces:  # secrets of a whole cluster are nobody's to list
-            namespaces = {item["metadata"]["namespace"] for item in self.cache.deployments_now()}
-        for namespace in sorted(namespaces):
-            for item in self._api.get(f"/api/v1/namespaces/{namespace}/secrets", {"labelSelector": _OURS}).get("items") or []:
-                metadata = item["metadata"]
-                if metadata["name"] not in known and not metadata.get("ownerReferences"):
-                    self._api.delete(_path("v1", "secrets", namespace, metadata["name"]))
-
     def _last_lines(self, pod: facts.Item) -> tuple[str, ...]:
-        path = _path("v1", "pods", pod["metadata"]["namespace"], pod["metadata"]["name"]) + "/log"
+        path = path_of("v1", "pods", pod["metadata"]["namespace"], pod["metadata"]["name"]) + "/log"
         restarted = any(c.get("restartCount") for c in pod["status"].get("containerStatuses") or [])
         query = {"container": names.CONTAINER, "tailLines": str(TAIL_LINES), "limitBytes": str(256 << 10)}
         try:
@@ -425,8 +340,3 @@ class KubernetesRuntime:
         self._followers.close()
         for watcher in (*self._watchers, self._beats):
             watcher.join()
-
-
-def _path(api_version: str, plural: str, namespace: str, name: str) -> str:
-    root = f"/api/{api_version}" if "/" not in api_version else f"/apis/{api_version}"
-    return f"{root}/namespaces/{namespace}/{plural}/{name}"

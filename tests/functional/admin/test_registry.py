@@ -11,7 +11,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -27,11 +27,18 @@ from builder.errors import BuildFailed
 from builder.oci import Entry, Registry, pack
 from builder.registry_login import RegistryLogin
 from builder.reporter import CancelToken
+from control_plane.accounts import people
 from control_plane.api.registry_garbage import RegistryImages
+from control_plane.asgi import build_app
+from control_plane.bootstrap import build_services, load_platform_keys
+from control_plane.bootstrap.runtimes import node_login
 from control_plane.domain.builds import BuildStatus
 from control_plane.domain.errors import Unavailable
+from control_plane.domain.ids import RepoId
+from control_plane.domain.spaces import Repo, RepoType, Visibility
 from control_plane.net.registry import SignedAuth, connect
 from control_plane.secrets.registry_tokens import ISSUER, SERVICE, RegistryTokens
+from control_plane.settings import Settings
 from tests.fakes.redis_server import free_port
 
 LOGIN = ("vitrine", "a word of the registry")
@@ -94,8 +101,8 @@ def hosted() -> Iterator[tuple[str, TokenService]]:
             thread.join()
 
 
-def by_token(realm: str, folder: Path) -> str:
-    (folder / "tokens.pem").write_text(TOKENS.certificate())
+def by_token(realm: str, folder: Path, tokens: RegistryTokens = TOKENS) -> str:
+    (folder / "tokens.pem").write_text(tokens.certificate())
     return f"token: {{realm: '{realm}', service: {SERVICE}, issuer: {ISSUER}, rootcertbundle: {folder}/tokens.pem}}"
 
 
@@ -244,3 +251,62 @@ async def test_the_platform_signs_in_where_a_service_hands_out_tokens(hosted: tu
     assert ("registry:catalog:*",) in service.asked
     with pytest.raises(Unavailable, match="VITRINE_REGISTRY_USER"):
         await RegistryImages(address, RegistryLogin(host, LOGIN[0], "wrong")).garbage(Builds({}), None, set(), set(), dry_run=False)  # type: ignore[arg-type]
+
+
+async def test_a_node_pulls_what_its_space_s_word_is_good_for(tmp_path: Path) -> None:
+    """As a kubelet does it: the registry's 401 names `/v2/token`, where the pull secret's name and password get a token."""
+    settings = Settings(data_dir=tmp_path / "d")
+    tokens = RegistryTokens(load_platform_keys(settings).registry)
+    with running_registry(partial(by_token, "http://localhost:7860/v2/token", tokens=tokens)) as address:
+        services = build_services(replace(settings, registry=address, registry_tokens=True))
+        await services.database.migrate()
+        async with services.uow.write() as uow:
+            ann = await people.add_user(uow, services.clock, "ann")
+            for space in (SPACE, GONE):
+                await uow.repos.add(Repo(RepoId(space), RepoType.SPACE, ann.id, ann.name, space[:1], Visibility.PRIVATE, NOW, NOW, ann.id))
+        refs = {space: push(address, space, "v1", tmp_path, token=signed_for(space, tokens)) for space in (SPACE, GONE)}
+        login = node_login(services)
+        assert login is not None
+        name, password = login(refs[SPACE])
+        transport = httpx.ASGITransport(build_app(services))
+        try:
+            async with httpx.AsyncClient(transport=transport, base_url="http://localhost:7860") as door:
+
+                async def pulled(space: str, actions: str = "pull", word: tuple[str, str] = (name, password)) -> int:
+                    asked = {"service": SERVICE, "scope": f"repository:spaces/{space}:{actions}"}
+                    answer = await door.get("/v2/token", params=asked, auth=word)
+                    if answer.status_code != 200:
+                        return answer.status_code
+                    return manifest(refs[space], answer.json()["token"])
+
+                assert await pulled(SPACE) == 200
+                assert await pulled(GONE) == 401, "another Space's image"
+                assert await pulled(SPACE, word=(name, password[:-2])) == 401
+                assert await pulled(SPACE, word=("ann", password)) == 401
+                stale = tokens.password(f"spaces/{SPACE}", services.clock.now(), life_s=-1)
+                assert await pulled(SPACE, word=(name, stale)) == 401
+                assert manifest(refs[SPACE], password) == 401, "at the registry itself it is no token"
+                asked = {"scope": f"repository:spaces/{SPACE}:pull,push,delete"}
+                got = (await door.get("/v2/token", params=asked, auth=(name, password))).json()
+                began = httpx.post(f"http://{address.partition('/')[0]}/v2/spaces/{SPACE}/blobs/uploads/", headers=bearer(got["token"]))
+                assert began.status_code == 401, "it reads"
+                async with services.uow.write() as uow:
+                    await uow.repos.remove(RepoId(SPACE))
+                assert await pulled(SPACE) == 401, "with the Space goes its word"
+        finally:
+            await services.bus.close()
+            await services.database.close()
+
+
+def signed_for(space: str, tokens: RegistryTokens) -> str:
+    return signed({f"repository:spaces/{space}": ("pull", "push")}, tokens=tokens)
+
+
+def bearer(token: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {token}", "Accept": "application/vnd.oci.image.manifest.v1+json"}
+
+
+def manifest(ref: str, token: str) -> int:
+    host, _, rest = ref.partition("/")
+    name, _, digest = rest.partition("@")
+    return httpx.get(f"http://{host}/v2/{name}/manifests/{digest}", headers=bearer(token), trust_env=False).status_code

@@ -19,7 +19,7 @@ from control_plane.runtimes.kubernetes.policy_proof import PolicyProof
 from control_plane.runtimes.process.doctor import Level
 from tests.fakes.api_server import api_server
 from tests.unit.runtimes_kubernetes.specs import spec
-from tests.unit.runtimes_kubernetes.test_runtime import POOLS, world
+from tests.unit.runtimes_kubernetes.world import POOLS, world
 
 PROXY = {"app.kubernetes.io/name": "vitrine", "app.kubernetes.io/component": "proxy"}
 
