@@ -62,11 +62,16 @@ async def keys_in_use(uow: UnitOfWork, box: SecretBox) -> dict[str, int]:
     return dict(Counter([box.key_id(sealed.text) async for sealed in every_sealed(uow)]))
 
 
-async def rewrap_all(uow: UnitOfWork, box: SecretBox, newest: str) -> tuple[int, int]:
-    """(wrapped anew, cannot be opened). Runs in one write transaction, so that no secret is written in between."""
+async def rewrap_all(uow: UnitOfWork, box: SecretBox, newest: str, done: Callable[[int, int], None] | None = None) -> tuple[int, int]:
+    """(wrapped anew, cannot be opened). Runs in one write transaction, so that no secret is written in between.
+
+    `done` is told how many of how many were looked at.
+    """
     changed, lost = 0, 0
     todo = [sealed async for sealed in every_sealed(uow) if box.key_id(sealed.text) != newest]
-    for sealed in todo:
+    for number, sealed in enumerate(todo):
+        if done is not None:
+            done(number, len(todo))
         try:
             text = box.rewrap(sealed.text, context=sealed.context)
         except Broken:

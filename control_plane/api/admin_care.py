@@ -5,16 +5,17 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
-from starlette.responses import StreamingResponse
+from starlette.responses import Response, StreamingResponse
 
 from control_plane.accounts import key_rotation, maintenance
 from control_plane.domain.errors import Rejected
+from control_plane.http.long_work import Tell, follow
 
 if TYPE_CHECKING:
     from control_plane.api.admin import Door
@@ -65,11 +66,23 @@ def _audit(api: APIRouter, door: Door) -> None:
         return JSONResponse({"items": [{"at": _when(row["at"]), **{key: row[key] for key in shown}} for row in rows]})
 
     @api.get("/audit/verification")
-    async def verify_audit(request: Request) -> dict[str, Any]:
+    async def verify_audit(request: Request) -> Response:
         await door.admin(request)
-        async with uow.read() as work:
-            broken = await work.audit.verify()
-        return {"whole": broken is None, "first_broken_id": broken}
+
+        async def verify(tell: Tell) -> dict[str, Any]:
+            good = 0
+
+            def checked(count: int) -> None:
+                nonlocal good
+                good += count
+                tell("events checked", good, total)
+
+            async with uow.read() as work:
+                total = await work.audit.count_before(door.services.clock.now() + timedelta(days=1))
+                broken = await work.audit.verify(checked)
+            return {"whole": broken is None, "first_broken_id": broken}
+
+        return await follow(request, verify)
 
     @api.get("/audit/export")
     async def export_audit(request: Request) -> StreamingResponse:
@@ -139,7 +152,7 @@ def _keys(api: APIRouter, door: Door) -> None:
         return await shown()
 
     @api.post("/keys")
-    async def change(request: Request, body: KeyChange) -> dict[str, Any]:
+    async def change(request: Request, body: KeyChange) -> Response:
         actor = await door.admin(request)
         services = door.services
         before = services.keys.box.newest
@@ -149,11 +162,17 @@ def _keys(api: APIRouter, door: Door) -> None:
                 raise Rejected(f"{found[0]['secrets']} secrets are wrapped with the old key {found[0]['id']}; run `key rewrap` first")
         if body.rotate or body.retire:
             services.change_master_key(retire=body.retire, signing=body.signing)
-        async with uow.write() as work:
-            changed, lost = await key_rotation.rewrap_all(work, services.keys.box, services.keys.box.newest)
-            facts = {"before": before, "after": services.keys.box.newest, "rewrapped": changed, "unreadable": lost}
-            await door.note(work, actor, "platform.retire_keys" if body.retire else "platform.rotate_key", "platform", **facts)
-        return {"key": services.keys.box.newest, "rewrapped": changed, "unreadable": lost, **await shown()}
+
+        async def rewrap(tell: Tell) -> dict[str, Any]:
+            async with uow.write() as work:
+                changed, lost = await key_rotation.rewrap_all(
+                    work, services.keys.box, services.keys.box.newest, lambda done, total: tell("secrets", done, total)
+                )
+                facts = {"before": before, "after": services.keys.box.newest, "rewrapped": changed, "unreadable": lost}
+                await door.note(work, actor, "platform.retire_keys" if body.retire else "platform.rotate_key", "platform", **facts)
+            return {"key": services.keys.box.newest, "rewrapped": changed, "unreadable": lost, **await shown()}
+
+        return await follow(request, rewrap)
 
 
 def _data(api: APIRouter, door: Door) -> None:
@@ -171,13 +190,17 @@ def _data(api: APIRouter, door: Door) -> None:
         return StreamingResponse(stream_backup(door.services.database, data_dir), media_type="application/x-tar", headers=headers)
 
     @api.post("/gc")
-    async def collect(request: Request, dry_run: bool = True) -> dict[str, Any]:
+    async def collect(request: Request, dry_run: bool = True) -> Response:
         from control_plane.api.garbage import collect_garbage
 
         actor = await door.admin(request)
-        found = await collect_garbage(door.services, dry_run=dry_run)
-        total = sum(entry["bytes"] for entry in found)
-        if not dry_run:
-            async with uow.write() as work:
-                await door.note(work, actor, "platform.gc", "platform", freed_bytes=total, entries=len(found))
-        return {"dry_run": dry_run, "items": found, "bytes": total}
+
+        async def run(tell: Tell) -> dict[str, Any]:
+            found = await collect_garbage(door.services, dry_run=dry_run, tell=tell)
+            total = sum(entry["bytes"] for entry in found)
+            if not dry_run:
+                async with uow.write() as work:
+                    await door.note(work, actor, "platform.gc", "platform", freed_bytes=total, entries=len(found))
+            return {"dry_run": dry_run, "items": found, "bytes": total}
+
+        return await follow(request, run)

@@ -21,6 +21,7 @@ from control_plane.accounts.storage import StorageRoom
 from control_plane.api.registry_garbage import RegistryImages
 from control_plane.domain.errors import Unavailable, VitrineError
 from control_plane.domain.ids import BuildId, RepoId, SpaceId
+from control_plane.http.long_work import Tell, nobody_listens
 from control_plane.ports.clock import Clock
 from control_plane.ports.git import LfsStore
 from control_plane.ports.stores import UnitOfWork, UnitOfWorkFactory
@@ -54,9 +55,10 @@ class Services(Protocol):
     def remove_environments(self) -> Callable[[Collection[str]], Awaitable[None]]: ...
 
 
-async def collect_garbage(services: Services, *, dry_run: bool) -> list[dict[str, Any]]:
+async def collect_garbage(services: Services, *, dry_run: bool, tell: Tell = nobody_listens) -> list[dict[str, Any]]:
     """One entry per thing: kind, name, bytes, why. Sizes count blocks that deleting gives back."""
     data_dir: Path = services.settings.data_dir
+    tell("looking at what is referred to", 0, None)
     async with services.uow.read() as work:
         known = set(await work.spaces.all_ids())
         kept, environments = await _named(work, known)
@@ -69,7 +71,9 @@ async def collect_garbage(services: Services, *, dry_run: bool) -> list[dict[str
         ]
     found += await asyncio.to_thread(_unowned_objects, data_dir / "lfs" / "objects")
     unused = await asyncio.to_thread(_unused_environments, data_dir / "envs", environments)
-    for entry in [*found, *unused]:
+    verb = "measuring" if dry_run else "deleting"
+    for number, entry in enumerate(everything := [*found, *unused]):
+        tell(f"{verb}: {entry['kind']}", number, len(everything))
         path: Path = entry.pop("path")
         entry["bytes"] = await asyncio.to_thread(_size, path)
         if not dry_run and entry["kind"] != "environment":
@@ -77,13 +81,15 @@ async def collect_garbage(services: Services, *, dry_run: bool) -> list[dict[str
     if unused and not dry_run:
         await services.remove_environments(environments)
     if registry := services.settings.registry:
+        tell("images in the registry", 0, None)
         try:
             found += await RegistryImages(registry, services.registry_auth).garbage(
                 services.uow, services.clock, known, kept, dry_run=dry_run
             )
         except Unavailable as error:  # its images wait for the next time
             log.warning("garbage.registry", extra={"error": error.message})
-    return [*found, *unused, *await _unnamed_large_files(services, data_dir / "lfs", dry_run), *await _old_audit(services, dry_run)]
+    large = await _unnamed_large_files(services, data_dir / "lfs", dry_run, tell)
+    return [*found, *unused, *large, *await _old_audit(services, dry_run)]
 
 
 async def collect_forever(services: Services, *, every_s: float = 6 * 3600.0) -> None:
@@ -128,11 +134,13 @@ def _unused_environments(root: Path, kept: set[str]) -> list[dict[str, Any]]:
     return found
 
 
-async def _unnamed_large_files(services: Services, root: Path, dry_run: bool) -> list[dict[str, Any]]:
+async def _unnamed_large_files(services: Services, root: Path, dry_run: bool, tell: Tell) -> list[dict[str, Any]]:
     """Objects of repositories that exist, named by none of their commits: uploads whose push never came."""
     found: list[dict[str, Any]] = []
     limit = time.time() - UNNAMED_S
-    for folder in sorted(root.iterdir()) if root.is_dir() else ():
+    folders = sorted(root.iterdir()) if root.is_dir() else []
+    for number, folder in enumerate(folders):
+        tell("large files of each repository", number, len(folders))
         repo_id = RepoId(folder.name)
         async with services.uow.read() as work:
             repo = await work.repos.get(repo_id) if folder.name not in ("objects", "incoming") else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import click
 
 from control_plane.cli.client import Platform
 from control_plane.cli.output import Out, Row, Since, cell, confirm, size, talks
-from control_plane.cli.progress import bar
+from control_plane.cli.progress import Task, Unit, bar
 
 
 @click.command(epilog="\b\nExamples:\n  vitrine admin audit --since 7d --actor ann\n  vitrine admin audit --verify")
@@ -35,7 +36,8 @@ def audit(since: str | None, actor: str | None, limit: int, verify: bool, target
         out.one({"file": str(target), "events": count}, f"{count} events written to {target}.", bare=count)
         return
     if verify:
-        found = platform.call("GET", "/api/admin/audit/verification")
+        with _counting("Audit log", out) as task:
+            found = platform.follow("GET", "/api/admin/audit/verification", task)
         if not found["whole"]:
             out.one(found, "", bare=None) if out.as_json else None
             raise click.ClickException(f"the audit log was changed: row {found['first_broken_id']} does not fit the one before it")
@@ -50,6 +52,10 @@ def audit(since: str | None, actor: str | None, limit: int, verify: bool, target
         return (row["at"], f"{row['actor']}  {row['action']}  {row['subject']}", *([more] if more else []))
 
     out.story(rows, tell, bare="id", empty="Nothing was recorded in this time.")
+
+
+def _counting(words: str, out: Out) -> AbstractContextManager[Task]:
+    return bar(words, None, wanted=not (out.as_json or out.quiet), unit=Unit.THINGS)
 
 
 def _written(platform: Platform, target: Path) -> int:
@@ -121,7 +127,9 @@ def list_keys(platform: Platform, out: Out) -> None:
     out.table(platform.call("GET", "/api/admin/keys")["items"], _KEYS, bare="id", empty="No keys.")
 
 
-def _rekeyed(found: dict[str, Any], out: Out, more: str = "") -> None:
+def _rekeyed(order: dict[str, bool], platform: Platform, out: Out, more: str = "") -> None:
+    with _counting("Secrets", out) as task:
+        found = platform.follow("POST", "/api/admin/keys", task, body=order)
     words = f"Key {found['key']} seals now; {found['rewrapped']} secrets were wrapped with it."
     if found["unreadable"]:
         words += f" {found['unreadable']} secrets cannot be opened with any key known here and stay as they are."
@@ -138,7 +146,7 @@ def rotate_key(yes: bool, platform: Platform, out: Out) -> None:
     Copy secret.key to where you keep it, as you did with the first one: backups made from now on need the new key.
     """
     confirm("Make a new master key?", yes)
-    _rekeyed(platform.call("POST", "/api/admin/keys", body={"rotate": True}), out, " Copy secret.key to your safe place.")
+    _rekeyed({"rotate": True}, platform, out, " Copy secret.key to your safe place.")
 
 
 @key.command("rewrap", epilog="Example: vitrine admin key rewrap")
@@ -148,7 +156,7 @@ def rewrap_secrets(platform: Platform, out: Out) -> None:
 
     For keys that come from VITRINE_SECRET_KEY; `key rotate` does it by itself.
     """
-    _rekeyed(platform.call("POST", "/api/admin/keys", body={}), out)
+    _rekeyed({}, platform, out)
 
 
 @key.command("retire", epilog="Example: vitrine admin key retire --yes")
@@ -162,8 +170,8 @@ def retire_keys(signing: bool, yes: bool, platform: Platform, out: Out) -> None:
     as well; restart every process of the platform then, and people sign in to private apps again.
     """
     confirm("Remove the old master keys?", yes)
-    found = platform.call("POST", "/api/admin/keys", body={"retire": True, "signing": signing})
-    _rekeyed(found, out, " Old keys are gone; restart the platform now." if signing else " Old keys are gone.")
+    more = " Old keys are gone; restart the platform now." if signing else " Old keys are gone."
+    _rekeyed({"retire": True, "signing": signing}, platform, out, more)
 
 
 @click.command(epilog="Example: vitrine admin gc --dry-run")
@@ -178,7 +186,8 @@ def gc(dry_run: bool, yes: bool, platform: Platform, out: Out) -> None:
     """
     if not dry_run:
         confirm("Delete everything that nothing refers to?", yes)
-    found = platform.call("POST", "/api/admin/gc", params={"dry_run": "true" if dry_run else "false"})
+    with _counting("Garbage", out) as task:
+        found = platform.follow("POST", "/api/admin/gc", task, params={"dry_run": "true" if dry_run else "false"})
     if out.as_json or out.quiet:
         out.one(found, "", bare=found["bytes"])
         return

@@ -15,7 +15,10 @@ import click
 if TYPE_CHECKING:
     import httpx
 
+    from control_plane.cli.progress import Task
+
 TIMEOUT_S = 60.0
+_LINES = "application/x-ndjson"
 EXPECTED_BYTES = "x-vitrine-expected-bytes"  # of a download whose length nobody knows beforehand
 _LOCAL = ("localhost", "127.0.0.1", "::1")
 
@@ -76,6 +79,31 @@ class Platform:
             return response.json()
         except ValueError:
             raise click.ClickException(f"{self.endpoint} does not answer like a Vitrine platform") from None
+
+    def follow(self, method: str, path: str, told: Task, *, body: Any = None, params: dict[str, Any] | None = None) -> Any:
+        """The answer of long work. `told` hears how far it is, as often as the platform says; an older one says nothing."""
+        import httpx
+
+        wanted = {k: v for k, v in (params or {}).items() if v is not None}
+        accept = {"Accept": f"{_LINES}, application/json"}
+        try:
+            with self._client(TIMEOUT_S) as client, client.stream(method, path, json=body, params=wanted, headers=accept) as response:
+                if response.status_code >= 400 or _LINES not in response.headers.get("content-type", ""):
+                    response.read()
+                    self._check(response)
+                    return response.json()
+                for line in response.iter_lines():
+                    said = json.loads(line)
+                    if "result" in said:
+                        return said["result"]
+                    if "error" in said:
+                        raise click.ClickException(" ".join(str(said["error"]).split()))
+                    told.now(int(said["done"]), said["total"], str(said["words"]))
+        except httpx.HTTPError as error:
+            raise click.ClickException(self._unreachable(error)) from None
+        except (ValueError, KeyError, TypeError):
+            raise click.ClickException(f"{self.endpoint} does not answer like a Vitrine platform") from None
+        raise click.ClickException(f"{self.endpoint} went away before it was done; ask again, what is done stays done")
 
     def stream(self, path: str, headers: dict[str, str] | None = None) -> Iterator[bytes]:
         """The body piece by piece; `headers` is filled with the answer's, names in lower case."""

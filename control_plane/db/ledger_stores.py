@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -168,7 +168,7 @@ class SqlAuditStore:
         await self._rows.put(meta, {"key": _BASE, "value": f"{last['id']}:{last['hash']}"}, key=("key",))
         return await self._rows.run(delete(audit).where(audit.c.id <= last["id"]))
 
-    async def verify(self) -> int | None:
+    async def verify(self, checked: Callable[[int], None] | None = None) -> int | None:
         seen, previous = await self._noted(_BASE)
         while True:
             page = await self._rows.all(select(audit).where(audit.c.id > seen).order_by(audit.c.id).limit(_AUDIT_PAGE))
@@ -176,6 +176,8 @@ class SqlAuditStore:
                 if row["prev_hash"] != previous or row["hash"] != audit_hash(row):
                     return int(row["id"])
                 previous, seen = row["hash"], row["id"]
+            if checked is not None:
+                checked(len(page))
             if len(page) < _AUDIT_PAGE:
                 break
         newest, digest = await self._head()

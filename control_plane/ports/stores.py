@@ -180,7 +180,8 @@ class AuditStore(Protocol):
     async def page(self, *, after_id: int = 0, limit: int = 1000) -> tuple[Mapping[str, Any], ...]: ...  # oldest first, with hashes
     async def count_before(self, moment: datetime) -> int: ...  # rows that `forget` would take
     async def forget(self, moment: datetime) -> int: ...  # rows older than this, from the oldest on; the rest stays verifiable
-    async def verify(self) -> int | None: ...  # id of the first row whose chain is broken, None = whole
+    async def verify(self, checked: Callable[[int], None] | None = None) -> int | None:
+        """Id of the first row whose chain is broken, None = whole. `checked` is told of rows as they are found good."""
 
 
 class DocumentStore(Protocol):
