@@ -23,6 +23,7 @@ SOURCES: tuple[tuple[tuple[str, ...], str, str], ...] = (
     (("api.list",), "tests.bench.api", "rows"),
     (("web.gallery", "web.weight", "web.lcp", "web.search", "web.streams"), "tests.bench.web", "rows"),
     (("git.clone", "git.push"), "tests.bench.git", "rows"),
+    (("admin.revoke",), "tests.bench.admin", "rows"),
     (("lfs.memory", "lfs.upload", "lfs.download", "lfs.bystander"), "tests.bench.lfs", "rows"),
 )
 

@@ -7,7 +7,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -24,25 +23,12 @@ from click.testing import CliRunner
 
 from control_plane.cli.main import vitrine as cli
 from tests.e2e.conftest import ROOT, Platform, Work, patience, start_platform, stop_platform
+from tests.e2e.surfaces import APP, PASSWORD, Rights, Tunnel, app_cookie, browser_of, furnish, seconds_until_refused
 from tests.e2e.test_push_to_live import child_named
 from tests.fakes.postgres import find_server, postgres_server
 
-APP = """import http.server
-
-class Handler(http.server.BaseHTTPRequestHandler):
-    def do_GET(self):
-        if self.path == "/ws":
-            self.wfile.write(b"HTTP/1.1 101 Switching Protocols\\r\\nConnection: upgrade\\r\\nUpgrade: websocket\\r\\n\\r\\n")
-            while data := self.connection.recv(100):
-                self.wfile.write(data)
-            return
-        self.send_response(200)
-        self.end_headers()
-        self.wfile.write(b"TEXT")
-
-http.server.ThreadingHTTPServer(("0.0.0.0", 7860), Handler).serve_forever()
-"""
 PLACES = {"sqlite": "", "postgresql": "vitrine"}
+NO_TIMER = {"VITRINE_RIGHTS_RECHECK_S": "3600"}  # what ends here ends because the proxy was told
 
 
 class Operator:
@@ -86,7 +72,7 @@ class Operator:
 def operator(request: pytest.FixtureRequest) -> Iterator[Operator]:
     with tempfile.TemporaryDirectory(prefix="v", ignore_cleanup_errors=True) as name:
         if request.param == "sqlite":
-            running = start_platform(Path(name) / "d")
+            running = start_platform(Path(name) / "d", env=NO_TIMER)
             yield Operator(running)
             stop_platform(running)
             return
@@ -98,7 +84,7 @@ def operator(request: pytest.FixtureRequest) -> Iterator[Operator]:
         with postgres_server(programs) as server:
             server.sql("CREATE DATABASE vitrine")
             server.sql("CREATE DATABASE restored")
-            running = start_platform(Path(name) / "d", env={"VITRINE_DATABASE_URL": server.url("vitrine")})
+            running = start_platform(Path(name) / "d", env={"VITRINE_DATABASE_URL": server.url("vitrine"), **NO_TIMER})
             yield Operator(running, empty_database=server.url("restored"))
             stop_platform(running)
 
@@ -213,58 +199,9 @@ def test_maintenance_lets_read_and_run_and_refuses_the_rest_in_words(operator: O
     wait_for(lambda: platform.app("admin-calm").text == "other", 60, "the new version does not serve")
 
 
-class Tunnel:
-    """A WebSocket to an app, as bytes: open until `close`, or until the platform ends it."""
-
-    def __init__(self, platform: Platform, subdomain: str, **headers: str) -> None:
-        self._socket = socket.create_connection(("127.0.0.1", platform.port), 60)
-        lines = [
-            "GET /ws HTTP/1.1", f"Host: {subdomain}.localhost:{platform.port}", "Connection: Upgrade", "Upgrade: websocket",
-            "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==", "Sec-WebSocket-Version: 13", *(f"{k}: {v}" for k, v in headers.items()),
-        ]  # fmt: skip
-        self._socket.sendall(("\r\n".join(lines) + "\r\n\r\n").encode())
-        head = b""
-        while not head.endswith(b"\r\n\r\n"):
-            head += self._socket.recv(1)
-        assert head.startswith(b"HTTP/1.1 101"), head
-
-    def echoes(self) -> bool:
-        self._socket.sendall(b"\x81\x80abcd")
-        return self._socket.recv(6) == b"\x81\x80abcd"
-
-    def last_words(self) -> bytes:
-        """What comes until the end."""
-        said = b""
-        while data := self._socket.recv(100):
-            said += data
-        return said
-
-    def close(self) -> None:
-        self._socket.close()
-
-
 def platform_page(platform: Platform, path: str) -> httpx.Response:
     headers = {"Host": f"localhost:{platform.port}", "Accept": "text/html"}
     return httpx.get(f"http://127.0.0.1:{platform.port}{path}", headers=headers, timeout=60)
-
-
-def browser_of(platform: Platform, name: str, password: str) -> httpx.Client:
-    """Signed in by the form, as a browser is."""
-    origin = f"http://localhost:{platform.port}"
-    client = httpx.Client(base_url=f"http://127.0.0.1:{platform.port}", headers={"Host": origin[7:], "Accept": "text/html"}, timeout=60)
-    csrf = client.get("/sign-in").text.partition('name="csrf" value="')[2].partition('"')[0]
-    done = client.post("/sign-in", data={"name": name, "password": password, "csrf": csrf}, headers={"Origin": origin})
-    assert done.status_code == 303, done.text
-    return client
-
-
-def app_cookie(platform: Platform, browser: httpx.Client, subdomain: str) -> str:
-    """The cookie that a browser is given on the host of a private app."""
-    back = browser.get("/oauth/app-access", params={"host": f"{subdomain}.localhost:{platform.port}", "next": "/"})
-    assert back.status_code == 303, back.text
-    path = back.headers["location"].partition(f":{platform.port}")[2]
-    welcome = platform.app(subdomain, path)
-    return welcome.headers["set-cookie"].partition(";")[0]
 
 
 def _is_shut(platform: Platform, subdomain: str, headers: dict[str, str]) -> bool:
@@ -291,12 +228,10 @@ def test_what_a_browser_opened_ends_with_its_session(operator: Operator, tmp_pat
                     assert tunnel.echoes()
                     form = {"csrf": csrf, "old": "first long sentence", "new": "second long sentence"}
                     address = "/sign-out" if way == "sign-out" else "/settings/password"
-                    began = time.monotonic()
                     done = browser.post(address, data=form, headers={"Origin": f"http://localhost:{platform.port}"})
                     assert done.status_code == 303, done.text
                     assert tunnel.last_words() == b"\x88\x02\x03\xf0", "1008: policy"
-                    assert time.monotonic() - began < 25, "a hint cuts it off, not the timer of 30 s"
-                wait_for(partial(_is_shut, platform, "tom-own", {"Cookie": cookie}), 9, "the cookie still opens the app")
+                wait_for(partial(_is_shut, platform, "tom-own", {"Cookie": cookie}), 60, "the cookie still opens the app")
             assert by_token.echoes()
         operator.run("token", "revoke", operator.json("token", "list", "tom")[0]["id"])
         assert by_token.last_words() == b"\x88\x02\x03\xf0"
@@ -317,41 +252,37 @@ def test_master_keys_change_under_a_running_platform(operator: Operator, clone: 
     assert platform.app("admin-sealed").text == "opened"
 
 
-def test_suspension_ends_tokens_git_and_private_apps_within_a_second(operator: Operator, tmp_path: Path) -> None:
+def test_every_way_in_ends_with_the_right_to_it(operator: Operator, tmp_path: Path) -> None:
+    """Requests, signed addresses, open sockets and streams: told, not found out by a timer, which is an hour here.
+
+    How long each goes on is measured by `make bench ONLY=admin.revoke`.
+    """
     platform = operator.platform
-    operator.run("user", "add", "sue")
-    token = operator.run("token", "add", "sue", "--role", "write", "--quiet").strip()
+    furnish(platform, tmp_path, "sue")
+    with Rights(platform, "sue").held() as kept, Rights(platform, "sue", sessions=False).held() as ended:
+        seconds_until_refused([ended], partial(operator.run, "token", "revoke", ended.token_id))
+        assert [name for name, refused in kept.surfaces.items() if not name.startswith("open ") and refused()] == []
+        seconds_until_refused([kept], partial(operator.run, "user", "suspend", "sue"))
+    operator.run("user", "suspend", "sue", "--undo")
+    assert platform.api("GET", "/api/whoami-v2", token=kept.token).status_code == 200
+    assert platform.api("GET", "/api/whoami-v2", token=ended.token).status_code == 401
+
+
+def test_the_apps_of_a_suspended_user_stop_and_come_back(operator: Operator, tmp_path: Path) -> None:
+    platform = operator.platform
+    operator.run("user", "add", "sid", "--password-stdin", stdin=f"{PASSWORD}\n")
+    token = operator.run("token", "add", "sid", "--role", "write", "--quiet").strip()
     made = platform.api("POST", "/api/repos/create", token=token, json={"name": "app", "type": "space", "sdk": "gradio", "private": True})
     assert made.status_code == 200, made.text
-    folder = tmp_path / "app"
-    remote = f"http://sue:{token}@localhost:{platform.port}/spaces/sue/app"
-    env = {**os.environ, "GIT_TERMINAL_PROMPT": "0", "GIT_AUTHOR_NAME": "S", "GIT_AUTHOR_EMAIL": "s@x", "GIT_COMMITTER_NAME": "S",
-           "GIT_COMMITTER_EMAIL": "s@x"}  # fmt: skip
-
-    def git(*args: str, at: Path = folder) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(["git", *args], cwd=at, env=env, capture_output=True, text=True, timeout=90)
-
-    assert git("clone", "-q", remote, str(folder), at=tmp_path).returncode == 0
-    (folder / "app.py").write_text(APP)
-    git("add", "-A")
-    git("commit", "-q", "-m", "one")
-    assert "Live at" in git("push", "-o", "wait", "origin", "HEAD:main").stderr
-
-    def visit() -> int:
-        return platform.app("sue-app", headers={"Authorization": f"Bearer {token}"}, timeout=10).status_code
-
-    assert visit() == 200
-    operator.run("user", "suspend", "sue")
-    began = time.monotonic()
-    wait_for(lambda: visit() != 200, 9, "the proxy still lets the suspended user in")
-    assert time.monotonic() - began < 10, "a hint cuts it off, not the timer of 30 s"
-    assert platform.api("GET", "/api/whoami-v2", token=token).status_code == 401
-    assert git("fetch").returncode != 0
-    wait_for(lambda: operator.json("space", "show", "sue/app")["replicas"] == 0, 20, "the app still runs")
-    assert operator.json("space", "show", "sue/app")["reason"] == "OWNER_SUSPENDED"
-    operator.run("user", "suspend", "sue", "--undo")
-    assert platform.api("GET", "/api/whoami-v2", token=token).status_code == 200
-    wait_for(lambda: visit() == 200, 60, "the app did not come back")
+    work = Work(platform, "app", tmp_path / "app", owner="sid", token=token)
+    work.write(app__py=APP)
+    assert "Live at" in work.push("one")
+    operator.run("user", "suspend", "sid")
+    wait_for(lambda: operator.json("space", "show", "sid/app")["replicas"] == 0, 20, "the app still runs")
+    assert operator.json("space", "show", "sid/app")["reason"] == "OWNER_SUSPENDED"
+    operator.run("user", "suspend", "sid", "--undo")
+    by_token = {"Authorization": f"Bearer {token}"}
+    wait_for(lambda: platform.app("sid-app", headers=by_token).status_code == 200, 60, "the app did not come back")
 
 
 def test_a_backup_under_load_restores_into_an_empty_folder_and_runs(operator: Operator, clone: Callable[..., Work], tmp_path: Path) -> None:

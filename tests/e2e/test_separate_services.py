@@ -7,7 +7,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +16,7 @@ import pytest
 
 from tests.e2e.conftest import Platform, Work
 from tests.e2e.separate import Separate
+from tests.e2e.surfaces import Rights, furnish, seconds_until_refused
 from tests.e2e.test_push_to_live import plain, wait_for
 from tests.fakes.postgres import PostgresServer, find_server, postgres_server
 from tests.fakes.redis_server import RedisServer, free_port, redis_server
@@ -63,7 +64,7 @@ def running_site(folder: Path) -> Iterator[Site]:
             folder,
             {
                 "VITRINE_REDIS_URL": redis.url, "VITRINE_WORKER_SECRET": SECRET, "VITRINE_PUBLIC_URL": f"http://localhost:{ports['proxy-1']}",
-                "VITRINE_PORT": str(ports["proxy-1"]), "VITRINE_DRAIN_S": "3",
+                "VITRINE_PORT": str(ports["proxy-1"]), "VITRINE_DRAIN_S": "3", "VITRINE_RIGHTS_RECHECK_S": "3600",
             },
         )  # fmt: skip
         for n in ("1", "2"):
@@ -106,6 +107,7 @@ def test_services_apart() -> None:
         wait_for(lambda: text_of(second, "one") == "one", 10, "the second proxy hears of the route")
 
         _static_and_private(site)
+        _rights_end_everywhere(site, Path(name))
         _sleeps_and_wakes(site, work)
         _two_builders_at_once(site, Path(name))
         _kill_each(site)
@@ -129,6 +131,19 @@ def _static_and_private(site: Site) -> None:
     assert stolen.status_code == 404, "a tree that no route names cannot be asked for"
     refused = httpx.post(f"{api}/internal/authorize", json={"host": "x", "kind": "bearer", "credential": "y"})
     assert refused.status_code == 401
+
+
+def _rights_end_everywhere(site: Site, folder: Path) -> None:
+    """At both proxies and both APIs, whichever of them was told; no timer helps."""
+    furnish(site.first, folder, "sue")
+    with ExitStack() as held:
+        rights = [held.enter_context(Rights(door, "sue").held()) for door in (site.first, site.second)]
+        seconds_until_refused(rights, lambda: _suspended(site.first, "sue"))
+
+
+def _suspended(platform: Platform, user: str) -> None:
+    answer = platform.api("POST", f"/api/admin/users/{user}/suspension", json={"suspended": True})
+    assert answer.status_code == 200, answer.text
 
 
 def _sleeps_and_wakes(site: Site, work: Work) -> None:
