@@ -46,6 +46,8 @@ _HALF_LIFE_DAYS = 7.0
 _SORTS: dict[str, str] = {"trending": "trending", "likes": "likes", "created": "created_at", "updated": "updated_at"}
 _SHORT_WALK = 1000
 _FEW = 2000  # rows: a condition that leaves no more is answered from its own index
+_MANY = 20_000  # repositories: so many that a word of every fourth one is not worth counting
+_GLANCE = 25
 _WINDOW = 2000  # rows from the head of an order that are looked at before every condition is asked for all its rows
 
 
@@ -133,7 +135,7 @@ class SqlRepoStore:
         order = await self._order(
             type, viewer, viewer_orgs, see_all, owner, search, sdk, tags, hardware, running_only, gated, sort, limit, offset
         )
-        found = {row["seq"]: row for row in await self._rows.all(select(repos).where(repos.c.seq.in_(order or ())))}
+        found = {row["seq"]: row for row in await self._rows.all(select(repos).where(self._rows.among(repos.c.seq, order or ())))}
         return tuple(mapping.repo_to_domain(found[seq]) for seq in order or ())
 
     async def count_matching(
@@ -206,6 +208,8 @@ class SqlRepoStore:
             order = await self._page([typed, *base], narrow, walks, column, limit, offset, windows[:1])
             windows = windows[1:]
         rows: tuple[Sequence[int], _Narrow | None] | None = None
+        if is_count and words_of(search) and await self._is_common([typed, *base], narrow, walks, column):
+            return None
         if order is None:
             rows = await self._few(narrow)
         if is_count and rows is None and words_of(search):
@@ -215,14 +219,28 @@ class SqlRepoStore:
         if order is None and rows is None:
             order = await self._page([typed, *base], narrow, walks, column, limit, offset, windows)
         if order is None:
-            within, answered = rows or (_all_of(narrow), None)
+            within, answered = rows or (None, None)
+            among = repos.c.seq.in_(_all_of(narrow)) if within is None else self._rows.among(repos.c.seq, within)
             questions = [one.of_row for one in narrow if one is not answered and (rows or one.rows is None)]
             visible = [] if see_all else [or_(repos.c.is_private == false(), repos.c.owner_id.in_(sorted(mine)))]
             # Wrapped, so that no index but that of `seq` is chosen for so few rows.
-            asked = [repos.c.seq.in_(within), func.coalesce(repos.c.type, "") == type.value, *base, *visible, *questions]
+            asked = [among, func.coalesce(repos.c.type, "") == type.value, *base, *visible, *questions]
             ordered = select(repos.c.seq).where(*asked).order_by(func.coalesce(column, column).desc(), repos.c.seq.desc())
             order = [row["seq"] for row in await self._rows.all(ordered.limit(limit).offset(offset))]
         return order
+
+    async def _is_common(
+        self,
+        wanted: Sequence[ColumnElement[bool]],
+        narrow: Sequence[_Narrow],
+        walks: Sequence[tuple[ColumnElement[bool], ...]],
+        rank: ColumnElement[Any],
+    ) -> bool:
+        """Whether a glance at the head of the order says so; of few repositories every hit is counted instead."""
+        if self._rows.is_sqlite or (await self._rows.value(select(func.max(repos.c.seq))) or 0) < _MANY:
+            return False
+        head = await self._page(wanted, narrow, walks, rank, _GLANCE, 0, [4 * _GLANCE])
+        return head is not None and len(head) == _GLANCE
 
     async def _few(self, narrow: Sequence[_Narrow]) -> tuple[Sequence[int], _Narrow] | None:
         """The rows that one of the conditions leaves, when they are few, and that condition; None when every one is common.
