@@ -150,9 +150,10 @@ def router(hub: Hub) -> APIRouter:
         return await _info(request, kind, ns, name, rev)
 
     async def _info(request: Request, kind: str, ns: str, name: str, rev: str | None) -> JSONResponse:
-        actor, repo = await hub.repo(request, kind, ns, name, Action.VIEW)
+        actor, repo, space = await hub.found(request, kind, ns, name, Action.VIEW)
         reads_code = policy.allowed(actor, Action.READ_CODE, repo)
-        space = await hub.space_of(repo) if repo.type is RepoType.SPACE else None
+        if space is None and repo.type is RepoType.SPACE:
+            raise RepoNotFound()
         expand = values(request, "expand")
         sha: Sha | None = None
         if rev is not None:

@@ -115,14 +115,22 @@ class Hub:
 
     async def repo(self, request: Request, kind: str, ns: str, name: str, action: Action) -> tuple[Actor, Repo]:
         """The repository that the address names, with the right checked. Another spelling or an old name is a redirect."""
+        actor, repo, _ = await self.found(request, kind, ns, name, action)
+        return actor, repo
+
+    async def found(self, request: Request, kind: str, ns: str, name: str, action: Action) -> tuple[Actor, Repo, Space | None]:
+        """The same, and the Space where the repository is one."""
         actor = await self.actor(request)
+        space: Space | None = None
         async with self.services.uow.read() as uow:
             found, moved = await find_repo(uow, addresses.repo_type(kind), ns, name)
             asked = await gates.request_of(uow, actor, action, found)
+            if found is not None and found.type is RepoType.SPACE:
+                space = await uow.spaces.get(SpaceId(found.id))
         repo = policy.require(actor, action, found, asked)
         if moved:
             raise Moved(_relocated(request, ns, name, repo))
-        return actor, repo
+        return actor, repo, space
 
     async def reads_files(self, actor: Actor, repo: Repo) -> bool:
         """Whether a caller who may see the repository was let in to what its files hold."""
@@ -131,15 +139,10 @@ class Hub:
         return policy.allowed(actor, Action.READ_FILES, repo, asked)
 
     async def space(self, request: Request, ns: str, name: str, action: Action) -> tuple[Actor, Repo, Space]:
-        actor, repo = await self.repo(request, "spaces", ns, name, action)
-        return actor, repo, await self.space_of(repo)
-
-    async def space_of(self, repo: Repo) -> Space:
-        async with self.services.uow.read() as uow:
-            space = await uow.spaces.get(SpaceId(repo.id))
+        actor, repo, space = await self.found(request, "spaces", ns, name, action)
         if space is None:
             raise RepoNotFound()
-        return space
+        return actor, repo, space
 
     def app_url(self, subdomain: str) -> str:
         return addresses.app_url(self.services.public_url, self.services.apps_domain, subdomain)

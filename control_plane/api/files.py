@@ -24,7 +24,7 @@ _HARMLESS = {
     "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; img-src data:; media-src 'self'; sandbox",
     "Cross-Origin-Resource-Policy": "cross-origin",
 }
-_LOOKED_UP_AT_ONCE = 4  # of many downloads that begin together; all other requests take turns with these few, not with hundreds
+_LOOKED_UP_AT_ONCE = 2  # of many downloads that begin together; all other requests take turns with these few, not with hundreds
 _AS_TEXT = ("text/html", "application/xhtml", "application/javascript", "text/javascript", "application/xml", "text/xml")
 
 

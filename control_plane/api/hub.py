@@ -31,6 +31,7 @@ from control_plane.api.webhook_delivery import Deliveries
 from control_plane.http import raw_path  # registers the path convertors that the routes name
 from control_plane.http.consent import ConsentPages
 from control_plane.http.error_map import plain
+from control_plane.http.route_index import join
 
 assert raw_path.SLASH
 
@@ -42,7 +43,7 @@ def hub_router(services: Services, consent: ConsentPages, deliveries: Deliveries
     """
     hub = Hub(services, deliveries)
     api = APIRouter()
-    api.include_router(oauth.router(hub, consent))
+    join(api, oauth.router(hub, consent))
     for room in (
         side_calls,
         access_requests,
@@ -63,7 +64,7 @@ def hub_router(services: Services, consent: ConsentPages, deliveries: Deliveries
         catalogue,
         files,
     ):
-        api.include_router(room.router(hub))
+        join(api, room.router(hub))
     api.add_api_route("/api/{rest:tail}", _nothing_here, methods=["GET", "POST", "PUT", "PATCH", "DELETE"], include_in_schema=False)
     return api
 

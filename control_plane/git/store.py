@@ -24,6 +24,7 @@ from control_plane.domain.ids import RepoId, Sha
 from control_plane.git import archives, objects, rewrite, tree_writer
 from control_plane.git.gitbin import PINNED, GitBinary, GitFailed, end
 from control_plane.git.lfs import sync_folder
+from control_plane.git.listings import Listings
 from control_plane.git.names import SHA, ZERO_SHA, check_path, check_ref, check_repo_id
 from control_plane.git.objects import MAIN
 from control_plane.git.packing import blob_pack
@@ -55,6 +56,7 @@ class BareGitStore:
         empty = root / ".no-hooks"
         empty.mkdir(parents=True, exist_ok=True, mode=0o700)
         self.git = GitBinary(hooks_path=empty, program=program)
+        self._listings = Listings()
         self._locks: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
 
     def path(self, repo_id: RepoId) -> str:
@@ -142,9 +144,14 @@ class BareGitStore:
             if not (await self.entry(repo_id, sha, path)).is_dir:
                 raise EntryNotFound(f"{path} is a file, not a folder", commit=sha)
         repo = self._existing(repo_id)
+        key = repo_id, sha, path, recursive
+        if (known := self._listings.get(key)) is not None:  # a process each time would hold up everybody in this one
+            return known
         words = ["ls-tree", "-z", "-l", *(["-r", "-t"] if recursive else [])]
         out = await self._ask(repo_id, *words, f"{_full(sha)}:{path}" if path else _full(sha))
-        return await asyncio.to_thread(objects.parse_listing, repo, out, f"{path}/" if path else "")
+        found = await asyncio.to_thread(objects.parse_listing, repo, out, f"{path}/" if path else "")
+        self._listings.keep(key, found)
+        return found
 
     async def entry(self, repo_id: RepoId, sha: Sha, path: str) -> TreeEntry:
         found = await asyncio.to_thread(objects.entry, self._existing(repo_id), _full(sha), check_path(path.rstrip("/")))
