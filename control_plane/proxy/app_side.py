@@ -124,6 +124,7 @@ class AppSide(OwnAnswers):
         head = self.head
         assert head is not None
         assert self.pool is not None
+        self.common = False
         self._up = up
         self.keep_upstream = True
         if head.upgrade:
@@ -133,9 +134,8 @@ class AppSide(OwnAnswers):
         else:
             tail = b"\r\n\r\n"
         up.begin(
-            self,
-            b"%b %b HTTP/1.%b%b\r\nX-Vitrine-Request-Id: %b%b%b"
-            % (self.method, self.target, self._minor, self._forward, self.request_id, self.pool.header, tail),
+            cast("ClientConnection", self),
+            b"%b %b HTTP/1.%b%b%b%b%b" % (self.method, self.target, self._minor, self._forward, self.request_id, self.pool.site, tail),
         )
         if self._write_paused:
             up.pause()
@@ -286,6 +286,7 @@ class AppSide(OwnAnswers):
         up, self._up = self._up, None
         if self.phase == CLOSED:
             return
+        self.common = False
         head = self.head
         if (
             code is Code.APP_RESET and up is not None and up.reused and not self._retried and self.phase == WAIT

@@ -14,8 +14,6 @@ import time
 from typing import cast
 
 from control_plane.proxy import routing
-from control_plane.proxy.activity import counts_as_use
-from control_plane.proxy.app_side import AppSide
 from control_plane.proxy.connection import (
     BY_BUFFER,
     BY_UPSTREAM,
@@ -26,13 +24,14 @@ from control_plane.proxy.connection import (
     HEAD,
     HOLD,
     LENGTH,
-    REPEATABLE,
     TUNNEL,
     WAIT,
 )
 from control_plane.proxy.errors import Code
+from control_plane.proxy.express import ExpressSide
 from control_plane.proxy.heads import CHUNKED, HeadError, RequestHead, origin_form, request_line
 from control_plane.proxy.limits import plain_address
+from control_plane.proxy.start_line import StartLine
 from control_plane.proxy.table import Entry
 from control_plane.proxy.upstream import WRITE_HIGH
 
@@ -42,7 +41,7 @@ _LINGER_BYTES = 16 * 1024 * 1024
 _QUOTA_PATIENCE_S = 3.0  # how long a visit to a Space that a quota keeps asleep waits for the scheduler's word
 
 
-class ClientConnection(AppSide):
+class ClientConnection(ExpressSide):
     __slots__ = ()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -68,6 +67,12 @@ class ClientConnection(AppSide):
             if self._buffer:
                 data = self._buffer + data
                 self._buffer = b""
+            head = self.head
+            # Clients often repeat their headers to the byte; checked once, they stay checked.
+            if head is not None and data.endswith(head.tail):
+                line = self.core.known_lines.get(data[: -head.tail_size])
+                if line is not None and line.is_common and self._express(line):
+                    return
             self._read_head(data)
         elif phase == TUNNEL:
             core = self.core
@@ -138,22 +143,12 @@ class ClientConnection(AppSide):
     def _read_head(self, data: bytes) -> None:
         core = self.core
         self._started = time.perf_counter()
-        head = self.head
-        fresh = False
-        line_end = data.find(b"\r\n")
         try:
-            # Clients often repeat their headers to the byte; checked once, they stay checked.
-            if head is None or line_end < 1 or len(data) - line_end != len(head.tail) or not data.endswith(head.tail):
-                found = self._checked_head(data)
-                if found is None:
-                    return
-                fresh = head is not found[0]
-                head, data, line_end, end = found
-                self._buffer = data[end:] if len(data) > end else b""
-            method, target, minor = request_line(data, line_end, core.config.heads)
-            if minor != head.minor:
-                fresh = True
-                head = RequestHead(head.block, minor, core.config.heads)
+            found = self._checked_head(data)
+            if found is None:
+                return
+            line, head, self._buffer = found
+            method, target = line.method, line.target
             if target[0] != 47:
                 target = origin_form(method, target, head.host)
             if method in _REFUSED_METHODS:
@@ -163,40 +158,48 @@ class ClientConnection(AppSide):
             if head.length > core.config.max_body_bytes > 0:
                 raise HeadError(Code.BODY_TOO_LARGE)
         except HeadError as refused:
-            self.head = self.entry = None
-            self._log_part = ""
-            self.method = self.target = self.request_id = b""
+            self.head = self.entry = self._routes = None
+            self._log_part = self.method = self.target = self.request_id = b""
             self.refuse(refused.code, close=True)
             return
+        is_platform, entry, ours = core.resolved.get(head.host) or core.resolve(head.host)
+        if head is not self.head or entry is not self.entry:
+            self._settle(head, entry, is_platform)
+        if entry is not None and entry.is_plain and head.is_plain and not core.draining:
+            self._routes = core.resolved
+            if line.is_common and self._express(line):
+                return
+        self._begin_afresh()
+        self.common = False
         self.method = method
         self.target = target
-        self.request_id = core.next_id()
-        self.answered = self.request_sent = self._retried = self.is_stream = False
-        self.extra_head = self.sign = b""
-        self._code = ""
-        self._status = self.sent = 0
-        self._connect_s = 0.0
+        self.request_id = next(core.ids)
         self._close_after = not head.keep_alive
         self.accepts_upgrade = head.upgrade
         self.phase = HOLD
         self.deadline = core.app_deadline
-        is_platform, entry, ours = core.resolved.get(head.host) or core.resolve(head.host)
-        if fresh or self.entry is not entry:
-            self.head = head
-            self.entry = entry
-            self._minor = head.minor
-            self._log_part = ""
-            self.app_host = None if is_platform else entry.host if entry is not None else b""
-            self._forward = routing.forwarded(self, head, is_platform)
-        if entry is None or not entry.is_plain or not head.is_plain or target[1:2] == b"." or not self._express(head, entry):
-            self.decide(head, is_platform, entry, ours)
+        self.decide(head, is_platform, entry, ours)
+
+    def _settle(self, head: RequestHead, entry: Entry | None, is_platform: bool) -> None:
+        """What is the same for all requests with this head, on to the next one."""
+        known, visitor = self.head, self.visitor
+        stays = known is not None and known.host == head.host and entry is self.entry
+        self.head = head
+        self.entry = entry
+        self._minor = head.minor
+        self._routes = None
+        self.app_host = None if is_platform else entry.host if entry is not None else b""
+        self._forward = routing.forwarded(self, head, is_platform)
+        if not stays or visitor != self.visitor:
+            self._named()
 
     def decide(self, head: RequestHead, is_platform: bool, entry: Entry | None, ours: bool) -> None:
         routing.decide(self, head, is_platform, entry, ours)
 
-    def _checked_head(self, data: bytes) -> tuple[RequestHead, bytes, int, int] | None:
-        """(head, data, end of its first line, where the body begins), or None while the head is incomplete."""
-        limits = self.core.config.heads
+    def _checked_head(self, data: bytes) -> tuple[StartLine, RequestHead, bytes] | None:
+        """(first line, head, what follows it), or None while the head is incomplete."""
+        core = self.core
+        limits = core.config.heads
         end = data.find(b"\r\n\r\n")
         if data[:2] == b"\r\n" and end >= 0:  # one empty line before a request is tolerated (RFC 9112 2.2)
             data = data[2:]
@@ -207,46 +210,14 @@ class ClientConnection(AppSide):
         if end > limits.head:
             raise HeadError(Code.HEADERS_TOO_LARGE)
         line_end = data.find(b"\r\n")
-        minor = request_line(data, line_end, limits)[2]
+        line = core.known_lines.read(data[:line_end])
         block = data[line_end:end]
         head = self.head
         if head is None:  # a new connection: its client may be known from others
-            head = self.core.known_heads.get(block) if minor == b"1" else None
-            if head is None:
-                head = RequestHead(block, minor, limits)
-                self.core.remember_head(block, minor, head)
-        elif head.block != block or head.minor != minor:
-            self.head = None
-            head = RequestHead(block, minor, limits)
-        return head, data, line_end, end + 4
-
-    def _express(self, head: RequestHead, entry: Entry) -> bool:
-        """The common case of routing.decide, routing.admit and forward in one: a public, ready Space with an idle connection.
-
-        False when it is not that case; nothing has happened then.
-        """
-        pool = entry.pools[0]
-        idle = pool.idle
-        if not idle or idle[-1].closed or b"__sign=" in self.target or self.method not in REPEATABLE:
-            return False
-        now = self.core.now
-        if self.bucket is None or not self.bucket.take(now) or not entry.bucket.take(now):
-            return False
-        if counts_as_use(self.target):
-            self._live = True
-            entry.activity.live += 1
-        self.pool = pool
-        self._up = up = idle.pop()
-        self.keep_upstream = self.request_sent = True
-        self.phase = WAIT
-        up.begin(
-            self,
-            b"%b %b HTTP/1.1%b\r\nX-Vitrine-Request-Id: %b%b\r\n\r\n"
-            % (self.method, self.target, self._forward, self.request_id, pool.header),
-        )
-        if self._write_paused:
-            up.pause()
-        return True
+            head = core.shared_head(block, line.minor)
+        elif head.block != block or head.minor != line.minor:
+            head = RequestHead(block, line.minor, limits, core.known_fields)
+        return line, head, data[end + 4 :]
 
     def _partial_head(self, data: bytes) -> None:
         limits = self.core.config.heads
@@ -309,7 +280,7 @@ class ClientConnection(AppSide):
         is_platform, entry, ours = self.core.resolve(self.head.host)
         self.entry = entry
         self.extra_head = b""
-        self._log_part = ""
+        self._named()
         self.deadline = self.core.app_deadline
         self.decide(self.head, is_platform, entry, ours)
 

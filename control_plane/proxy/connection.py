@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
+from control_plane.proxy.access_log import client_part, request_part
 from control_plane.proxy.activity import SpaceActivity
 from control_plane.proxy.chunks import ChunkReader
 from control_plane.proxy.core import Core
 from control_plane.proxy.heads import CHUNKED, RequestHead
 from control_plane.proxy.limits import Bucket, Client
 from control_plane.proxy.pool import Pool
+from control_plane.proxy.start_line import StartLine
 from control_plane.proxy.table import Entry
 from control_plane.proxy.upstream import Upstream
 
@@ -32,14 +34,15 @@ _UNDER_WAY = frozenset((HOLD, LENGTH, CHUNKS, WAIT))
 
 class Connection(asyncio.Protocol):
     __slots__ = (
-        "_body_due", "_body_left", "_buffer", "_chunks", "_close_after", "_code", "_connect_s", "_forward", "_live", "_log_part",
-        "_minor", "_read_holds", "_retried", "_started", "_status", "_task", "_tunnel", "_unsent", "_up", "_wait_host", "_write_paused",
-        "accepts_upgrade", "address", "answered", "app_host", "bucket", "client", "core", "deadline", "entry", "extra_head", "head",
-        "is_stream", "keep_upstream", "method", "phase", "plain_body", "pool", "proto", "request_id", "request_sent", "sent", "shown",
-        "sign", "target", "transport", "visitor",
+        "_body_due", "_body_left", "_buffer", "_chunks", "_close_after", "_code", "_connect_s", "_forward", "_line", "_live", "_log_part",
+        "_minor", "_read_holds", "_retried", "_routes", "_started", "_status", "_task", "_tunnel", "_unsent", "_up", "_wait_host",
+        "_write_paused", "accepts_upgrade", "address", "answered", "app_host", "bucket", "client", "common", "core", "deadline", "entry",
+        "extra_head", "head", "is_stream", "keep_upstream", "method", "phase", "plain_body", "pool", "proto", "request_id",
+        "request_sent", "sent", "shown", "sign", "target", "transport", "visitor", "vouched", "vouched_host",
     )  # fmt: skip
     transport: asyncio.Transport
     _tunnel: asyncio.Transport
+    _line: StartLine  # of a common exchange, express.py
 
     def __init__(self, core: Core, address: str = "", proto: bytes = b"") -> None:
         """`address` and `proto` say who asks and how where the socket cannot: behind TLS, HTTP/2 or a PROXY header.
@@ -68,10 +71,14 @@ class Connection(asyncio.Protocol):
         self.request_sent = False
         self.keep_upstream = False
         self.is_stream = False
+        self.common = False
         self.plain_body = False  # chunked answers are passed on without their chunks: HTTP/2 has its own frames
         self.sent = 0
         self._minor = b"1"
         self._forward = b""
+        self.vouched = b""  # who asks `vouched_host`, in the words that apps are told
+        self.vouched_host = b""
+        self._routes: object = None  # the look-ups that `entry` was found by, when what follows may be common exchanges
         self._buffer = b""
         self._body_left = 0
         self._body_due = 0.0  # when a body that came at the slowest rate allowed would have brought what is here
@@ -83,7 +90,7 @@ class Connection(asyncio.Protocol):
         self._connect_s = 0.0
         self._status = 0
         self._code = ""
-        self._log_part = ""
+        self._log_part = b""
         self._close_after = False
         self._retried = False
         self._live = False
@@ -146,10 +153,20 @@ class Connection(asyncio.Protocol):
             self.is_stream = True
             self.entry.activity.tabs += 1
 
+    def _begin_afresh(self) -> None:
+        """Nothing of the request before is left in what says how an exchange goes."""
+        self.answered = self.request_sent = self._retried = self.is_stream = self.accepts_upgrade = self._close_after = False
+        self.extra_head = self.sign = b""
+        self._code = ""
+        self._status = self.sent = 0
+        self._connect_s = 0.0
+
     def _account(self) -> None:
         core = self.core
         entry = self.entry
-        seconds = time.perf_counter() - self._started
+        self.common = False
+        ended = time.perf_counter()
+        seconds = ended - self._started
         activity = entry.activity if entry is not None else core.activity.platform
         activity.record(self._status if self._status < 600 else 500, 0.0 if self._status == 101 else seconds)
         activity.bytes_out += self.sent
@@ -159,32 +176,27 @@ class Connection(asyncio.Protocol):
         if self.is_stream:
             self.is_stream = False
             activity.tabs -= 1
-        now = time.time()
         if self._live:
             self._live = False
             activity.live -= 1
-            activity.last_used = now
-        log = core.log
-        if log.enabled:
-            log.add(
-                now, self.request_id, self._log_part or self._named(), self.method, self.target, self._status, self._code,
-                self._connect_s, seconds, self.sent,
+            activity.last_used = core.wall
+        if core.log.enabled:
+            core.log.add(
+                core.epoch_ms + ended * 1000, self.request_id, self._log_part or self._named(), request_part(self.method, self.target),
+                self._status, self._code, self._connect_s * 1e6, seconds * 1e6, self.sent,
             )  # fmt: skip
 
-    def _named(self) -> str:
-        """The part of an access log line that says who asked whom; the same for all requests with the same head."""
-        space = self.entry.log_part if self.entry is not None else ""
-        host = self.head.host.decode("latin-1") if self.head is not None else ""
-        self._log_part = f'","client":"{self.visitor}","host":"{host}",{space}"method":"'
+    def _named(self) -> bytes:
+        """The part of an access log line that says who asked whom."""
+        self._log_part = client_part(
+            self.visitor, self.head.host if self.head is not None else b"", self.entry.log_part if self.entry is not None else b""
+        )
         return self._log_part
 
-    # -- of the layers above -----------------------------------------------------------------------------------------
+    if TYPE_CHECKING:  # of the layers above: client.py and app_side.py
 
-    def _read_head(self, data: bytes) -> None:
-        raise NotImplementedError
+        def _read_head(self, data: bytes) -> None: ...
 
-    def _read_body(self, data: bytes) -> None:
-        raise NotImplementedError
+        def _read_body(self, data: bytes) -> None: ...
 
-    def look_again(self) -> None:
-        raise NotImplementedError
+        def look_again(self) -> None: ...

@@ -5,8 +5,9 @@ from __future__ import annotations
 import ipaddress
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -16,10 +17,11 @@ from control_plane.proxy.activator import Activator
 from control_plane.proxy.activity import Activity
 from control_plane.proxy.balancer import Balancer
 from control_plane.proxy.guard import Guard
-from control_plane.proxy.heads import HeadLimits, RequestHead
+from control_plane.proxy.heads import HeadLimits, KnownFields, RequestHead
 from control_plane.proxy.limits import Clients, Waiting
 from control_plane.proxy.pool import Pool, Pools
 from control_plane.proxy.stages import Followers
+from control_plane.proxy.start_line import KnownLines
 from control_plane.proxy.table import Entry, Table
 from control_plane.proxy.tls import CertificateFiles
 
@@ -81,6 +83,16 @@ class ProxyConfig:
     report_every_s: float = 2.0
 
 
+def _request_ids() -> Iterator[bytes]:
+    """Ids of requests: 40 random bits of this process, then a number."""
+    process = secrets.token_hex(5)
+    lower = tuple(b"%03x" % number for number in range(4096))
+    for number in count():
+        upper = f"{process}{number:04x}".encode()
+        for digits in lower:
+            yield upper + digits
+
+
 _OTHER_DESCRIPTORS = 128  # listeners, bus, logs, questions to the API, and what opens between two ticks
 
 
@@ -110,11 +122,14 @@ class Core:
         self.wall = 0.0  # Unix seconds, as of the last tick
         self.stream_deadline = 0.0  # when a stream that moves now has been silent for too long
         self.app_deadline = 0.0  # when a request that begins now has waited too long for its answer
+        self.idle_deadline = 0.0  # when a connection that falls silent now has been so for too long
+        self.epoch_ms = 0.0  # Unix time, in milliseconds, at which `time.perf_counter()` was 0
         self.known_heads: dict[bytes, RequestHead] = {}  # recent HTTP/1.1 blocks, found valid
+        self.known_fields = KnownFields()
+        self.known_lines = KnownLines(config.heads)
         self.draining = False
         self.goodbye_at = 0.0  # when draining, busy HTTP/2 connections are told so from here on
-        self.id_prefix = secrets.token_hex(5).encode()
-        self.ids = 0
+        self.ids = _request_ids()
         parts = urlsplit(config.public_url)
         self.scheme = parts.scheme.encode() or b"http"
         self.hub = f"{parts.scheme}://{parts.netloc}"
@@ -137,6 +152,8 @@ class Core:
         self.now = self.clock()
         self.upstreams = len(self.pools)
         self.wall = time.time()
+        self.epoch_ms = (self.wall - time.perf_counter()) * 1000
+        self.idle_deadline = self.now + self.config.keep_alive_s
         self.stream_deadline = self.now + self.config.stream_idle_s
         self.app_deadline = self.now + self.config.app_timeout_s
         return self.now
@@ -147,7 +164,7 @@ class Core:
         if found is None:
             found = self._resolve(host)
             if len(self.resolved) > 8192:
-                self.resolved.clear()
+                self.forget_resolved()
             self.resolved[host] = found
         return found
 
@@ -164,19 +181,26 @@ class Core:
             return False, self.table.get(name), False
         return True, None, True
 
-    def remember_head(self, block: bytes, minor: bytes, head: RequestHead) -> None:
-        """Keep a checked block for the next connection that sends the same; bounded to a few MB."""
-        if minor == b"1" and len(block) <= 2048:
-            if len(self.known_heads) >= 1024:
-                self.known_heads.clear()
-            self.known_heads[block] = head
+    def shared_head(self, block: bytes, minor: bytes) -> RequestHead:
+        """The head of a block that another connection may have sent already; bounded to a few MB. Raises HeadError."""
+        head = self.known_heads.get(block)
+        if head is None or head.minor != minor:
+            head = RequestHead(block, minor, self.config.heads, self.known_fields)
+            if minor == b"1" and len(block) <= 2048:
+                if len(self.known_heads) >= 1024:
+                    self.known_heads.clear()
+                self.known_heads[block] = head
+        return head
 
     def forget_resolved(self) -> None:
-        self.resolved.clear()
+        """A route changed, or this process leaves. A new dictionary: what was concluded from the old one is looked at again."""
+        self.resolved = {}
 
-    def next_id(self) -> bytes:
-        self.ids += 1
-        return b"%s%07x" % (self.id_prefix, self.ids)
+    def forget_heads(self) -> None:
+        """What clients sent is remembered for seconds, not hours: it holds credentials."""
+        self.known_heads.clear()
+        self.known_fields.clear()
+        self.known_lines.clear()
 
     def is_inner(self, host: bytes) -> bool:
         """Whether `host` is a name that only apps in their sandbox use."""

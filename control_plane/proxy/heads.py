@@ -1,7 +1,8 @@
 """Request and response heads, validated and rewritten as one block of bytes.
 
-A head is checked by one compiled pattern and rewritten by cutting spans out of it: there is no callback per header, which
-is what makes an HTTP parser expensive in Python. Rules are those of RFC 9112 and 9110, read strictly: what two servers
+A request head is split into lines; a line that came before is known, whoever sent it, and only new ones are looked at by a
+pattern. An answer's head is checked by one pattern and rewritten by cutting spans out of it. There is no callback per header,
+which is what makes an HTTP parser expensive in Python. Rules are those of RFC 9112 and 9110, read strictly: what two servers
 could read differently is refused here, so no upstream ever sees it.
 
 A block is everything between the start line and the empty line, each header as `\\r\\nName: value`, so that a pattern can
@@ -12,7 +13,9 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Final
+from functools import cached_property
+from itertools import compress, repeat
+from typing import Final, cast
 
 from control_plane.proxy.errors import Code
 
@@ -22,15 +25,15 @@ CHUNKED: Final = -2
 _TOKEN = rb"!#$%&'*+\-.^_`|~0-9A-Za-z"
 _REQUEST_LINE = re.compile(rb"([" + _TOKEN + rb"]{1,32}+) ([!-\"$-~]++) HTTP/1\.([01])")
 _OTHER_VERSION = re.compile(rb"[" + _TOKEN + rb"]{1,32}+ [!-~]++ HTTP/\d\.\d")
-_REQUEST_BLOCK = re.compile(rb"(?:\r\n[" + _TOKEN + rb"]++:[\t\x20-\x7e\x80-\xff]*+)*+")
+_REQUEST_FIELD = re.compile(rb"([" + _TOKEN + rb"]++):([\t\x20-\x7e\x80-\xff]*+)")
 _STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-9]\d\d)(?: [\t\x20-\x7e\x80-\xff]*+)?")
 _RESPONSE_BLOCK = re.compile(rb"(?:\r\n[" + _TOKEN + rb"]++:[\t\x20-\x7e\x80-\xff]*+)*+")
 
 # Headers this proxy must look at or must not pass on. `[-_]` covers the twins that CGI-style servers fold together.
 _REQUEST_SPECIAL = re.compile(
-    rb"\r\n(host|content[-_]length|transfer[-_]encoding|connection|cookie|upgrade|expect|authorization|x[-_]hf[-_]authorization"
-    rb"|x[-_]forwarded[^:]*|x[-_]vitrine[^:]*|x[-_]real[-_]ip|x[-_]ip[-_]token|x[-_]client[-_]ip|forwarded|true[-_]client[-_]ip"
-    rb"|keep[-_]alive|proxy[-_][^:]*|proxy|te|trailer|http2[-_]settings|sec[-_]websocket[-_](?:key|version)):[ \t]*([^\r]*)"
+    rb"host|content[-_]length|transfer[-_]encoding|connection|cookie|upgrade|expect|authorization|x[-_]hf[-_]authorization"
+    rb"|x[-_]forwarded.*|x[-_]vitrine.*|x[-_]real[-_]ip|x[-_]ip[-_]token|x[-_]client[-_]ip|forwarded|true[-_]client[-_]ip"
+    rb"|keep[-_]alive|proxy[-_].*|proxy|te|trailer|http2[-_]settings|sec[-_]websocket[-_](?:key|version)"
 )
 _RESPONSE_SPECIAL = re.compile(
     rb"\r\n(content-length|transfer-encoding|connection|set-cookie|keep-alive|upgrade|proxy-connection|proxy-authenticate|te|trailer"
@@ -41,7 +44,6 @@ _ABSOLUTE = re.compile(rb"(https?)://([^/?]*)(.*)", re.DOTALL | re.IGNORECASE)
 _DIGITS = re.compile(rb"\d{1,18}")
 _WS_KEY = re.compile(rb"[a-z0-9+/]{22}==")
 _OUR_COOKIE = re.compile(rb"(?:__host-|__secure-)?vitrine(?:[_=-]|$)")
-_REFERER = re.compile(rb"\r\nreferer:[ \t]*([^\r]*)")
 _SIGN = re.compile(rb"([?&])__sign=([^&]*)")
 
 # Names a Connection header may not nominate for removal: dropping them would change what the request means.
@@ -71,6 +73,34 @@ class HeadLimits:
     headers: int = 100
 
 
+# A header that this proxy looks at: its name and value in lower case, and the value as it was sent.
+Field = tuple[bytes, bytes, bytes]
+_MAX_REMEMBERED = 512  # bytes of a header line
+_UNKNOWN = repeat(Ellipsis)
+
+
+class KnownFields(dict[bytes, Field | None]):
+    """Header lines that were found valid, so that what clients repeat is checked once; None for those nobody here looks at. Bounded."""
+
+    def learn(self, line: bytes, limits: HeadLimits) -> Field | None:
+        """Check a line that is not known; raises HeadError."""
+        if len(line) > limits.header_line:
+            raise HeadError(Code.HEADERS_TOO_LARGE)
+        match = _REQUEST_FIELD.fullmatch(line)
+        if match is None:
+            raise HeadError(Code.BAD_HEADER)
+        name, value = match[1].lower(), match[2].strip(b" \t")
+        low = value.lower()
+        field = None
+        if _REQUEST_SPECIAL.fullmatch(name) is not None or (name == b"referer" and b"__sign=" in low):
+            field = (name, low, value)
+        if len(line) <= _MAX_REMEMBERED:
+            if len(self) >= 4096:
+                self.clear()
+            self[line] = field
+        return field
+
+
 class RequestHead:
     """One validated block. `length` is the Content-Length, NO_BODY or CHUNKED; `host` is lower case and may carry a port.
 
@@ -88,35 +118,38 @@ class RequestHead:
     hf_authorization = b""
     cookie = b""
 
-    def __init__(self, block: bytes, minor: bytes, limits: HeadLimits) -> None:
-        if _REQUEST_BLOCK.fullmatch(block) is None:
-            raise HeadError(Code.BAD_HEADER)
-        if block.count(b"\r\n") > limits.headers:
+    def __init__(self, block: bytes, minor: bytes, limits: HeadLimits, known: KnownFields | None = None) -> None:
+        """`known` is the memory of a whole process; without one every line is checked anew."""
+        if known is None:
+            known = KnownFields()
+        lines = block.split(b"\r\n")
+        del lines[0]  # what stands before the first line break: nothing
+        if len(lines) > limits.headers:
             raise HeadError(Code.HEADERS_TOO_LARGE)
-        if len(block) > limits.header_line and any(len(line) > limits.header_line for line in block.split(b"\r\n")):
-            raise HeadError(Code.HEADERS_TOO_LARGE)
-        low = block.lower()
         self.block = block
         self.tail = block + b"\r\n\r\n"
+        self.tail_size = len(self.tail)
         self.minor = minor
-        self.low = low
         self.keep_alive = minor == b"1"
-        cuts: list[tuple[int, int, bytes]] = []  # from both
-        app_cuts: list[tuple[int, int, bytes]] = []  # from the app's only
-        nominated: list[bytes] = []
+        cut: dict[int, bytes] = {}  # place of a line → what stands there instead, for both
+        app_cut: dict[int, bytes] = {}  # for the app only
+        nominated: set[bytes] = set()
         upgrade_to = b""
         upgrade_asked = close_asked = False
         websocket_key = websocket_version = b""
-        for match in _REQUEST_SPECIAL.finditer(low):
-            name, value = match.groups()
+        fields = [*map(known.get, lines, _UNKNOWN)]
+        if Ellipsis in fields:
+            fields = [known.learn(line, limits) if field is Ellipsis else field for line, field in zip(lines, fields, strict=True)]
+        for at, field in compress(enumerate(fields), fields):
+            name, low, value = cast(Field, field)
             if name == b"host":
                 if self.host:
                     raise HeadError(Code.BAD_HOST, "two Host headers")
-                self.host = value.rstrip(b" \t")
-                if _HOST.fullmatch(self.host) is None or b".." in self.host:
+                self.host = low
+                if _HOST.fullmatch(low) is None or b".." in low:
                     raise HeadError(Code.BAD_HOST)
             elif name == b"connection":
-                for token in value.split(b","):
+                for token in low.split(b","):
                     token = token.strip(b" \t")
                     if token == b"close":
                         close_asked = True
@@ -125,55 +158,55 @@ class RequestHead:
                     elif token == b"upgrade":
                         upgrade_asked = True
                     elif token and token not in _KEPT:
-                        nominated.append(token)
-                cuts.append((match.start(), match.end(), b""))
+                        nominated.add(token)
+                cut[at] = b""
             elif name == b"cookie":
-                start, end = match.span(2)
-                self.cookie = self.cookie + b"; " + block[start:end] if self.cookie else block[start:end]
-                if b"vitrine" in value:
-                    kept = [pair for pair in block[start:end].split(b";") if not _OUR_COOKIE.match(pair.strip(b" \t=").lower())]
+                self.cookie = self.cookie + b"; " + value if self.cookie else value
+                if b"vitrine" in low:
+                    kept = [pair for pair in value.split(b";") if not _OUR_COOKIE.match(pair.strip(b" \t=").lower())]
                     joined = b";".join(kept).strip()
-                    app_cuts.append((match.start(), match.end(), b"\r\nCookie: " + joined if joined else b""))
+                    app_cut[at] = b"Cookie: " + joined if joined else b""
             elif name == b"content-length":
-                value = value.rstrip(b" \t")
-                if self.length != NO_BODY or _DIGITS.fullmatch(value) is None:
+                if self.length != NO_BODY or _DIGITS.fullmatch(low) is None:
                     raise HeadError(Code.BAD_FRAMING)
-                self.length = int(value)
+                self.length = int(low)
             elif name == b"transfer-encoding":
-                if self.length != NO_BODY or value.rstrip(b" \t") != b"chunked" or minor == b"0":
+                if self.length != NO_BODY or low != b"chunked" or minor == b"0":
                     raise HeadError(Code.BAD_FRAMING)
                 self.length = CHUNKED
             elif name == b"authorization":
                 if self.authorization:
                     raise HeadError(Code.BAD_HEADER)
-                self.authorization = block[match.start(2) : match.end(2)].rstrip(b" \t")
-                if value.startswith(b"bearer hf_"):
-                    app_cuts.append((match.start(), match.end(), b""))
+                self.authorization = value
+                if low.startswith(b"bearer hf_"):
+                    app_cut[at] = b""
             elif name == b"x-hf-authorization":
                 if self.hf_authorization:
                     raise HeadError(Code.BAD_HEADER)
-                self.hf_authorization = block[match.start(2) : match.end(2)].rstrip(b" \t")
-                app_cuts.append((match.start(), match.end(), b""))
+                self.hf_authorization = value
+                app_cut[at] = b""
             elif name == b"upgrade":
-                upgrade_to = value.rstrip(b" \t")
-                cuts.append((match.start(), match.end(), b""))
+                upgrade_to = low
+                cut[at] = b""
             elif name == b"expect":
-                if value.rstrip(b" \t") != b"100-continue":
+                if low != b"100-continue":
                     raise HeadError(Code.EXPECTATION_FAILED)
                 self.expect = True
                 if minor == b"0":
-                    cuts.append((match.start(), match.end(), b""))
+                    cut[at] = b""
             elif name == b"sec-websocket-key":
                 if websocket_key:
                     raise HeadError(Code.BAD_UPGRADE)
-                websocket_key = value.rstrip(b" \t")
+                websocket_key = low
             elif name == b"sec-websocket-version":
-                websocket_version = value.rstrip(b" \t")
+                websocket_version = low
             elif name == b"te":
-                self.trailers = self.trailers or b"trailers" in value.replace(b" ", b"").split(b",")
-                cuts.append((match.start(), match.end(), b""))
+                self.trailers = self.trailers or b"trailers" in low.replace(b" ", b"").split(b",")
+                cut[at] = b""
+            elif name == b"referer":  # a frame's first address is the Referer of what it loads: its proof stays outside as well
+                app_cut[at] = b"Referer: " + take_sign(value)[0]
             else:  # a trust header, a hop-by-hop header, or an underscore twin of something that matters
-                cuts.append((match.start(), match.end(), b""))
+                cut[at] = b""
         if close_asked:
             self.keep_alive = False
         if not self.host:
@@ -183,16 +216,15 @@ class RequestHead:
                 raise HeadError(Code.BAD_UPGRADE)
             self.upgrade = True
         if nominated:
-            for token in nominated:
-                for match in re.finditer(rb"\r\n" + re.escape(token) + rb":[^\r]*", low):
-                    cuts.append((match.start(), match.end(), b""))
-        if b"__sign=" in low:  # a frame's first address is the Referer of what it loads: its proof stays outside as well
-            for match in _REFERER.finditer(low):
-                start, end = match.span(1)
-                app_cuts.append((match.start(), match.end(), b"\r\nReferer: " + take_sign(block[start:end])[0]))
+            cut.update((at, b"") for at, line in enumerate(lines) if line.partition(b":")[0].lower() in nominated)
         self.is_plain = self.length == NO_BODY and not self.upgrade and minor == b"1"
-        self.platform_block = _cut(block, cuts)
-        self.app_block = _cut(block, cuts + app_cuts) if app_cuts else self.platform_block
+        self.platform_block = _without(lines, cut) if cut else block
+        self.app_block = _without(lines, app_cut | cut) if app_cut else self.platform_block
+
+    @cached_property
+    def low(self) -> bytes:
+        """The block in lower case, for cold paths."""
+        return self.block.lower()
 
     def value(self, name: bytes) -> bytes:
         """The lower-cased value of the first header `name` (lower case), or empty. For cold paths."""
@@ -216,6 +248,17 @@ class RequestHead:
             if key == name:
                 found.append(value)
         return found
+
+
+def _without(lines: list[bytes], cut: dict[int, bytes]) -> bytes:
+    """The block of `lines` without those at the places in `cut`, or with what stands there instead."""
+    kept = lines.copy()
+    for at in sorted(cut, reverse=True):
+        if cut[at]:
+            kept[at] = cut[at]
+        else:
+            del kept[at]
+    return b"\r\n" + b"\r\n".join(kept) if kept else b""
 
 
 def _cut(block: bytes, cuts: list[tuple[int, int, bytes]]) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+from math import inf
 
 
 class Bucket:
@@ -12,13 +13,10 @@ class Bucket:
 
     def __init__(self, rate: float, burst: float, now: float) -> None:
         self.rate = rate
-        self.burst = burst
-        self.tokens = burst
+        self.burst = self.tokens = burst if rate > 0 else inf
         self.last = now
 
     def take(self, now: float) -> bool:
-        if self.rate <= 0:
-            return True
         if now > self.last:
             self.tokens = min(self.burst, self.tokens + (now - self.last) * self.rate)
             self.last = now

@@ -24,7 +24,7 @@ class OwnAnswers(Connection):
         counts[code.name] = counts.get(code.name, 0) + 1
         self._code = code.name
         if not self.request_id:
-            self.request_id = self.core.next_id()
+            self.request_id = next(self.core.ids)
         keep = self._own_answer_keeps(close)
         data = answers.refusal(
             code,

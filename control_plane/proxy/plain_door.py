@@ -6,6 +6,7 @@ from control_plane.proxy import routing
 from control_plane.proxy.client import ClientConnection
 from control_plane.proxy.core import Core
 from control_plane.proxy.heads import RequestHead
+from control_plane.proxy.start_line import StartLine
 from control_plane.proxy.table import Entry
 
 
@@ -13,7 +14,7 @@ class PlainDoorConnection(ClientConnection):
     def __init__(self, core: Core, address: str = "") -> None:
         super().__init__(core, address, b"http")
 
-    def _express(self, head: RequestHead, entry: Entry) -> bool:
+    def _express(self, line: StartLine) -> bool:
         return False
 
     def decide(self, head: RequestHead, is_platform: bool, entry: Entry | None, ours: bool) -> None:

@@ -8,17 +8,45 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+from typing import TYPE_CHECKING
 
 from control_plane.domain.routes import Endpoint
 from control_plane.net.dial import DialError, dial
 from control_plane.proxy.heads import ResponseHead
 from control_plane.proxy.upstream import Upstream
 
+if TYPE_CHECKING:
+    from control_plane.proxy.app_side import AppSide
+    from control_plane.proxy.table import Entry
+
 IDLE_S = 4.0
 FRESH_S = 1.5  # younger than this, an idle connection may carry a request that cannot be repeated
 PASSED_OVER_S = 2.0  # how long a replica that refused is asked last
-_MAX_IDLE = 1024
-_NO_HEAD = ResponseHead(b"HTTP/1.1 500 None", None)
+MAX_IDLE = 1024
+_MAX_KNOWN = 16
+
+
+class KnownAnswer:
+    """The head of an answer to visitors of `entry`, as the app sent it: polled addresses repeat theirs within a second.
+
+    When its end is known from it and the connection stays open, `start` is what a client gets up to the request's id and
+    `total` how many bytes the app sends; otherwise that is -1 and only `head` is of use.
+    """
+
+    __slots__ = ("app_host", "body_at", "entry", "head", "start", "status", "status_class", "total")
+
+    def __init__(self, head: ResponseHead, body_at: int, app_host: bytes | None, entry: Entry | None) -> None:
+        self.head = head
+        self.app_host = app_host
+        self.entry = entry
+        self.status = status = head.status
+        self.status_class = status // 100
+        self.body_at = body_at
+        self.start = b""
+        self.total = -1
+        if entry is not None and head.length >= 0 and head.keep_alive and not head.is_stream and status >= 200 and status not in (204, 304):
+            self.start = b"%b%b%b\r\nX-Vitrine-Request-Id: " % (head.line, head.block, entry.response_suffix)
+            self.total = body_at + head.length
 
 
 class Pool:
@@ -28,30 +56,29 @@ class Pool:
         "connect_timeout_s",
         "down_until",
         "endpoint",
-        "header",
+        "head_end",
         "idle",
         "key",
-        "last_head",
-        "last_host",
-        "last_raw",
+        "known",
         "open",
         "references",
+        "site",
     )
 
     def __init__(self, endpoint: Endpoint, connect_timeout_s: float) -> None:
         self.endpoint = endpoint
         self.connect_timeout_s = connect_timeout_s
         self.key = hashlib.blake2s(f"{endpoint.replica_id}|{endpoint.address}".encode(), digest_size=6).hexdigest().encode()
-        self.header = f"\r\nX-Vitrine-Site: {endpoint.site}".encode("ascii") if endpoint.site else b""
-        if self.header.count(b"\r\n") > 1 or b"\n" in self.header[2:] or b"\0" in self.header:
+        site = f"\r\nX-Vitrine-Site: {endpoint.site}".encode("ascii") if endpoint.site else b""
+        if site.count(b"\r\n") > 1 or b"\n" in site[2:] or b"\0" in site:
             raise ValueError("not a site name")
+        self.site = site
+        self.head_end = site + b"\r\n\r\n"
         self.idle: list[Upstream] = []
         self.open: set[Upstream] = set()
         self.references = 0
         self.down_until = 0.0  # loop's clock: until then it refused so recently that another replica is asked first
-        self.last_raw = b"\0"  # no answer begins so
-        self.last_host: bytes | None = None
-        self.last_head = _NO_HEAD
+        self.known: dict[bytes, KnownAnswer] = {}
 
     def take(self, now: float, *, repeatable: bool) -> Upstream | None:
         """An idle connection, or None. A request that cannot be repeated only gets one that was in use moments ago."""
@@ -67,11 +94,17 @@ class Pool:
         return None
 
     def give(self, upstream: Upstream, now: float) -> None:
-        if self.references and len(self.idle) < _MAX_IDLE:
+        if self.references and len(self.idle) < MAX_IDLE:
             upstream.idle_since = now
             self.idle.append(upstream)
         else:
             upstream.close()
+
+    def know(self, raw: bytes, head: ResponseHead, client: AppSide) -> None:
+        """Remember the head of an answer; it was `raw` when it came."""
+        if len(self.known) >= _MAX_KNOWN:
+            self.known.clear()
+        self.known[raw] = KnownAnswer(head, len(raw), client.app_host, client.entry)
 
     async def connect(self) -> Upstream:
         """A fresh connection; raises DialError."""
@@ -124,6 +157,8 @@ class Pools:
         for pool in self._pools.values():
             if pool.idle:
                 pool.sweep(now)
+            elif pool.known:
+                pool.known.clear()
         still = []
         for since, pool in self.retired:
             if now - since >= drain_s:

@@ -25,10 +25,14 @@ _STATES = {RouteState.PAUSED: Code.SPACE_PAUSED, RouteState.FAILED: Code.SPACE_F
 
 
 def forwarded(client: ClientConnection, head: RequestHead, is_platform: bool) -> bytes:
-    """The header block an upstream gets: the client's own, cleaned, and who it is in our words."""
+    """The header block an upstream gets: the client's own, cleaned, and who it is in our words; up to the request's id."""
     core = client.core
+    block = head.platform_block if is_platform else head.app_block
+    if client.vouched_host == head.host:
+        return block + client.vouched
     address, proto = client.address, client.proto
-    if core.is_trusted(address):
+    is_hop = core.is_trusted(address)
+    if is_hop:
         hops = [hop.strip() for hop in head.value(b"x-forwarded-for").decode("latin-1").split(",") if hop.strip()]
         while hops and core.is_trusted(address) and (hop := hop_address(hops.pop())):
             address = hop
@@ -36,12 +40,13 @@ def forwarded(client: ClientConnection, head: RequestHead, is_platform: bool) ->
         client.bucket = core.clients.of(address, core.now).bucket
         if head.value(b"x-forwarded-proto") in (b"http", b"https"):
             proto = head.value(b"x-forwarded-proto")
-    return b"%b\r\nX-Forwarded-For: %b\r\nX-Forwarded-Proto: %b\r\nX-Forwarded-Host: %b" % (
-        head.platform_block if is_platform else head.app_block,
+    client.vouched_host = b"" if is_hop else head.host  # behind a hop each request may be somebody else's
+    client.vouched = b"\r\nX-Forwarded-For: %b\r\nX-Forwarded-Proto: %b\r\nX-Forwarded-Host: %b\r\nX-Vitrine-Request-Id: " % (
         address.encode("latin-1"),
         proto,
         head.host,
     )
+    return block + client.vouched
 
 
 def decide(client: ClientConnection, head: RequestHead, is_platform: bool, entry: Entry | None, ours: bool) -> None:

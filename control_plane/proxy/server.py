@@ -135,6 +135,7 @@ class Proxy:
         core = self.core
         loop = asyncio.get_running_loop()
         core.draining = True
+        core.forget_resolved()
         allowed = self.config.drain_s if drain_s is None else drain_s
         limit = loop.time() + allowed
         core.goodbye_at = loop.time() + allowed / 2
@@ -213,7 +214,7 @@ class Proxy:
             core.log.flush()
             if turn % 10 == 0:
                 core.clients.sweep(now)
-                core.known_heads.clear()  # they hold credentials: seconds, not hours
+                core.forget_heads()
                 core.activator.tick(core.table.get)
                 if self._certificates is not None:
                     self._certificates.reload()

@@ -62,7 +62,7 @@ class Entry:
     def __init__(self, route: Route, pools: tuple[Pool, ...], activity: SpaceActivity, bucket: Bucket, embed_origin: str) -> None:
         self.route = route
         self.host = route.host.encode("ascii")
-        self.log_part = f'"space":"{route.space_name}","revision":"{route.revision}",'
+        self.log_part = f'"space":"{route.space_name}","revision":"{route.revision}",'.encode()
         self.pools = pools
         self.activity = activity
         self.bucket = bucket

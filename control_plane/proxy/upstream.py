@@ -17,7 +17,7 @@ from control_plane.proxy.errors import Code
 from control_plane.proxy.heads import CHUNKED, NO_BODY, ResponseHead
 
 if TYPE_CHECKING:
-    from control_plane.proxy.app_side import AppSide
+    from control_plane.proxy.express import ExpressSide
     from control_plane.proxy.pool import Pool
 
 HEAD: Final = 0
@@ -32,19 +32,19 @@ WRITE_HIGH = 262_144
 
 
 class Upstream(asyncio.Protocol):
-    __slots__ = ("_buffer", "_chunks", "_interim", "_left", "_paused", "client", "closed", "idle_since", "mode", "pool", "reused",
+    __slots__ = ("_buffer", "_chunks", "_interim", "_left", "client", "closed", "idle_since", "mode", "paused", "pool", "reused",
                  "transport", "write_paused")  # fmt: skip
 
     def __init__(self, pool: Pool) -> None:
         self.pool = pool
-        self.client: AppSide | None = None
+        self.client: ExpressSide | None = None
         self.transport: asyncio.Transport = cast(asyncio.Transport, None)
         self.mode = HEAD
         self.closed = False
         self.reused = False
         self.idle_since = 0.0
         self.write_paused = False
-        self._paused = False
+        self.paused = False
         self._buffer = b""
         self._left = 0
         self._chunks: ChunkReader | None = None
@@ -62,6 +62,12 @@ class Upstream(asyncio.Protocol):
         if client is None:
             self.close()  # an idle connection has nothing to say
             return
+        if client.common:
+            known = self.pool.known.get(data[: data.find(b"\r\n\r\n") + 4])
+            if known is not None and known.total == len(data) and known.entry is client.entry and not self.write_paused:
+                client.finish_common(self, known, data)
+                return
+            client.common = False
         mode = self.mode
         if mode == HEAD:
             self._head(client, data)
@@ -107,13 +113,13 @@ class Upstream(asyncio.Protocol):
             self.client.continue_reading()
 
     def pause(self) -> None:
-        if not self._paused and not self.closed:
-            self._paused = True
+        if not self.paused and not self.closed:
+            self.paused = True
             self.transport.pause_reading()
 
     def resume(self) -> None:
-        if self._paused and not self.closed:
-            self._paused = False
+        if self.paused and not self.closed:
+            self.paused = False
             self.transport.resume_reading()
 
     def close(self) -> None:
@@ -134,40 +140,40 @@ class Upstream(asyncio.Protocol):
 
     # -- answers -----------------------------------------------------------------------------------------------------
 
-    def begin(self, client: AppSide, request: bytes) -> None:
+    def begin(self, client: ExpressSide, request: bytes) -> None:
         self.client = client
         self.mode = HEAD
-        self._interim = 0
         self.transport.write(request)
 
-    def _head(self, client: AppSide, data: bytes) -> None:
+    def _head(self, client: ExpressSide, data: bytes) -> None:
         if self._buffer:
             data = self._buffer + data
             self._buffer = b""
         pool = self.pool
-        if data.startswith(pool.last_raw) and client.app_host == pool.last_host:
-            head = pool.last_head  # polled endpoints repeat their heads within a second
-            rest_at = len(pool.last_raw)
-        else:
-            end = data.find(b"\r\n\r\n")
-            if end < 0:
-                if len(data) > MAX_RESPONSE_HEAD:
-                    self._refuse(client, Code.APP_HEAD_TOO_LARGE)
-                elif not data.startswith(b"HTTP/1."[: len(data)]):
-                    self._refuse(client, Code.APP_BAD_ANSWER)
-                else:
-                    self._buffer = data
-                return
-            if end > MAX_RESPONSE_HEAD:
+        end = data.find(b"\r\n\r\n")
+        if end < 0:
+            if len(data) > MAX_RESPONSE_HEAD:
                 self._refuse(client, Code.APP_HEAD_TOO_LARGE)
-                return
+            elif not data.startswith(b"HTTP/1."[: len(data)]):
+                self._refuse(client, Code.APP_BAD_ANSWER)
+            else:
+                self._buffer = data
+            return
+        if end > MAX_RESPONSE_HEAD:
+            self._refuse(client, Code.APP_HEAD_TOO_LARGE)
+            return
+        rest_at = end + 4
+        raw = data[:rest_at]
+        known = pool.known.get(raw)
+        if known is not None and known.app_host == client.app_host and known.entry is client.entry:
+            head = known.head
+        else:
             try:
                 head = ResponseHead(data[:end], client.app_host)
             except ValueError:
                 self._refuse(client, Code.APP_BAD_ANSWER)
                 return
-            rest_at = end + 4
-            pool.last_raw, pool.last_host, pool.last_head = data[:rest_at], client.app_host, head
+            pool.know(raw, head, client)
         status = head.status
         if status < 200:
             self._interim_head(client, head, data[rest_at:])
@@ -199,7 +205,7 @@ class Upstream(asyncio.Protocol):
             self.mode = EOF
             client.answer_head(head, data[rest_at:], ends=False)
 
-    def _interim_head(self, client: AppSide, head: ResponseHead, rest: bytes) -> None:
+    def _interim_head(self, client: ExpressSide, head: ResponseHead, rest: bytes) -> None:
         if head.status == 101:
             if not client.accepts_upgrade or not head.upgrade:
                 self._refuse(client, Code.APP_BAD_ANSWER)
@@ -215,7 +221,7 @@ class Upstream(asyncio.Protocol):
         if rest:
             self._head(client, rest)
 
-    def _chunked(self, client: AppSide, data: bytes) -> None:
+    def _chunked(self, client: ExpressSide, data: bytes) -> None:
         reader = self._chunks
         assert reader is not None
         try:
@@ -230,19 +236,20 @@ class Upstream(asyncio.Protocol):
             self._chunks = None
             self._finish(client, clean=not rest)
 
-    def _finish(self, client: AppSide, *, clean: bool) -> None:
+    def _finish(self, client: ExpressSide, *, clean: bool) -> None:
         """The answer is complete. `clean`: nothing follows it and the app keeps the connection."""
         self.client = None
         again = clean and client.request_sent and (client.keep_upstream or self.mode == HEAD) and not self.closed and not self.write_paused
         if again:
             self.mode = HEAD
             self.reused = True
-            if self._paused:
+            self._interim = 0
+            if self.paused:
                 self.resume()
         else:
             self.close()
         client.response_done(self.pool, self if again else None)
 
-    def _refuse(self, client: AppSide, code: Code) -> None:
+    def _refuse(self, client: ExpressSide, code: Code) -> None:
         self.abort()
         client.upstream_failed(code, before_answer=True)
