@@ -100,6 +100,7 @@ def space_router(pages: Pages) -> APIRouter:
         async def stream() -> AsyncIterator[bytes]:
             async for line in backend.follow_log(visit.actor, owner, name, which_log(which), build_id, after):
                 yield ALIVE if line is None else event_bytes("line", {"n": line.number, "html": str(ansi.to_html(line.text))}, line.number)
+            yield event_bytes("end", {})  # a browser comes back to a stream that only breaks off
 
         return await primed(stream())
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from control_plane.accounts import gates, policy, sign_in
-from control_plane.accounts.sign_in import Throttle
+from control_plane.accounts.throttle import Throttle
 from control_plane.community.discussions import Discussion, Event
 from control_plane.domain.accounts import Action, Actor
 from control_plane.domain.errors import RepoNotFound

@@ -55,9 +55,8 @@ class PeopleFamily(Base):
         return SignedIn(cookie, session.expires_at, account.name)
 
     async def sign_up(self, name: str, email: str, password: str, *, address: str, user_agent: str) -> SignedIn:
-        key = f"sign-up:{address}"
-        self.d.throttle.check(key)
-        self.d.throttle.failed(key)  # every new account counts, so that one address cannot make thousands
+        key = f"sign-up:{neighbourhood(address)}"
+        await self.d.throttle.attempt(key)  # every new account counts, so that one address cannot make thousands
         async with self.d.uow.write() as uow:
             account = await people.add_user(uow, self.d.clock, name, email=email or None, password=password)
             await uow.audit.append(
@@ -143,10 +142,10 @@ class PeopleFamily(Base):
 
     async def change_password(self, actor: Actor, old: str, new: str) -> None:
         user = policy.require_user(actor, write=True)
-        key = f"name:{user.name.lower()}"
-        self.d.throttle.check(key)
+        key = f"password:{user.id}"  # not the name's: strangers' guesses there must not stop its person here
+        await self.d.throttle.check(key)
         if user.password_hash is not None and not await sign_in.check_password(user, old):
-            self.d.throttle.failed(key)
+            await self.d.throttle.failed(key)
             raise Rejected("The old password is not right.")
         async with self.d.uow.write() as uow:
             await people.set_password(uow, self.d.signals, user, new)

@@ -25,6 +25,8 @@ from web.services.stages import card
 from web.services.starters import starter_app
 from web.views import BuildRow, ImportStep, LiveEvent, LogEntry, LogPage, SpacePage
 
+_LAST_LINES_S = 1.0  # how long the log of a build that is over may still grow
+
 DOWNLOAD_LINES = 200_000
 
 
@@ -120,6 +122,7 @@ class SpaceFamily(Base):
             return
         lines = self.d.logs.follow(stream, after=after)
         number = after
+        is_over = await self._is_over(stream)
         step: asyncio.Task[LogLine] | None = None
         told: asyncio.Task[bool] | None = None
         try:
@@ -127,13 +130,18 @@ class SpaceFamily(Base):
                 while True:
                     step = step or asyncio.create_task(_next_line(lines))
                     told = told or asyncio.create_task(event.wait())
-                    done, _ = await asyncio.wait({step, told}, timeout=ALIVE_S, return_when=asyncio.FIRST_COMPLETED)
+                    done, _ = await asyncio.wait(
+                        {step, told}, timeout=_LAST_LINES_S if is_over else ALIVE_S, return_when=asyncio.FIRST_COMPLETED
+                    )
                     if told in done or not done:
                         # Rights are looked at again when somebody's changed, and with every sign of life: who lost them stops reading.
                         event.clear()
                         told = None if told in done else told
                         await self.space_for(await self.still(actor), owner, name, Action.WRITE)
+                        is_over = is_over or await self._is_over(stream)
                     if step not in done:
+                        if not done and is_over:
+                            return
                         if not done:
                             yield None
                         continue
@@ -153,6 +161,15 @@ class SpaceFamily(Base):
             close = getattr(lines, "aclose", None)
             if close is not None:
                 await close()
+
+    async def _is_over(self, stream: str) -> bool:
+        """Whether nobody will write to this log any more: that of a build that came to its end."""
+        kind, _, build_id = stream.partition("/")
+        if kind != "build":
+            return False
+        async with self.d.uow.read() as uow:
+            build = await uow.builds.get(BuildId(build_id))
+        return build is None or build.status.is_terminal
 
     # -- events
 

@@ -73,6 +73,8 @@ AFTER_STRANGER: dict[str, tuple[str, Callable[[Page], None]]] = {
     "sign-in-refused": ("/sign-in", lambda page: _sent(page, "Sign in", name="alice", password="wrong")),
 }
 WIDTHS = {"desktop": (1440, 900), "phone": (390, 844)}
+# A picture of the whole page shows the cards below the fold too.
+ALL_CARDS = "[...document.styleSheets].forEach(s => s.insertRule('.case { content-visibility: visible !important }', s.cssRules.length))"
 SHIFT = """() => new Promise(done => { let sum = 0; new PerformanceObserver(l => { for (const e of l.getEntries()) sum += e.value; })
   .observe({type: 'layout-shift', buffered: true}); setTimeout(() => done(sum), 50); })"""
 
@@ -173,6 +175,7 @@ def shoot(browser: Browser, url: str, out: Path, cookie: str, only: str = "") ->
                         continue
                     page = view.new_page()
                     failures += [f"{name} {width} {theme}: {p}" for p in problems_of(page, url, path, then)]
+                    page.evaluate(ALL_CARDS)
                     page.screenshot(path=out / f"{name}-{width}-{theme}.png", full_page=True)
                     page.close()
                 view.close()

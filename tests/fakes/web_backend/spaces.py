@@ -59,11 +59,13 @@ class Spaces(World):
         message = {
             "RUNTIME_ERROR": "The app exited; its log has the reason.",
             "BUILDING": "Waiting for a build slot." if name != "going-live" else "",
+            "APP_STARTING": "All machines for the hardware 'a10g-largex4' are in use. Place 2 in the queue, about 4 min.",
         }.get(stage, "")
         runs = card.stage.tone == "run"
         return SpacePage(
             card, f"{owner}-{name}", self.app_url, self.app_url, SHA if runs else "", "" if stage == "NO_APP_FILE" else SHA,
-            card.hardware, card.hardware if runs else "", message, "APP_EXITED" if stage == "RUNTIME_ERROR" else "",
+            card.hardware, card.hardware if runs else "", message,
+            {"RUNTIME_ERROR": "APP_EXITED", "APP_STARTING": "NO_CAPACITY"}.get(stage, ""),
             self.liked, own, own, True, timeline() if stage == "BUILDING" else None,
             f"http://127.0.0.1:7860/spaces/{owner}/{name}", asleep=stage == "SLEEPING",
             serves=runs, tags=card.tags or ("books", "search"), license="mit", discussions=2,

@@ -58,7 +58,8 @@ function countUp() {
   setInterval(() => {
     for (const mark of document.querySelectorAll("[data-since]")) {
       const since = Date.parse(/** @type {HTMLElement} */ (mark).dataset.since ?? "");
-      if (since) mark.textContent = `${Math.max(0, Math.round((Date.now() - since) / 1000))} s`;
+      const words = document.body.dataset.seconds ?? "{x} s";
+      if (since) mark.textContent = words.replace("{x}", String(Math.max(0, Math.round((Date.now() - since) / 1000))));
     }
   }, 1000);
 }

@@ -32,6 +32,10 @@ export function liveLog() {
     waiting.push(item);
     if (waiting.length === 1) requestAnimationFrame(show);
   });
+  stream.addEventListener("end", () => {
+    stream.close();
+    state.textContent = state.dataset.ended ?? "";
+  });
   addEventListener("pagehide", () => stream.close());
 
   function show() {
@@ -51,7 +55,8 @@ export function liveLog() {
       paused = !paused;
       pause.textContent = words[paused ? 1 : 0];
       pause.setAttribute("aria-pressed", String(paused));
-      state.textContent = (paused ? state.dataset.paused : state.dataset.live) ?? "";
+      const now = stream.readyState === EventSource.CLOSED ? state.dataset.ended : state.dataset.live;
+      state.textContent = (paused ? state.dataset.paused : now) ?? "";
       show();
     });
   }
