@@ -9,14 +9,13 @@ import asyncio
 import base64
 import binascii
 import secrets
-import time
-from collections import OrderedDict
 from collections.abc import Collection
 from dataclasses import replace
 from datetime import datetime, timedelta
 
 import argon2
 
+from control_plane.accounts.throttle import Throttle, neighbourhood
 from control_plane.accounts.tokens import hash_text, is_well_formed
 from control_plane.domain.accounts import (
     ANONYMOUS,
@@ -27,7 +26,7 @@ from control_plane.domain.accounts import (
     Token,
     Via,
 )
-from control_plane.domain.errors import NotSignedIn, RateLimited, Rejected
+from control_plane.domain.errors import NotSignedIn, Rejected
 from control_plane.domain.ids import AccountId, SessionId, TokenId, new_id
 from control_plane.ports.clock import Clock
 from control_plane.ports.signals import Signals
@@ -166,50 +165,6 @@ def csrf_matches(actor: Actor, supplied: str | None) -> bool:
     return bool(supplied) and secrets.compare_digest(str(supplied).encode(), actor.session.csrf.encode())
 
 
-class Throttle:
-    """Counts failed tries per key in a sliding window, in this process. Bounded: the oldest keys are dropped.
-
-    `limit` failures within `window_s` seconds close the key until the first of them is that old.
-    """
-
-    def __init__(
-        self,
-        clock: Clock | None = None,
-        *,
-        limit: int = 10,
-        window_s: float = 300.0,
-        max_keys: int = 20_000,
-    ) -> None:
-        self._monotonic = clock.monotonic if clock else time.monotonic
-        self._limit = limit
-        self._window_s = window_s
-        self._max_keys = max_keys
-        self._failures: OrderedDict[str, list[float]] = OrderedDict()
-
-    def check(self, *keys: str) -> None:
-        """Raises RateLimited when any key is closed."""
-        now = self._monotonic()
-        for key in keys:
-            recent = [t for t in self._failures.get(key, ()) if now - t < self._window_s]
-            if len(recent) >= self._limit:
-                wait = int(self._window_s - (now - recent[0])) + 1
-                raise RateLimited(
-                    f"Too many failed tries; wait {wait} seconds and try again.",
-                    retry_after_s=wait,
-                )
-
-    def failed(self, *keys: str) -> None:
-        now = self._monotonic()
-        for key in keys:
-            recent = [t for t in self._failures.pop(key, ()) if now - t < self._window_s]
-            self._failures[key] = [*recent, now][-self._limit :]
-        while len(self._failures) > self._max_keys:
-            self._failures.popitem(last=False)
-
-    def succeeded(self, key: str) -> None:
-        self._failures.pop(key, None)
-
-
 async def hash_password(password: str) -> str:
     """Argon2id in a thread. Rejected when it is too short or too long."""
     if len(password) < PASSWORD_MIN or len(password.encode()) > PASSWORD_MAX:
@@ -244,15 +199,16 @@ async def sign_in(
     user_agent: str = "",
 ) -> tuple[Session, str]:
     """A browser signs in by password: the session and its cookie value. RateLimited, or NotSignedIn with one text for all."""
-    name_key, address_key = f"name:{name.lower()[:96]}", f"address:{address}"
-    throttle.check(name_key, address_key)
-    # Counted before the hash runs, so that parallel guesses cannot slip past the limit together.
-    throttle.failed(name_key, address_key)
+    where = neighbourhood(address)
+    name_key, mark = f"name:{name.lower()[:96]}", f"{name.lower()[:96]} {where}"
+    keys = [f"address:{where}"] if await throttle.knows(mark) else [f"address:{where}", name_key]
+    await throttle.attempt(*keys)
     async with uow_factory.read() as uow:
         account = await uow.accounts.by_name(name) if 0 < len(name) <= 96 else None
     if not await check_password(account, password) or account is None:
         raise NotSignedIn("Wrong user name or password.", bad_credentials=True)
-    throttle.succeeded(name_key)
+    await throttle.give_back(*keys)
+    await throttle.remember(mark)
     async with uow_factory.write() as uow:
         return await open_session(uow, clock, account, address=address, user_agent=user_agent)
 

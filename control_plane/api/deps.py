@@ -11,7 +11,8 @@ from fastapi import Request
 from starlette.responses import JSONResponse
 
 from control_plane.accounts import gates, policy
-from control_plane.accounts.sign_in import Throttle, authenticate, csrf_matches
+from control_plane.accounts.sign_in import authenticate, csrf_matches
+from control_plane.accounts.throttle import Throttle
 from control_plane.api.webhook_delivery import Deliveries
 from control_plane.domain.accounts import Account, Action, Actor
 from control_plane.domain.errors import Forbidden, Rejected, RepoNotFound, TooLarge

@@ -89,6 +89,9 @@ async def collect_garbage(services: Services, *, dry_run: bool, tell: Tell = nob
         except Unavailable as error:  # its images wait for the next time
             log.warning("garbage.registry", extra={"error": error.message})
     large = await _unnamed_large_files(services, data_dir / "lfs", dry_run, tell)
+    if not dry_run:  # counts whose window is over: not worth a line
+        async with services.uow.write() as work:
+            await work.tries.prune(int(services.clock.now().timestamp()))
     return [*found, *unused, *large, *await _old_audit(services, dry_run)]
 
 

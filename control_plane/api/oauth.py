@@ -21,6 +21,7 @@ from control_plane.accounts import oauth
 from control_plane.accounts.audit import record
 from control_plane.accounts.oauth import Client, Issued, OAuthError
 from control_plane.accounts.sign_in import authenticate, csrf_matches
+from control_plane.accounts.throttle import neighbourhood
 from control_plane.api import views
 from control_plane.api.deps import Hub, cookie_name, ok, read_body
 from control_plane.domain.accounts import OAUTH_SCOPES, Account, Actor
@@ -329,14 +330,14 @@ def router(hub: Hub, consent: ConsentPages) -> APIRouter:
             return RedirectResponse(f"/sign-in?next={quote(here, safe='')}", status_code=303)
         if not user_code:
             return await consent.ask_code(request)
-        key = f"device:{caller_address(request)}"
-        services.throttle.check(key)
+        key = f"device:{neighbourhood(caller_address(request))}"
+        await services.throttle.check(key)
         try:
             async with services.uow.read() as uow:
                 _, waiting = await oauth.device_behind(uow, services.clock, user_code)
                 client = await client_of(uow, str(waiting["client_id"]))
         except Rejected:
-            services.throttle.failed(key)
+            await services.throttle.failed(key)
             raise
         shown = oauth.plain_user_code(user_code)
         powers = (EVERYTHING,) if client and client.is_cli else tuple(str(waiting["scope"]).split())

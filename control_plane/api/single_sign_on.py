@@ -25,8 +25,9 @@ from fastapi import APIRouter, Request
 from starlette.responses import RedirectResponse, Response
 
 from control_plane.accounts.audit import record
-from control_plane.accounts.sign_in import Throttle, open_session
+from control_plane.accounts.sign_in import open_session
 from control_plane.accounts.single_sign_on import GroupRules, Identity, account_for
+from control_plane.accounts.throttle import Throttle, neighbourhood
 from control_plane.api.deps import cookie_name
 from control_plane.domain.accounts import Actor, Via
 from control_plane.domain.errors import Forbidden, Rejected, Unavailable
@@ -208,7 +209,7 @@ def sso_router(services: Services, provider: Provider) -> APIRouter:
     @api.get(START)
     async def begin(request: Request) -> Response:
         address = caller_address(request)
-        services.throttle.check(f"sso:{address}")
+        await services.throttle.check(f"sso:{neighbourhood(address)}")
         flow = {"state": secrets.token_urlsafe(24), "nonce": secrets.token_urlsafe(24), "verifier": secrets.token_urlsafe(48)}
         try:
             target = await relying.begin(flow["state"], flow["nonce"], flow["verifier"])
@@ -226,7 +227,7 @@ def sso_router(services: Services, provider: Provider) -> APIRouter:
     @api.get(CALLBACK)
     async def callback(request: Request) -> Response:
         address = caller_address(request)
-        services.throttle.check(f"sso:{address}")
+        await services.throttle.check(f"sso:{neighbourhood(address)}")
         try:
             identity, target = await _returned(request)
             async with services.uow.write() as work:
@@ -236,7 +237,7 @@ def sso_router(services: Services, provider: Provider) -> APIRouter:
                 actor = Actor(via=Via.SESSION, user=account, address=address)
                 await record(work, actor, "session.open", f"user:{account.name}", {"by": "single sign-on"}, services.clock.now())
         except Forbidden:
-            services.throttle.failed(f"sso:{address}")
+            await services.throttle.failed(f"sso:{neighbourhood(address)}")
             raise
         except httpx.HTTPError as error:
             log.warning("sso.provider_down", extra={"error": str(error)})

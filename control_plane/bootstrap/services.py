@@ -30,8 +30,8 @@ from control_plane.settings import Settings
 if TYPE_CHECKING:
     import httpx
 
-    from control_plane.accounts.sign_in import Throttle
     from control_plane.accounts.storage import StorageRoom
+    from control_plane.accounts.throttle import Throttle
     from control_plane.bus.local import BusClient
     from control_plane.bus.redis_bus import RedisRouteFeed
     from control_plane.db.engine import Database
@@ -332,8 +332,8 @@ def load_pools(settings: Settings) -> Callable[[], Hardware]:
 def build_services(settings: Settings) -> Services:
     from control_plane.accounts.metering import meter_build as meter_build_of
     from control_plane.accounts.quotas import check as check_quota_of
-    from control_plane.accounts.sign_in import Throttle
     from control_plane.accounts.storage import StorageRoom
+    from control_plane.accounts.throttle import Throttle
     from control_plane.community.previews import Previews
     from control_plane.db.engine import SystemClock, create_database
     from control_plane.git.hub_cache import HubCache
@@ -384,7 +384,7 @@ def build_services(settings: Settings) -> Services:
     actions = Actions(deps, usage_of, storage.room)
     return Services(
         settings=settings, database=database, uow=database, clock=clock, git=git, lfs=lfs, logs=logs, secret_box=keys.box, signals=bus,
-        bus=bus, actions=actions, spaces=deps, throttle=Throttle(), storage=storage, metrics=metrics,
+        bus=bus, actions=actions, spaces=deps, throttle=Throttle(database, clock), storage=storage, metrics=metrics,
         app_downloads=HubCache(settings.data_dir / "hub-cache", git, lfs), keys=keys, pools=pools,
     )  # fmt: skip
 

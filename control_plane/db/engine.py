@@ -30,6 +30,7 @@ from control_plane.db.rows import Rows
 from control_plane.db.search import begins_words
 from control_plane.db.space_stores import SqlBuildStore, SqlDeploymentStore, SqlEventStore, SqlSpaceStore
 from control_plane.db.traffic_store import SqlTrafficStore
+from control_plane.db.try_store import SqlTryStore
 from control_plane.domain.errors import Broken, Conflict, Rejected, Unavailable, VitrineError
 from control_plane.ports.clock import Clock
 from control_plane.ports.stores import (
@@ -46,6 +47,7 @@ from control_plane.ports.stores import (
     SpaceStore,
     TokenStore,
     TrafficStore,
+    TryStore,
     UnitOfWork,
 )
 
@@ -85,6 +87,7 @@ class SqlUnitOfWork:
         self.documents: DocumentStore = SqlDocumentStore(rows)
         self.notices: NoticeStore = SqlNoticeStore(rows)
         self.gates: GateStore = SqlGateStore(rows)
+        self.tries: TryStore = SqlTryStore(rows)
         self.callbacks: list[Callable[[], Awaitable[None]]] = []
 
     def after_commit(self, callback: Callable[[], Awaitable[None]]) -> None:

@@ -42,21 +42,22 @@ class Rows:
     async def add(self, table: Table, row: Mapping[str, Any]) -> bool:
         """False when a unique key of the row exists already; the transaction goes on in that case."""
         # RETURNING, because a driver need not count the rows of an INSERT.
-        statement = self._insert(table).values(**row).on_conflict_do_nothing().returning(literal_column("1"))
+        statement = self.insert(table).values(**row).on_conflict_do_nothing().returning(literal_column("1"))
         return await self.value(statement) is not None
 
     async def put(self, table: Table, row: Mapping[str, Any], *, key: tuple[str, ...], keep: tuple[str, ...] = ()) -> None:
         """Insert, or replace every column of the row with the same `key` except those named in `keep`."""
-        statement = self._insert(table).values(**row)
+        statement = self.insert(table).values(**row)
         changed = {name: statement.excluded[name] for name in row if name not in key and name not in keep}
         await self.run(statement.on_conflict_do_update(index_elements=list(key), set_=changed))
 
     async def increase(self, table: Table, row: Mapping[str, Any], *, key: tuple[str, ...], column: str) -> Any:
         """Insert, or add `row[column]` to what is stored; the new amount, atomically."""
-        statement = self._insert(table).values(**row)
+        statement = self.insert(table).values(**row)
         total = table.c[column] + statement.excluded[column]
         return await self.value(statement.on_conflict_do_update(index_elements=list(key), set_={column: total}).returning(table.c[column]))
 
-    def _insert(self, table: Table) -> Any:
+    def insert(self, table: Table) -> Any:
+        """The dialect's own, which knows `on_conflict_…`."""
         # The two constructs have the same methods and no common type.
         return sqlite.insert(table) if self.is_sqlite else postgresql.insert(table)

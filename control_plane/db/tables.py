@@ -427,6 +427,15 @@ counters = Table(
     Column("value", BigInteger, nullable=False),
 )
 
+# Tries of a key that is hashed, in the window that ends at `expires_at` (Unix seconds); `accounts.throttle`.
+tries = Table(
+    "tries",
+    metadata,
+    Column("key", String(64), primary_key=True),
+    Column("count", Integer, nullable=False),
+    Column("expires_at", BigInteger, nullable=False, index=True),
+)
+
 # One row per person and topic; `domain.notices.Notice`.
 notices = Table(
     "notices",

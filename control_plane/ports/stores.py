@@ -226,6 +226,20 @@ class GateStore(Protocol):
     ) -> tuple[AccessRequest, ...]: ...  # newest first
 
 
+class TryStore(Protocol):
+    """Tries of a key within a window. Times are Unix seconds; a count is (tries, when its window ends), (0, 0) = none."""
+
+    async def count(self, key: str, now: int) -> tuple[int, int]: ...
+    async def add(self, key: str, now: int, life_s: int) -> tuple[int, int]:
+        """One more, atomically; the window begins with the first."""
+
+    async def give_back(self, key: str, now: int) -> None: ...
+    async def mark(self, key: str, expires_at: int) -> None:
+        """A key that is known until then, without tries."""
+
+    async def prune(self, now: int) -> int: ...
+
+
 class UnitOfWork(Protocol):
     accounts: AccountStore
     tokens: TokenStore
@@ -240,6 +254,7 @@ class UnitOfWork(Protocol):
     documents: DocumentStore
     notices: NoticeStore
     gates: GateStore
+    tries: TryStore
 
     def after_commit(self, callback: Callable[[], Awaitable[None]]) -> None: ...
 

@@ -131,6 +131,7 @@ def start_platform(data_dir: Path, *arguments: str, env: dict[str, str] | None =
             break
     else:
         process.wait()
+        process.stdout.close()
         logs = "\n".join(f"{p.name}: {p.read_text()[-3000:]}" for p in (data_dir / "logs/platform").glob("*.log"))
         raise AssertionError(f"did not start: {''.join(output)}\n{logs}")
     return Platform(data_dir, process, json.loads((data_dir / "ready.json").read_text()), output)

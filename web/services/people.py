@@ -6,6 +6,7 @@ import contextlib
 from datetime import datetime
 
 from control_plane.accounts import maintenance, people, policy, quotas, sign_in, tokens
+from control_plane.accounts.throttle import neighbourhood
 from control_plane.domain.accounts import ANONYMOUS, Account, AccountKind, Actor, OrgRole, Session, TokenRole
 from control_plane.domain.errors import NotFound, Rejected, VitrineError
 from control_plane.domain.ids import TokenId

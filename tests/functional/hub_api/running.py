@@ -14,8 +14,8 @@ import uvicorn
 from fastapi import FastAPI
 
 from control_plane.accounts import people, tokens
-from control_plane.accounts.sign_in import Throttle
 from control_plane.accounts.storage import StorageRoom
+from control_plane.accounts.throttle import Throttle
 from control_plane.api.hub import hub_router
 from control_plane.asgi import build_app, first_start
 from control_plane.bootstrap import Services, build_services
@@ -75,12 +75,12 @@ class PlatformServices:
     actions: Actions
     spaces: SpaceDeps
     app_downloads: HubCache
+    throttle: Throttle
     apps_domain: str = "localhost"
     public_url: str = "http://localhost:7860"
     signing_key: bytes = b"k" * 32
     internal_secret: str = "internal-secret-of-tests"
     catalog: FlavorCatalog = field(default_factory=FlavorCatalog)
-    throttle: Throttle = field(default_factory=Throttle)
 
 
 def make_services(root: Path, port: int = 7860, *, clock: Any = None) -> PlatformServices:
@@ -119,6 +119,7 @@ def make_services(root: Path, port: int = 7860, *, clock: Any = None) -> Platfor
         Actions(deps, no_usage, storage.room),
         deps,
         HubCache(root / "hub-cache", git, lfs),
+        Throttle(database, clock),
         public_url=f"http://localhost:{port}",
         catalog=catalog,
     )

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from control_plane.accounts import people, sign_in, tokens
-from control_plane.accounts.sign_in import Throttle, authenticate
+from control_plane.accounts.sign_in import authenticate
+from control_plane.accounts.throttle import Throttle
 from control_plane.db.engine import Database, create_database
 from control_plane.domain.accounts import Account, OrgRole, TokenRole, Via
 from control_plane.domain.errors import NameTaken, NotSignedIn, RateLimited, Rejected
@@ -49,7 +50,7 @@ async def alice(database: Database, clock: FixedClock) -> Account:
 
 
 async def test_password_opens_a_session_once_known(database: Database, clock: FixedClock, alice: Account) -> None:
-    throttle = Throttle(clock)
+    throttle = Throttle(database, clock)
     session, cookie = await sign_in.sign_in(database, clock, throttle, name="Alice", password=PASSWORD, address="1.2.3.4")
     actor = await authenticate(database, clock, cookie=cookie)
     assert actor.via is Via.SESSION
@@ -67,12 +68,12 @@ async def test_password_opens_a_session_once_known(database: Database, clock: Fi
 )
 async def test_wrong_is_one_answer(database: Database, clock: FixedClock, alice: Account, name: str, password: str) -> None:
     with pytest.raises(NotSignedIn, match="Wrong user name or password") as refused:
-        await sign_in.sign_in(database, clock, Throttle(clock), name=name, password=password)
+        await sign_in.sign_in(database, clock, Throttle(database, clock), name=name, password=password)
     assert len(str(refused.value)) < 200
 
 
 async def test_guessing_is_slowed_by_name_and_by_address(database: Database, clock: FixedClock, alice: Account) -> None:
-    throttle = Throttle(clock, limit=3)
+    throttle = Throttle(database, clock, limit=3)
     for _ in range(3):
         with pytest.raises(NotSignedIn):
             await sign_in.sign_in(database, clock, throttle, name="alice", password="guess-guess", address="6.6.6.6")
@@ -130,7 +131,7 @@ async def test_tokens_end_by_revocation_expiry_suspension(database: Database, cl
         await people.set_suspended(uow, Quiet(), alice, True)
     assert await refused(text)
     with pytest.raises(NotSignedIn):
-        await sign_in.sign_in(database, clock, Throttle(clock), name="alice", password=PASSWORD)
+        await sign_in.sign_in(database, clock, Throttle(database, clock), name="alice", password=PASSWORD)
     async with database.write() as uow:
         await people.set_suspended(uow, Quiet(), replace(alice, is_suspended=True), False)
     assert not await refused(text)
@@ -170,7 +171,7 @@ async def test_people(database: Database, clock: FixedClock, alice: Account) -> 
 
 
 async def test_a_new_password_ends_all_sessions(database: Database, clock: FixedClock, alice: Account) -> None:
-    _, cookie = await sign_in.sign_in(database, clock, Throttle(clock), name="alice", password=PASSWORD)
+    _, cookie = await sign_in.sign_in(database, clock, Throttle(database, clock), name="alice", password=PASSWORD)
     async with database.write() as uow:
         await people.set_password(uow, Quiet(), alice, "another secret")
     assert (await authenticate(database, clock, cookie=cookie)).is_anonymous
