@@ -10,11 +10,13 @@ import io
 import json
 import os
 import platform
+import ssl
 import stat
 import tarfile
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import IO, Any
 
@@ -158,7 +160,7 @@ class Registry:
             bearer = {"Authorization": f"Bearer {token}"} if token else {}
             auth = None if token else self._login
             with httpx.Client(
-                base_url=self._base(), auth=auth, headers=bearer, timeout=300, follow_redirects=True, trust_env=False
+                base_url=self._base(), auth=auth, headers=bearer, timeout=300, follow_redirects=True, trust_env=False, verify=trust()
             ) as client:
                 for layer in layers:
                     cancel.check()
@@ -180,14 +182,25 @@ class Registry:
         return f"{self._host}/{name}@sha256:{hashlib.sha256(manifest).hexdigest()}"
 
     def _base(self) -> str:
-        """https, or plain http where the registry speaks only that."""
+        """https, or plain http where the registry speaks only that; not where its certificate is somebody's we do not know."""
         for scheme in ("https", "http"):
             try:
-                if httpx.get(f"{scheme}://{self._host}/v2/", timeout=10, trust_env=False).status_code < 500:
+                if httpx.get(f"{scheme}://{self._host}/v2/", timeout=10, trust_env=False, verify=trust()).status_code < 500:
                     return f"{scheme}://{self._host}"
-            except httpx.HTTPError:
-                continue
+            except httpx.HTTPError as error:
+                if "CERTIFICATE_VERIFY_FAILED" in str(error):
+                    raise BuildFailed(
+                        Reason.REGISTRY_UNAVAILABLE, f"The certificate of the registry {self._host} is not trusted: set SSL_CERT_FILE."
+                    ) from error
         raise BuildFailed(Reason.REGISTRY_UNAVAILABLE, f"No registry answers at {self._host}.")
+
+
+@cache
+def trust() -> ssl.SSLContext:
+    """Whose certificates count: the public authorities, or those of SSL_CERT_FILE, and those of this machine."""
+    context = httpx.create_ssl_context()
+    context.load_default_certs()
+    return context
 
 
 def _send(client: httpx.Client, name: str, digest: str, source: Path | bytes, cancel: CancelToken) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+import ssl
 from collections.abc import Generator, Mapping, Sequence
+from functools import cache
 from typing import Protocol
 
 import httpx
@@ -42,14 +44,26 @@ def _needed(method: str, path: str) -> dict[str, Sequence[str]]:
 async def connect(host: str, auth: httpx.Auth | None, transport: httpx.AsyncBaseTransport | None = None) -> httpx.AsyncClient:
     """A client for `host`: https, or plain http where the registry speaks only that. The caller closes it.
 
-    Raises Unavailable when the registry does not answer or refuses the sign-in.
+    Raises Unavailable when the registry does not answer, refuses the sign-in, or has a certificate of somebody we do not know.
     """
     for scheme in ("https", "http"):
-        client = httpx.AsyncClient(base_url=f"{scheme}://{host}", auth=auth, timeout=30, trust_env=False, transport=transport)
+        client = httpx.AsyncClient(
+            base_url=f"{scheme}://{host}", auth=auth, timeout=30, trust_env=False, transport=transport, verify=trust()
+        )  # fmt: skip
         try:
             if (await client.get("/v2/")).status_code == 200:
                 return client
-        except httpx.HTTPError:
-            pass
+        except httpx.HTTPError as error:
+            if "CERTIFICATE_VERIFY_FAILED" in str(error):
+                await client.aclose()
+                raise Unavailable(f"the certificate of the registry {host} is not trusted; set SSL_CERT_FILE") from error
         await client.aclose()
     raise Unavailable(f"the registry {host} does not answer, or refuses VITRINE_REGISTRY_USER")
+
+
+@cache
+def trust() -> ssl.SSLContext:
+    """Whose certificates count: the public authorities, or those of SSL_CERT_FILE, and those of this machine."""
+    context = httpx.create_ssl_context()
+    context.load_default_certs()
+    return context

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from ipaddress import ip_address
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,7 +23,12 @@ from urllib.parse import parse_qs, urlsplit
 
 import httpx
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 
+from builder import oci
 from builder.errors import BuildFailed
 from builder.oci import Entry, Registry, pack
 from builder.registry_login import RegistryLogin
@@ -36,6 +42,7 @@ from control_plane.domain.builds import BuildStatus
 from control_plane.domain.errors import Unavailable
 from control_plane.domain.ids import RepoId
 from control_plane.domain.spaces import Repo, RepoType, Visibility
+from control_plane.net import registry as registry_net
 from control_plane.net.registry import SignedAuth, connect
 from control_plane.secrets.registry_tokens import ISSUER, SERVICE, RegistryTokens
 from control_plane.settings import Settings
@@ -107,7 +114,7 @@ def by_token(realm: str, folder: Path, tokens: RegistryTokens = TOKENS) -> str:
 
 
 @contextmanager
-def running_registry(auth: Callable[[Path], str]) -> Iterator[str]:
+def running_registry(auth: Callable[[Path], str], http: str = "") -> Iterator[str]:
     program = shutil.which("docker-registry")
     if program is None:
         if os.environ.get("CI") == "true":
@@ -118,7 +125,7 @@ def running_registry(auth: Callable[[Path], str]) -> Iterator[str]:
         (folder / "htpasswd").write_text(hashed(LOGIN))
         (folder / "config.yml").write_text(
             f"version: 0.1\nlog: {{level: error}}\nstorage: {{filesystem: {{rootdirectory: {folder}/data}}, delete: {{enabled: true}}}}\n"
-            f'http: {{addr: "127.0.0.1:{port}"}}\nauth: {{{auth(folder)}}}\n'
+            f'http: {{{http}addr: "127.0.0.1:{port}"}}\nauth: {{{auth(folder)}}}\n'
         )
         process = subprocess.Popen(
             [program, "serve", str(folder / "config.yml")], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
@@ -126,7 +133,8 @@ def running_registry(auth: Callable[[Path], str]) -> Iterator[str]:
         )  # fmt: skip
         try:
             with httpx.Client(transport=httpx.HTTPTransport(retries=8), trust_env=False) as client:
-                assert client.get(f"http://127.0.0.1:{port}/v2/").status_code == 401, "it asks for a sign-in"
+                asks = client.get(f"http://127.0.0.1:{port}/v2/").status_code
+                assert asks == (400 if http else 401), "it asks for a sign-in, or for TLS"
             yield f"127.0.0.1:{port}/spaces"
         finally:
             process.terminate()
@@ -310,3 +318,42 @@ def manifest(ref: str, token: str) -> int:
     host, _, rest = ref.partition("/")
     name, _, digest = rest.partition("@")
     return httpx.get(f"http://{host}/v2/{name}/manifests/{digest}", headers=bearer(token), trust_env=False).status_code
+
+
+@pytest.mark.parametrize("is_known", [True, False])
+async def test_a_certificate_of_our_own_authority_counts_where_we_say_so(
+    is_known: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And the password does not go out in the open instead."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "registry of a house")])
+    today = datetime.now(UTC)
+    made = (
+        x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key()).serial_number(1)
+        .not_valid_before(today - timedelta(days=1)).not_valid_after(today + timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .sign(key, hashes.SHA256())
+    )  # fmt: skip
+    pem = serialization.Encoding.PEM
+    (tmp_path / "own.pem").write_bytes(made.public_bytes(pem))
+    (tmp_path / "key.pem").write_bytes(key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()))
+    if is_known:
+        monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "own.pem"))
+    tls = f"tls: {{certificate: {tmp_path}/own.pem, key: {tmp_path}/key.pem}}, "
+    for cached in (oci.trust, registry_net.trust):
+        cached.cache_clear()
+    try:
+        with running_registry(lambda folder: f"htpasswd: {{realm: test, path: {folder}/htpasswd}}", http=tls) as address:
+            host = address.partition("/")[0]
+            if is_known:
+                assert "@sha256:" in push(address, SPACE, "safe", tmp_path)
+                await (await connect(host, RegistryLogin(host, *LOGIN))).aclose()
+            else:
+                with pytest.raises(BuildFailed, match="not trusted: set SSL_CERT_FILE"):
+                    push(address, SPACE, "safe", tmp_path)
+                with pytest.raises(Unavailable, match="not trusted; set SSL_CERT_FILE"):
+                    await connect(host, RegistryLogin(host, *LOGIN))
+    finally:
+        for cached in (oci.trust, registry_net.trust):
+            cached.cache_clear()
