@@ -259,9 +259,9 @@ def spare_bytes(folder: Path) -> int:
     return min(1 << 30, about.f_blocks * about.f_frsize // 20)
 
 
-def folder_bytes(folder: Path) -> int:
-    """Bytes on disk of what `folder` holds alone: hard-linked files (shared with a cache) count as nothing."""
-    total, todo = 0, [str(folder)]
+def folder_bytes(folder: Path, *, shared: bool = False) -> int:
+    """Bytes on disk of what `folder` holds alone: hard-linked files (shared with a cache) count as nothing, or once where `shared`."""
+    total, todo, seen = 0, [str(folder)], set[int]()
     while todo:
         try:
             with os.scandir(todo.pop()) as entries:
@@ -269,8 +269,13 @@ def folder_bytes(folder: Path) -> int:
                     try:
                         if entry.is_dir(follow_symlinks=False):
                             todo.append(entry.path)
-                        elif (stat := entry.stat(follow_symlinks=False)).st_nlink == 1:
-                            total += stat.st_blocks * 512
+                            continue
+                        stat = entry.stat(follow_symlinks=False)
+                        if stat.st_nlink > 1:
+                            if not shared or stat.st_ino in seen:
+                                continue
+                            seen.add(stat.st_ino)
+                        total += stat.st_blocks * 512
                     except OSError:
                         continue
         except OSError:

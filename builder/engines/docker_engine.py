@@ -7,11 +7,13 @@ a worker.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
 import sys
 import tempfile
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +21,8 @@ from typing import Any
 
 import builder
 from builder.engines.engine import BuiltImage, ImageBuild
-from builder.engines.failures import no_base, reason_of
+from builder.engines.failures import no_base, reason_of, too_much_written
+from builder.engines.kit_watch import KitWatch
 from builder.engines.orphans import end_orphans
 from builder.errors import BuildFailed
 from builder.kit_dockerfile import plain_line
@@ -48,6 +51,7 @@ class DockerEngine:
     def __init__(self, config: DockerConfig) -> None:
         self._config = config
         self._root: Path | None = None
+        self._watches: dict[int, KitWatch] = {}
 
     @property
     def has_buildkit(self) -> bool:
@@ -60,10 +64,15 @@ class DockerEngine:
                 if self.size(base, runner) is None:
                     raise BuildFailed(Reason.PYTHON_MISSING, no_base(base))
             end_orphans()
-            done = runner.run(buildkit_argv(self._config, build), env=self._environment(buildkit=True), log=log, room=self._room(runner))
+            room, began = self._room(runner), time.monotonic()
+            watch = self._watch(room, runner.limits.disk_bytes) if room else None
+            with watch.watching() if watch else contextlib.nullcontext():
+                done = runner.run(buildkit_argv(self._config, build), env=self._environment(buildkit=True), log=log, room=room)
             if not done.ok:
                 said = plain_line(done.tail[-1], build.space) if done.tail else ""
                 reason = reason_of(done.text)
+                if watch and reason is Reason.BUILD_MEMORY and (written := watch.ended(since=began)):  # killed is killed; we know by whom
+                    raise BuildFailed(Reason.BUILD_DISK, too_much_written(written, runner.limits.disk_bytes))
                 if reason is Reason.BUILD_LOST:
                     end_orphans()
                 raise BuildFailed(reason, f"A step of the Dockerfile failed: {(said or '')[:300]}")
@@ -120,6 +129,9 @@ class DockerEngine:
         if self._root is None:
             self._root = Path(str(self._step({"do": "root"}, runner, quiet=True)["root"]))
         return self._root if self._root.is_dir() else None
+
+    def _watch(self, room: Path, limit_bytes: int) -> KitWatch:
+        return self._watches.setdefault(limit_bytes, KitWatch(room, limit_bytes))
 
     def _step(self, order: Mapping[str, Any], runner: StepRunner, *, quiet: bool = False, room: Path | None = None) -> dict[str, Any]:
         with tempfile.TemporaryDirectory(prefix="vitrine-engine-") as folder:

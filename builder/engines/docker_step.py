@@ -24,13 +24,13 @@ from docker.errors import APIError, DockerException, ImageNotFound, NotFound
 from docker.utils.build import exclude_paths
 
 from builder.engines.docker_prune import forget
-from builder.engines.failures import no_base, reason_of
+from builder.engines.failures import no_base, reason_of, too_much_written
 from control_plane.domain.reasons import Reason
 
 API_VERSION = "1.41"
 CPU_SHARES = 256  # a quarter of an app's: where both want the CPU, apps come first
 _SECOND_RETRY = "Retrying in 10 second"  # the engine waits 5 s more each time
-_LOOK_S = 3.0  # between two looks at what a step has written
+_LOOK_S = 1.0  # between two looks at what a step has written; longer where the engine takes long to count
 _ENGINE_AWAY_S = 15.0  # how long an engine that restarts is waited for, to tidy up
 
 
@@ -147,15 +147,17 @@ class Steps:
             thread.join()
 
     def _watch(self, done: threading.Event) -> None:
-        while not done.wait(_LOOK_S):
+        pause_s = _LOOK_S
+        while not done.wait(pause_s):
+            began = time.monotonic()
             with contextlib.suppress(DockerException, requests.RequestException):
                 for one in self._containers():
                     url = f"{self._client.base_url}/v{API_VERSION}/containers/{one}/json"
                     written = int(self._client.get(url, params={"size": "true"}, timeout=60).json().get("SizeRw") or 0)
                     if written > self._limit:
-                        words = f"A step wrote {written >> 20} MiB, more than the limit of {self._limit >> 20} MiB, and was stopped."
-                        self.failure = Refusal(Reason.BUILD_DISK, words)
+                        self.failure = Refusal(Reason.BUILD_DISK, too_much_written(written, self._limit))
                         self._client.kill(one)
+            pause_s = max(_LOOK_S, 4 * (time.monotonic() - began))
 
     def _containers(self) -> list[str]:
         found = []

@@ -21,3 +21,8 @@ def reason_of(words: str) -> Reason:
 def no_base(name: str) -> str:
     """Words for a base image of the platform that was never built."""
     return f"The base image {name} is not on this machine; its operator makes it with `vitrine images build`."
+
+
+def too_much_written(written: int, limit: int) -> str:
+    """Words for a step that was ended for what it wrote, in bytes."""
+    return f"A step wrote {written >> 20} MiB, more than the limit of {limit >> 20} MiB, and was stopped."

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import fields
 from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -56,7 +57,7 @@ def redis_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
 
 def test_a_silent_worker_is_noticed_in_time() -> None:
     """The last beat is at most one beat older than the crash, so this is the longest that a build waits for its next attempt."""
-    (beat_s,) = (one.default for one in fields(WorkerConfig) if one.name == "heartbeat_s")
+    (beat_s,) = (float(one.default) for one in fields(WorkerConfig) if one.name == "heartbeat_s")  # type: ignore[arg-type]
     assert LOST_AFTER_S + REPAIR_EVERY_S < 15
     assert 3 * beat_s < LOST_AFTER_S, "a worker that is only slow is not taken for dead"
 
@@ -78,11 +79,18 @@ def test_a_crashed_worker_s_build_resumes_or_fails_with_a_reason(
     def build() -> Build:
         return platform.run(latest(platform, space_id))
 
+    def resolving(attempt: int) -> bool:
+        return (build().attempt, build().phase) == (attempt, BuildPhase.RESOLVE)
+
+    def noticed(attempt: int) -> bool:
+        turn()
+        return build().attempt > attempt or build().status.is_terminal
+
     with worker_processes(tmp_path, door, index_url) as start:
         for attempt in range(1, 2 if survives else MAX_ATTEMPTS + 1):
             turn()
             victim = start(uv=stuck_uv(tmp_path), redis=redis_url)
-            until(lambda attempt=attempt: (build().attempt, build().phase) == (attempt, BuildPhase.RESOLVE))
+            until(partial(resolving, attempt))
             victim.kill()
             victim.wait()
             turn()
@@ -91,7 +99,7 @@ def test_a_crashed_worker_s_build_resumes_or_fails_with_a_reason(
             began = time.monotonic()
             if survives:
                 start(redis=redis_url)
-            until(lambda attempt=attempt: turn() or build().attempt == attempt + 1 or build().status.is_terminal)  # type: ignore[func-returns-value]
+            until(partial(noticed, attempt))
             clock.ahead_s = 0.0
         until(lambda: build().status.is_terminal)
     took_s = time.monotonic() - began
