@@ -1,15 +1,18 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
+from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, create_engine, inspect, text
 
 from control_plane.db.engine import create_database
 from control_plane.db.migrate import MIGRATIONS, head_revision
@@ -74,3 +77,85 @@ async def test_a_newer_schema_is_not_touched(tmp_path: Path) -> None:
     with pytest.raises(Broken, match="9999"):
         await database.migrate()
     await database.close()
+
+
+Column = dict[str, Any]
+
+
+def _schema(connection: Connection) -> dict[str, tuple[dict[str, Column], set[tuple[str, ...]]]]:
+    """Table → its columns by name, and the columns of each of its unique constraints and indexes."""
+    seen = inspect(connection)
+    found = {}
+    for table in seen.get_table_names():
+        if table.startswith(("repo_search", "alembic_")):  # the search index is made again from the rows; no old code reads it
+            continue
+        unique = {tuple(one["column_names"]) for one in seen.get_unique_constraints(table)}
+        unique |= {tuple(str(name) for name in one["column_names"]) for one in seen.get_indexes(table) if one["unique"]}
+        found[table] = ({column["name"]: dict(column) for column in seen.get_columns(table)}, unique)
+    return found
+
+
+def _breaks(before: Any, after: Any) -> list[str]:
+    """What the code of the version before could not live with."""
+    wrong = []
+    for table, (columns, unique) in before.items():
+        if table not in after:
+            wrong.append(f"{table} is gone")
+            continue
+        now, unique_now = after[table]
+        for name, column in columns.items():
+            if name not in now:
+                wrong.append(f"{table}.{name} is gone")
+            elif str(now[name]["type"]) != str(column["type"]):
+                wrong.append(f"{table}.{name} is {now[name]['type']}, it was {column['type']}")
+            elif column["nullable"] and not now[name]["nullable"]:
+                wrong.append(f"{table}.{name} may not be null any more")
+        for name in now.keys() - columns.keys():
+            if not now[name]["nullable"] and now[name]["default"] is None:
+                wrong.append(f"{table}.{name} has no default, and old code does not name it")
+        for names in unique_now - unique:
+            if not set(names) - columns.keys():
+                wrong.append(f"{table}: {names} must be unique now, and old code does not know that")
+    return wrong
+
+
+def test_each_migration_only_adds(tmp_path: Path) -> None:
+    """Processes of the version before go on beside the new schema while an upgrade rolls: see decisions/0023."""
+    engine = create_engine(f"sqlite:///{tmp_path / 'v.db'}")
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS))
+    wrong: dict[str, list[str]] = {}
+    with engine.begin() as connection:
+        config.attributes["connection"] = connection
+        before: Any = {}
+        for script in reversed(list(ScriptDirectory(str(MIGRATIONS)).walk_revisions())):
+            command.upgrade(config, script.revision)
+            after = _schema(connection)
+            if found := _breaks(before, after):
+                wrong[script.revision] = found
+            before = after
+    engine.dispose()
+    assert wrong == {}
+
+
+def test_what_would_break_old_code_is_seen() -> None:
+    old = {"a": ({"x": {"type": "TEXT", "nullable": True, "default": None}}, set[tuple[str, ...]]())}
+    column = {"type": "TEXT", "nullable": True, "default": None}
+    assert _breaks(old, {}) == ["a is gone"]
+    for changed, words in (
+        ({}, "gone"),
+        ({"x": {**column, "type": "INTEGER"}}, "it was TEXT"),
+        ({"x": {**column, "nullable": False}}, "null"),
+        ({"x": column, "y": {**column, "nullable": False}}, "no default"),
+    ):
+        assert [words in line for line in _breaks(old, {"a": (changed, set())})] == [True]
+    assert "unique" in _breaks(old, {"a": ({"x": column}, {("x",)})})[0]
+    assert _breaks(old, {"a": ({"x": column, "y": {**column, "nullable": False, "default": "''"}}, {("y",)}), "b": ({}, set())}) == []
+
+
+def test_no_statement_takes_away_what_only_postgresql_has() -> None:
+    """The schema above is SQLite's; what is written out for PostgreSQL alone is read."""
+    words = r"drop_table|drop_column|rename_table|alter_column|DROP\s+(TABLE|COLUMN)|RENAME\s+(TO|COLUMN)|SET\s+NOT\s+NULL"
+    taking = re.compile(words, re.IGNORECASE)
+    found = {path.name: taking.findall(path.read_text()) for path in (MIGRATIONS / "versions").glob("[0-9]*.py")}
+    assert {name: hits for name, hits in found.items() if hits} == {}
