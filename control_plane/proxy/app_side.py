@@ -167,6 +167,8 @@ class AppSide(OwnAnswers):
         self.deadline = min(self._body_due, core.now + core.config.body_stall_s)
         if self.entry is not None:
             self.entry.activity.bytes_in += len(data)
+            if self.begins_session:
+                self._learn(data)
         if self.phase == LENGTH:
             if len(data) < self._body_left:
                 self._body_left -= len(data)
@@ -224,6 +226,8 @@ class AppSide(OwnAnswers):
             ending,
             body,
         )
+        if self.begins_session:
+            self._learn(body)
         self.sent = len(data)
         self.deadline = core.stream_deadline
         self.transport.write(data)
@@ -233,7 +237,13 @@ class AppSide(OwnAnswers):
         if self._minor == b"1" and (head.status != 100 or (self.head is not None and self.head.expect)):
             self.transport.write(head.line + head.block + b"\r\n\r\n")
 
+    def _learn(self, data: bytes) -> None:
+        if self.entry is not None and self.pool is not None:
+            self.core.balancer.learn(data, self.entry.route.space_id, self.pool)
+
     def send(self, data: bytes) -> None:
+        if self.begins_session:
+            self._learn(data)
         self.sent += len(data)
         self.deadline = self.core.stream_deadline
         self.transport.write(data)

@@ -36,9 +36,9 @@ class Connection(asyncio.Protocol):
     __slots__ = (
         "_body_due", "_body_left", "_buffer", "_chunks", "_close_after", "_code", "_connect_s", "_forward", "_line", "_live", "_log_part",
         "_minor", "_read_holds", "_retried", "_routes", "_started", "_status", "_task", "_tunnel", "_unsent", "_up", "_wait_host",
-        "_write_paused", "accepts_upgrade", "address", "answered", "app_host", "bucket", "client", "common", "core", "deadline", "entry",
-        "extra_head", "head", "is_stream", "keep_upstream", "method", "phase", "plain_body", "pool", "proto", "request_id",
-        "request_sent", "sent", "shown", "sign", "target", "transport", "visitor", "vouched", "vouched_host",
+        "_write_paused", "accepts_upgrade", "address", "answered", "app_host", "begins_session", "bucket", "client", "common", "core",
+        "deadline", "entry", "extra_head", "head", "is_stream", "keep_upstream", "method", "phase", "plain_body", "pool", "proto",
+        "request_id", "request_sent", "sent", "shown", "sign", "target", "transport", "visitor", "vouched", "vouched_host",
     )  # fmt: skip
     transport: asyncio.Transport
     _tunnel: asyncio.Transport
@@ -72,6 +72,7 @@ class Connection(asyncio.Protocol):
         self.keep_upstream = False
         self.is_stream = False
         self.common = False
+        self.begins_session = False  # of several replicas: what is sent or answered says by which name its session comes back
         self.plain_body = False  # chunked answers are passed on without their chunks: HTTP/2 has its own frames
         self.sent = 0
         self._minor = b"1"
@@ -156,6 +157,7 @@ class Connection(asyncio.Protocol):
     def _begin_afresh(self) -> None:
         """Nothing of the request before is left in what says how an exchange goes."""
         self.answered = self.request_sent = self._retried = self.is_stream = self.accepts_upgrade = self._close_after = False
+        self.begins_session = False
         self.extra_head = self.sign = b""
         self._code = ""
         self._status = self.sent = 0

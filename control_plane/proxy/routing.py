@@ -138,7 +138,12 @@ def choose(client: AppSide, pools: tuple[Pool, ...], named: list[bytes]) -> Pool
     """The replica for this request, of several; `named` are the keys its cookies hold."""
     assert client.entry is not None
     core = client.core
-    return core.balancer.pick(pools, named, client.target, client.visitor.encode(), client.entry.route.space_id, core.now)
+    head = client.head
+    client.begins_session = balancer.begins_session(client.method, client.target)
+    return core.balancer.pick(
+        pools, named, client.target, client.visitor.encode(), client.entry.route.space_id, core.now,
+        first_page=client.method == b"GET" and head is not None and head.wants_page,
+    )  # fmt: skip
 
 
 def _guarded(client: ClientConnection, head: RequestHead, entry: Entry | None) -> None:

@@ -11,7 +11,9 @@ import pytest
 
 from control_plane.domain.ids import ReplicaId
 from control_plane.domain.routes import Endpoint, EndpointKind, RouteState
-from tests.functional.proxy.conftest import HOST, App, World
+from control_plane.proxy.balancer import Balancer
+from control_plane.proxy.pool import Pool
+from tests.functional.proxy.conftest import HOST, SPACE, App, Seen, World
 
 
 def replica(number: int, port: int) -> Endpoint:
@@ -124,3 +126,74 @@ async def test_a_space_that_is_removed_under_a_request_is_in_use_no_more(world: 
     world.feed.drop(HOST)
     assert (await asked).status == 404
     assert (entry.activity.live, core.activity.platform.live, core.reconnecting.count) == (0, 0, 0)
+
+
+@pytest.mark.parametrize("config", [{"trusted_proxies": ("127.0.0.0/8",)}])
+async def test_a_call_and_its_events_meet_on_one_replica_without_cookies_and_from_any_address(world: World) -> None:
+    """An event's id stands in what `call/NAME` answers, a session's hash in what `queue/join` is sent."""
+    made = 0
+
+    async def script(seen: Seen, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+        nonlocal made
+        body = b"{}"
+        if seen.line.startswith("POST"):
+            made += 1
+            await reader.readexactly(int(seen.header("content-length")[0]))
+            body = b'{"event_id": "event%04d"}' % made
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(body))
+        await writer.drain()
+        writer.write(body)  # as uvicorn does: in a segment of its own
+        return True
+
+    async with another_app() as (other, _server):
+        world.app.script = other.script = script
+        await world.put(endpoints=(replica(0, world.app.port), replica(1, other.port)))
+        ask = b"POST /gradio_api/%b HTTP/1.1\r\nHost: alice-demo.localhost\r\nX-Forwarded-For: 9.0.0.%d\r\nContent-Length: %d\r\n\r\n%b"
+        joined = b'{"data": ["x"], "fn_index": 0, "session_hash": "hash%04d"}'
+        for number in range(1, 25):
+            body = joined % number
+            answer = await world.ask(ask % (b"call/predict", number, 2, b"{}"))
+            assert (await world.ask(ask % (b"queue/join", number, len(body), body))).status == 200
+            event = answer.body.decode()[14:23]
+            for path in (f"call/predict/{event}", f"queue/data?session_hash=hash{number:04d}", f"heartbeat/hash{number:04d}"):
+                assert (await world.get(f"/gradio_api/{path}", X_Forwarded_For=f"9.9.9.{number}")).status == 200
+        sent = sum(len(app.seen) for app in (world.app, other))
+        assert sent == 24 * 5 and all(len(app.seen) >= 5 for app in (world.app, other))
+        for app in (world.app, other):
+            called = [seen.header("x-forwarded-for")[0].rpartition(".")[2] for seen in app.seen if seen.line.startswith("POST")]
+            heard = [seen.header("x-forwarded-for")[0].rpartition(".")[2] for seen in app.seen if seen.line.startswith("GET")]
+            assert set(called) == set(heard) and len(called) == 2 * len(set(called)), "join and call of an address go to one replica"
+
+
+async def test_two_proxies_that_share_nothing_choose_the_same_replica_for_an_address() -> None:
+    pools = tuple(Pool(replica(number, 1), 1) for number in range(4))
+    for number in range(50):
+        client = f"10.0.0.{number}".encode()
+        first = Balancer().pick(pools, [], b"/gradio_api/call/predict", client, SPACE, 0.0)
+        assert Balancer().pick(pools[::-1], [], b"/gradio_api/call/predict/abcdef0123", client, SPACE, 0.0) is first
+
+
+async def test_browsers_behind_one_address_are_spread_and_stay_where_they_are(world: World) -> None:
+    async def slow(seen: Seen, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+        await release.wait()
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+        return True
+
+    release = asyncio.Event()
+    async with another_app() as (other, _server):
+        world.app.script = other.script = slow
+        await world.put(endpoints=(replica(0, world.app.port), replica(1, other.port)))
+        visits = [asyncio.create_task(world.get("/", Accept="text/html,*/*", Sec_Fetch_Mode="navigate")) for _ in range(20)]
+        async with asyncio.timeout(60):
+            while len(world.app.seen) + len(other.seen) < 20:
+                await asyncio.sleep(0.001)
+        assert min(len(world.app.seen), len(other.seen)) >= 5, "by one address all would be on one replica"
+        release.set()
+        cookies = {(await visit).headers["set-cookie"].partition(";")[0] for visit in visits}
+        assert len(cookies) == 2
+        for cookie in cookies:
+            before = (len(world.app.seen), len(other.seen))
+            for _ in range(3):
+                await world.get("/", Accept="text/html,*/*", Cookie=cookie)
+            grown = sorted((len(world.app.seen) - before[0], len(other.seen) - before[1]))
+            assert grown == [0, 3]
