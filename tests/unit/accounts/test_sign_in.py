@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
+from sqlalchemy import text
 
 from control_plane.accounts import people, sign_in, tokens
 from control_plane.accounts.sign_in import authenticate
@@ -84,6 +86,40 @@ async def test_guessing_is_slowed_by_name_and_by_address(database: Database, clo
         await sign_in.sign_in(database, clock, throttle, name="bob", password=PASSWORD, address="6.6.6.6")
     clock.advance(301)
     await sign_in.sign_in(database, clock, throttle, name="alice", password=PASSWORD, address="7.7.7.7")
+
+
+async def test_strangers_cannot_lock_a_person_out(database: Database, clock: FixedClock, alice: Account) -> None:
+    """Where she has signed in before she still can; a link signs in from everywhere."""
+    throttle = Throttle(database, clock, limit=3)
+    enter = partial(sign_in.sign_in, database, clock, throttle, name="Alice")
+    await enter(password=PASSWORD, address="2001:db8:1:2::5")
+    for number in range(3):
+        with pytest.raises(NotSignedIn):
+            await enter(password="guess-guess", address=f"6.6.6.{number}")
+    with pytest.raises(RateLimited):
+        await enter(password=PASSWORD, address="7.7.7.7")
+    for number in range(5):
+        await enter(password=PASSWORD, address=f"2001:db8:1:2::{number + 10}")
+    async with database.write() as uow:
+        secret = await sign_in.create_sign_in_link(uow, clock, alice)
+    assert (await sign_in.redeem_sign_in_link(database, clock, secret, address="7.7.7.7"))[2].id == alice.id
+
+
+async def test_a_guesser_with_a_network_of_addresses_is_one(database: Database, clock: FixedClock, alice: Account) -> None:
+    throttle = Throttle(database, clock, limit=3)
+    for number in range(3):
+        with pytest.raises(NotSignedIn):
+            await sign_in.sign_in(database, clock, throttle, name=f"n{number}", password="guess-guess", address=f"2001:db8::{number}")
+    with pytest.raises(RateLimited):
+        await sign_in.sign_in(database, clock, throttle, name="n9", password="guess-guess", address="2001:db8::ffff")
+
+
+async def test_what_people_type_is_not_kept(database: Database, clock: FixedClock, alice: Account, tmp_path: Path) -> None:
+    with pytest.raises(NotSignedIn):
+        await sign_in.sign_in(database, clock, Throttle(database, clock), name="my-password-in-the-wrong-field", password="x")
+    async with database._reader.connect() as connection:
+        rows = (await connection.execute(text("SELECT * FROM tries"))).fetchall()
+    assert rows and "my-password" not in repr(rows)
 
 
 async def test_a_link_works_once_and_for_a_day(database: Database, clock: FixedClock, alice: Account) -> None:
