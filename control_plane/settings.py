@@ -105,6 +105,10 @@ class Settings:
     max_push_bytes: int = field(default=2 << 30, metadata={"doc": "Largest pack of one push, bytes"})
     wake_timeout_s: int = field(default=300, metadata={"doc": "Longest time a request to a sleeping Space is held, seconds"})
     drain_s: int = field(default=60, metadata={"doc": "How long a replaced version finishes what it began, seconds"})
+    finish_s: int = field(
+        default=3600,
+        metadata={"doc": "How long a renewed proxy still goes on with uploads, downloads and streams that it has begun, seconds"},
+    )
     rights_recheck_s: int = field(
         default=30,
         metadata={"doc": "Seconds after which proxies ask again for what is open to private apps, should news of an ended right get lost"},
@@ -117,6 +121,9 @@ class Settings:
         metadata={"doc": "`host:port` of git servers that Spaces may be imported from although private or plain HTTP, comma-separated"},
     )
     thumbnails: bool = field(default=True, metadata={"doc": "Whether cards show pictures of running apps, where Chromium is installed"})
+    thumbnails_proxy: str = field(
+        default="", metadata={"doc": "`host:port` of a proxy that this API takes pictures through; default: the port of this machine"}
+    )
     registration: bool = field(default=False, metadata={"doc": "Whether people may create their own account"})
     org_creation: bool = field(
         default=False, metadata={"doc": "Whether people may make organisations, each with quotas of its own; administrators always may"}

@@ -51,6 +51,7 @@ def proxy_config(settings: Settings, listen_fds: tuple[int, ...] = (), slot: int
         space_rate=float(settings.space_rate),
         space_burst=5.0 * settings.space_rate,
         drain_s=float(settings.drain_s),
+        finish_s=float(settings.finish_s),
         recheck_s=float(max(1, settings.rights_recheck_s)),
         admin_socket=str(settings.run_dir / (PROXY_SOCKET if slot == 1 else f"{slot}-{PROXY_SOCKET}")),
         metrics_token=settings.metrics_token,

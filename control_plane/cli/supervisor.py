@@ -223,8 +223,9 @@ class Supervisor:
         old, child.process, child.successor = child.process, successor.process, None
         child.start_at = time.monotonic()
         if old is not None:
-            old.terminate()
-            self._leaving.append((child.start_at + self._settings.drain_s + _STOP_LIMIT_S, old))
+            old.send_signal(signal.SIGUSR1)
+            longest = max(self._settings.drain_s, self._settings.finish_s)
+            self._leaving.append((child.start_at + longest + _STOP_LIMIT_S, old))
         print(f"{child.name} is renewed", flush=True)
 
     def _see_off(self, now: float) -> None:

@@ -113,6 +113,11 @@ class Connection(asyncio.Protocol):
         return self.phase == HOLD and bool(self._wait_host)
 
     @property
+    def is_sign_of_life(self) -> bool:
+        """An event stream that only says that a tab is open: it begins again elsewhere, and nothing is lost."""
+        return self.is_stream and not self._live
+
+    @property
     def is_deaf(self) -> bool:
         """Nothing is read from a client whose request is under way: it is not heard when it leaves."""
         return self._read_holds != 0 and self.phase in _UNDER_WAY

@@ -69,6 +69,7 @@ class ProxyConfig:
     stream_idle_s: float = 7200.0
     wake_timeout_s: float = 300.0
     drain_s: float = 60.0
+    finish_s: float = 3600.0  # when a successor has the listener: how long uploads, downloads and streams in use may still go on
     recheck_s: float = 30.0  # after so long what is open to a private app is asked about again, also when no news came of an ended right
     last_call_s: float = 1.0  # when this process leaves: how long a kept connection may stay silent
     wake_per_space: int = 1_000

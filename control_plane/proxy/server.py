@@ -1,6 +1,7 @@
 """One proxy process: listen, follow the route feed, report activity, and leave without losing a request.
 
 listen ─► ready ─► serve … ─► stop asked: stop accepting ─► finish exchanges ─► sockets get 1001 after `drain_s` ─► end
+                                                             (renewed: uploads and downloads go on, up to `finish_s`) ─┘
 """
 
 from __future__ import annotations
@@ -130,14 +131,19 @@ class Proxy:
             self._certificates.reload()
         self.core.log.reopen()
 
-    async def stop(self, drain_s: float | None = None) -> None:
-        """Stop accepting, let exchanges finish, close sockets with 1001 after `drain_s` (default: the configured one)."""
+    async def stop(self, drain_s: float | None = None, *, hurry: asyncio.Event | None = None) -> None:
+        """Stop accepting, let exchanges finish, close sockets with 1001 after `drain_s` (default: the configured one).
+
+        With `hurry` a successor serves already, and nobody waits for this process: uploads, answers and streams in use go on
+        after `drain_s`, for `finish_s` at most or until `hurry` is set.
+        """
         core = self.core
         loop = asyncio.get_running_loop()
         core.draining = True
         core.forget_resolved()
         allowed = self.config.drain_s if drain_s is None else drain_s
-        limit = loop.time() + allowed
+        began = loop.time()
+        limit = began + allowed
         core.goodbye_at = loop.time() + allowed / 2
         if self._server is not None:
             self._server.close()
@@ -152,6 +158,12 @@ class Proxy:
                 connection.close_tunnel(1001)
             elif isinstance(connection, ClientConnection):
                 connection.turn_away()
+        if hurry is not None:
+            for connection in tuple(core.connections):
+                if isinstance(connection, ClientConnection) and connection.is_sign_of_life:
+                    connection.transport.abort()
+            while core.connections and not hurry.is_set() and loop.time() < began + self.config.finish_s:
+                await asyncio.sleep(0.1)
         for _turn in range(20):
             if not core.connections:
                 break
@@ -293,15 +305,22 @@ async def serve_proxy(config: ProxyConfig, feed: RouteFeed, authorize: Authorize
     """Run one proxy until SIGTERM or SIGINT; `ready(port)` is called once it listens and knows the routes, or has waited for
     them in vain for a moment. Meant for a uvloop loop.
 
-    SIGHUP of a service reloads certificates and reopens the access log; one that a terminal started ends with it.
+    SIGUSR1 says that a successor has the listener: this one ends when its last exchange does, see `Proxy.stop`. SIGHUP of a
+    service reloads certificates and reopens the access log; one that a terminal started ends with it.
     The start-up's objects are frozen out of garbage collection and its thresholds raised: a full collection in the middle
     of traffic was most of the tail latency.
     """
-    stop = asyncio.Event()
+    stop, hurry = asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
+
+    def stop_now() -> None:
+        stop.set()
+        hurry.set()
+
     config = replace(config, descriptors=_descriptors(2 * config.max_connections))
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
+        loop.add_signal_handler(number, stop_now)
+    loop.add_signal_handler(signal.SIGUSR1, stop.set)
     proxy = Proxy(config, feed, authorize)
     await proxy.start()
     if not os.isatty(0):
@@ -320,6 +339,6 @@ async def serve_proxy(config: ProxyConfig, feed: RouteFeed, authorize: Authorize
         await stop.wait()
     finally:
         telling.cancel()
-        await proxy.stop()
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        await proxy.stop(hurry=None if hurry.is_set() else hurry)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1):
             loop.remove_signal_handler(number)

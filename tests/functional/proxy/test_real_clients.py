@@ -15,7 +15,7 @@ from websockets.asyncio.server import ServerConnection, serve
 
 from control_plane.domain.routes import Endpoint, EndpointKind, RouteAccess
 from control_plane.proxy.server import Proxy, ProxyConfig
-from tests.functional.proxy.conftest import HOST, MemoryFeed, World
+from tests.functional.proxy.conftest import HOST, MemoryFeed, Seen, World
 
 
 async def _echo(connection: ServerConnection) -> None:
@@ -64,6 +64,54 @@ async def test_httpx_streams_an_upload_of_unknown_length(world: World) -> None:
         assert answer.json()["size"] == 5_000_000
         many = await asyncio.gather(*(client.get(f"/{i}", timeout=20) for i in range(60)))
         assert {one.status_code for one in many} == {200}
+
+
+async def test_what_takes_longer_than_the_drain_is_finished_after_a_hand_over(world: World) -> None:
+    async def script(seen: Seen, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+        if seen.header("upgrade"):
+            writer.write(b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n")
+            await reader.read()
+            return False
+        if seen.line.startswith("POST"):
+            seen.body = await reader.readexactly(int(seen.header("content-length")[0]))
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\ndone")
+            return True
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\ndata: 1\n\n")
+        if "queue" in seen.line:
+            await release.wait()
+            writer.write(b"data: 2\n\n")
+        else:
+            await reader.read()
+        return False
+
+    release, hurry = asyncio.Event(), asyncio.Event()
+    world.app.script = script
+    head = f"HTTP/1.1\r\nHost: {HOST}\r\n"
+    upload, result, heartbeat, socket_ = [await world.wire() for _ in range(4)]
+    await upload.send(f"POST /up {head}Content-Length: 8\r\n\r\nhalf".encode())
+    await result.send(f"GET /gradio_api/queue/data?session_hash=abcdef {head}\r\n".encode())
+    await heartbeat.send(f"GET /gradio_api/heartbeat/abcdef {head}\r\n".encode())
+    await socket_.send(
+        f"GET /ws {head}Connection: Upgrade\r\nUpgrade: websocket\r\n"
+        "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n".encode()
+    )
+    assert [(await wire.head())[0] for wire in (result, heartbeat, socket_)] == [200, 200, 101]
+    async with asyncio.timeout(60):
+        while len(world.app.seen) < 4:  # the upload as well
+            await asyncio.sleep(0.001)
+        stopping = asyncio.create_task(world.proxy.stop(0.05, hurry=hurry))
+        assert await socket_.eof() == b"\x88\x02\x03\xe9"  # 1001: the drain is over
+        with contextlib.suppress(ConnectionError):
+            await heartbeat.eof()
+        assert not stopping.done()
+        await upload.send(b"half")
+        answer = await upload.answer()
+        assert (answer.status, answer.body, answer.headers["connection"]) == (200, b"done", "close")
+        assert not stopping.done()
+        release.set()
+        assert (await result.eof()).endswith(b"data: 2\n\n")
+        await stopping
+    assert world.proxy.core.connections == set()
 
 
 async def test_a_listener_is_handed_over_without_a_lost_request(world: World) -> None:
