@@ -223,6 +223,30 @@ def test_only_the_scheduler_holds_a_token() -> None:
     assert holders == ["scheduler"]
 
 
+def test_the_engines_ids_lie_in_its_pods_user_namespace() -> None:
+    """A pod has 65,536 ids; root and the engine's own are not given away, and `nobody` of an image gets one."""
+    (ids,) = [o["data"] for o in overlay("production") if o["kind"] == "ConfigMap" and o["metadata"]["name"] == "engine-ids"]
+    (engine,) = [c for _, spec in pods(overlay("production")) for c in spec["containers"] if c["name"] == ENGINE]
+    assert {m["mountPath"]: m["subPath"] for m in engine["volumeMounts"] if m["name"] == "engine-ids"} == {
+        "/etc/subuid": "subuid", "/etc/subgid": "subgid",
+    }  # fmt: skip
+    for text in ids.values():
+        given = [range(int(first), int(first) + int(count)) for _, first, count in (line.split(":") for line in text.split())]
+        assert all(0 not in part and 1000 not in part and part.stop <= 65536 for part in given)
+        assert sum(map(len, given)) + 1 > 65534
+
+
+@pytest.mark.parametrize("folder", ["builder-cache", "builder-cache/engine"])
+def test_a_build_cache_on_a_claim_replaces_a_volume_that_is_there(folder: str) -> None:
+    claims = [o["metadata"]["name"] for o in build(KUBE / folder)]
+    plan = yaml.safe_load((KUBE / folder / "kustomization.yaml").read_text())
+    (builder,) = [spec for owner, spec in pods(overlay("production")) if owner["metadata"]["name"] == "vitrine-builder"]
+    for patch in plan["patches"]:
+        for volume in yaml.safe_load(patch["patch"])["spec"]["template"]["spec"]["volumes"]:
+            assert volume["persistentVolumeClaim"]["claimName"] in claims
+            assert volume["name"] in {one["name"] for one in builder["volumes"] if "emptyDir" in one}
+
+
 def test_builders_get_neither_master_key_nor_database() -> None:
     (secret,) = [o for o in overlay("production") if o["kind"] == "Secret" and o["metadata"]["namespace"] == "vitrine-build"]
     assert set(secret["data"]) == {"VITRINE_WORKER_SECRET", "VITRINE_REDIS_URL"}
