@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import logging
 import os
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Coroutine, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -52,7 +52,7 @@ if TYPE_CHECKING:
     from control_plane.api.single_sign_on import Provider
     from control_plane.ports.git_import import GitImport
     from control_plane.settings import Settings
-    from web.services.thumbnails import Thumbnails
+    from web.services.pictures import Pictures
 
 log = logging.getLogger("vitrine.api")
 
@@ -77,8 +77,7 @@ def build_app(services: Services) -> FastAPI:
             SpaceNotices(services.uow, services.clock, services.signals).run(),
         )
         tasks = [asyncio.create_task(one) for one in work]
-        if (thumbnails := app.state.web_backend.d.thumbnails) is not None:
-            tasks.append(asyncio.create_task(thumbnails.run()))
+        tasks += [asyncio.create_task(one) for one in _pictures_work(services, app.state.web_backend.d.pictures)]
         yield
         for task in tasks:
             task.cancel()
@@ -163,7 +162,7 @@ def _pages(app: FastAPI, services: Services, deliveries: Deliveries) -> Pages:
         banner=lambda: floor_warning(settings),
         pool_facts=pool_facts,
         tiers=services.spaces.tiers,
-        thumbnails=_thumbnails(services),
+        pictures=_pictures(services),
         imports=_imports(services),
         moved=deliveries.content,
         discussed=deliveries.discussion,
@@ -195,19 +194,27 @@ def sign_in_provider(settings: Settings) -> Provider | None:
     return Provider(issuer, settings.oidc_client_id, settings.oidc_client_secret, rules, settings.ca_bundle)
 
 
-def _thumbnails(services: Services) -> Thumbnails | None:
-    """Where a browser can be contained here: the same floor as for apps, and a Chromium under /usr."""
+def _pictures(services: Services) -> Pictures | None:
+    from web.services.pictures import Pictures
+
+    return Pictures(services.settings.data_dir / "thumbnails", services.signals) if services.settings.thumbnails else None
+
+
+def _pictures_work(services: Services, pictures: Pictures | None) -> list[Coroutine[Any, Any, None]]:
+    """Every API process shows pictures; those take them that can contain a browser: the floor of apps, and a Chromium under /usr."""
     from control_plane.runtimes.process.camera import SandboxedBrowser, find_browser
     from web.services.thumbnails import Thumbnails
 
+    if pictures is None:
+        return []
     settings, browser = services.settings, find_browser()
-    if browser is None or not settings.thumbnails:
-        return None
+    if browser is None:
+        return [pictures.follow()]
     host = "127.0.0.1" if settings.host in ("0.0.0.0", "", "localhost") else settings.host
     chains = [Path(pair.partition(":")[0].strip()).expanduser() for pair in settings.tls_certificates.split(",") if pair.strip()]
-    camera = SandboxedBrowser(browser, f"{host}:{settings.port}", chains)
-    folder = settings.data_dir / "thumbnails"
-    return Thumbnails(folder, camera, services.uow, services.clock, services.signals, services.actions, settings.app_url)
+    camera = SandboxedBrowser(browser, settings.thumbnails_proxy or f"{host}:{settings.port}", chains)
+    taker = Thumbnails(pictures, camera, services.uow, services.clock, services.signals, services.actions, settings.app_url)
+    return [pictures.follow(), taker.run()]
 
 
 def _web(app: FastAPI, pages: Pages) -> Any:

@@ -23,7 +23,7 @@ from control_plane.ports.signals import Signals
 from control_plane.ports.space_actions import SpaceActions
 from control_plane.ports.stores import UnitOfWork, UnitOfWorkFactory
 from web.backend import MovedTo
-from web.services.thumbnails import Thumbnails
+from web.services.pictures import Pictures
 
 
 async def _not_told(repo: Repo, ref: str, old: Sha | None, new: Sha | None) -> None:
@@ -68,7 +68,7 @@ class WebDeps:
     discussed: Callable[[Repo, Discussion, str, Event | None], Awaitable[None]] = _not_discussed
     tiers: Mapping[StorageTier, int] = field(default_factory=lambda: TIER_BYTES)  # persistent storage on offer, in bytes
     imports: GitImport | None = None  # new Spaces from another git server's address; None = not offered
-    thumbnails: Thumbnails | None = None  # pictures of running apps; None = cards show their emoji
+    pictures: Pictures | None = None  # of running apps, on cards; None = cards show their emoji
     app_proof: Callable[[Actor, SpaceId], str] | None = None  # lets a browser into a private app for minutes
 
 
@@ -108,7 +108,7 @@ class Base:
         return f"/{repo.type.url_prefix}{repo.full_name}"
 
     def thumbnail_of(self, repo: Repo) -> str:
-        return self.d.thumbnails.address(repo.id) if self.d.thumbnails is not None and repo.visibility is Visibility.PUBLIC else ""
+        return self.d.pictures.address(repo.id) if self.d.pictures is not None and repo.visibility is Visibility.PUBLIC else ""
 
     def git_url(self, repo: Repo) -> str:
         return f"{self.d.public_url}{self.base(repo)}"

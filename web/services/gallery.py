@@ -79,7 +79,7 @@ class GalleryFamily(Base):
         """The picture of a Space's app as a WebP. NotFound when there is none or it is not for everyone (any more)."""
         async with self.d.uow.read() as uow:
             repo = policy.require(actor, Action.VIEW, await uow.repos.get(RepoId(space_id)))
-        found = self.d.thumbnails.read(repo.id) if self.d.thumbnails is not None and self.thumbnail_of(repo) else None
+        found = self.d.pictures.read(repo.id) if self.d.pictures is not None and self.thumbnail_of(repo) else None
         if found is None:
             raise NotFound("There is no picture of this Space.")
         return found

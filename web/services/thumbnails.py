@@ -1,7 +1,7 @@
-"""Pictures of running apps on the gallery's cards: taken beside the requests, one at a time, of public Spaces only.
+"""Takes the pictures of running apps for the gallery's cards, beside the requests, one at a time, of public Spaces only.
 
 A Space gets a new picture when another revision of it is live, at most once in `AGAIN_S`, and `SETTLE_S` after it went live;
-between two pictures of any Spaces `GAP_S` pass. Files are named by Space; losing them costs a new picture.
+between two pictures of any Spaces `GAP_S` pass. Of several API processes one takes a picture and all show it (`pictures`).
 """
 
 from __future__ import annotations
@@ -9,9 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
 from collections.abc import Callable
-from pathlib import Path
 from urllib.parse import urlsplit
 
 from control_plane.domain.errors import VitrineError
@@ -23,6 +21,7 @@ from control_plane.ports.clock import Clock
 from control_plane.ports.signals import Signals
 from control_plane.ports.space_actions import SpaceActions
 from control_plane.ports.stores import UnitOfWorkFactory
+from web.services.pictures import Pictures
 
 log = logging.getLogger("vitrine.thumbnails")
 
@@ -35,50 +34,27 @@ _MOST_WAITING = 1000
 
 class Thumbnails:
     def __init__(
-        self, folder: Path, camera: Camera, uow: UnitOfWorkFactory, clock: Clock, signals: Signals, actions: SpaceActions,
+        self, pictures: Pictures, camera: Camera, uow: UnitOfWorkFactory, clock: Clock, signals: Signals, actions: SpaceActions,
         app_url: Callable[[str], str],
     ) -> None:  # fmt: skip
-        self._folder, self._camera, self._uow, self._clock = folder, camera, uow, clock
+        self._pictures, self._camera, self._uow, self._clock = pictures, camera, uow, clock
         self._signals, self._actions, self._app_url = signals, actions, app_url
-        self._have: dict[str, str] = {}  # space id → revision in the picture
         self._tried: dict[str, float] = {}
         self._due: dict[str, float] = {}  # space id → when it may be taken
         self._wake = asyncio.Event()
 
-    def address(self, space_id: str) -> str:
-        """On this site, "" = there is no picture. It changes with the picture, so browsers may keep it."""
-        revision = self._have.get(space_id)
-        return f"/-/thumbnails/{space_id}/{revision[:12]}.webp" if revision else ""
-
-    def read(self, space_id: str) -> bytes | None:
-        revision = self._have.get(space_id)
-        try:
-            return self._path(space_id, revision).read_bytes() if revision else None
-        except OSError:
-            return None
-
-    def _path(self, space_id: str, revision: str) -> Path:
-        return self._folder / f"{space_id}.{revision}.webp"
-
     async def run(self) -> None:
         """Until cancelled."""
-        await asyncio.to_thread(self._load)
         async with asyncio.TaskGroup() as group:
             group.create_task(self._listen())
             group.create_task(self._work())
-
-    def _load(self) -> None:
-        self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        for path in self._folder.glob("*.*.webp"):
-            space_id, revision, _ = path.name.split(".")
-            self._have[space_id] = revision
 
     async def _listen(self) -> None:
         with contextlib.suppress(VitrineError):
             async with self._uow.read() as uow:
                 found = await uow.repos.list(RepoType.SPACE, running_only=True, sort="trending", limit=AT_START)
             for repo in found:
-                if repo.id not in self._have:
+                if not self._pictures.revision_of(repo.id):
                     self._ask(repo.id)
         async for _, key in self._signals.subscribe("events"):
             if key != "*":
@@ -86,7 +62,7 @@ class Thumbnails:
 
     def _ask(self, space_id: str) -> None:
         if space_id not in self._due and len(self._due) < _MOST_WAITING:
-            again = self._tried.get(space_id, -AGAIN_S) + AGAIN_S if space_id in self._have else 0.0
+            again = self._tried.get(space_id, -AGAIN_S) + AGAIN_S if self._pictures.revision_of(space_id) else 0.0
             self._due[space_id] = max(self._clock.monotonic() + SETTLE_S, again)
             self._wake.set()
 
@@ -117,13 +93,15 @@ class Thumbnails:
         if found is None:
             return False
         space, revision = found
-        if revision == self._have.get(space_id):
+        if revision == self._pictures.revision_of(space_id):
             return False
-        self._tried[space_id] = self._clock.monotonic()
-        picture = await self._camera.shoot(urlsplit(self._app_url(space.subdomain)).netloc, space.config.base_path or "/")
-        if picture is None or await self._wanted(space_id) is None:
-            return True
-        await asyncio.to_thread(self._keep, space_id, revision, picture)
+        with self._pictures.claim(space_id) as is_mine:
+            if not is_mine:
+                return False
+            self._tried[space_id] = self._clock.monotonic()
+            picture = await self._camera.shoot(urlsplit(self._app_url(space.subdomain)).netloc, space.config.base_path or "/")
+            if picture is not None and await self._wanted(space_id) is not None:
+                await self._pictures.keep(space_id, revision, picture)
         return True
 
     async def _wanted(self, space_id: SpaceId) -> tuple[Space, str] | None:
@@ -131,18 +109,7 @@ class Thumbnails:
         async with self._uow.read() as uow:
             repo, space = await uow.repos.get(RepoId(space_id)), await uow.spaces.get(space_id)
         if repo is None or space is None or repo.visibility is not Visibility.PUBLIC:
-            if old := self._have.pop(space_id, None):
-                await asyncio.to_thread(self._path(space_id, old).unlink, missing_ok=True)
+            await self._pictures.drop(space_id)
             return None
         view = await self._actions.runtime_view(space)
         return (space, view.sha) if view.stage is Stage.RUNNING and view.sha else None
-
-    def _keep(self, space_id: SpaceId, revision: str, picture: bytes) -> None:
-        target = self._path(space_id, revision)
-        part = target.with_suffix(".part")
-        part.write_bytes(picture)
-        os.replace(part, target)
-        old = self._have.get(space_id)
-        self._have[space_id] = revision
-        if old and old != revision:
-            self._path(space_id, old).unlink(missing_ok=True)

@@ -17,6 +17,7 @@ import shutil
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from urllib.parse import quote
 
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
@@ -26,6 +27,7 @@ from control_plane.runtimes.process.floor import launcher_command
 WIDTH, HEIGHT = 1280, 800  # of the window; the picture is half of it
 _SETTLE_MS = 7000  # what the page gets for its scripts and sockets
 _LIMIT_S = 45.0
+_ASK_S = 10.0
 _CPU_S = 40
 _MOST_BYTES = 400_000
 _NAMES = ("chromium", "chromium-browser", "google-chrome-stable", "google-chrome", "chrome-headless-shell")
@@ -71,6 +73,8 @@ class SandboxedBrowser:
         self._chains = tuple(chains)
 
     async def shoot(self, host: str, path: str) -> bytes | None:
+        if not await self._answers(host, path):
+            return None
         folder = Path(await asyncio.to_thread(tempfile.mkdtemp, prefix="vitrine-picture-"))
         try:
             return await self._shoot(host, path, folder)
@@ -78,6 +82,22 @@ class SandboxedBrowser:
             raise OSError(f"a certificate of the proxy cannot be read: {error}") from error
         finally:
             await asyncio.to_thread(shutil.rmtree, folder, True)
+
+    async def _answers(self, host: str, path: str) -> bool:
+        """Whether there is a page: what a browser shows in place of one is no picture of an app. Of a TLS port, whether it is open."""
+        address, _, port = self._upstream.rpartition(":")
+        status = b""
+        with contextlib.suppress(OSError, TimeoutError, ValueError):
+            async with asyncio.timeout(_ASK_S):
+                reader, writer = await asyncio.open_connection(address.strip("[]"), int(port))
+                try:
+                    if self._chains:
+                        return True
+                    writer.write(f"GET {quote(path)} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode())
+                    status = await reader.readline()
+                finally:
+                    writer.close()
+        return status[9:12].isdigit() and int(status[9:12]) < 400
 
     async def _shoot(self, host: str, path: str, folder: Path) -> bytes | None:
         process = await asyncio.create_subprocess_exec(

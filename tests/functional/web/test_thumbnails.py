@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import os
 import ssl
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from control_plane.bootstrap import Services
+from control_plane.bus.local import BusClient, BusServer
 from control_plane.domain.spaces import RepoType, Visibility
 from control_plane.runtimes.process import camera as camera_room
 from control_plane.runtimes.process.camera import SandboxedBrowser, _picture, find_browser
@@ -18,6 +20,7 @@ from tests.functional.proxy.certificates import certificate
 from tests.functional.web.conftest import Browser
 from tests.functional.web.test_platform_pages import _new_space
 from web.services import thumbnails
+from web.services.pictures import Pictures
 from web.services.thumbnails import Thumbnails
 
 PICTURE = b"RIFF\x00\x00\x00\x00WEBPVP8 "
@@ -32,6 +35,12 @@ class Camera:
         return PICTURE
 
 
+async def _until(is_so: Callable[[], bool]) -> None:
+    async with asyncio.timeout(60):
+        while not is_so():
+            await asyncio.sleep(0.01)
+
+
 async def test_a_public_app_is_pictured_once_and_never_after_it_went_private(
     alice: Browser, stranger: Browser, services: Services, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -39,11 +48,10 @@ async def test_a_public_app_is_pictured_once_and_never_after_it_went_private(
     await _new_space(alice, template="1")
     backend = alice.http._transport.app.state.web_backend  # type: ignore[attr-defined]
     camera = Camera()
-    made = Thumbnails(
-        tmp_path / "t", camera, services.uow, services.clock, services.signals, services.actions, services.settings.app_url
-    )  # fmt: skip
-    made._load()
-    backend.d = replace(backend.d, thumbnails=made)
+    shelf = Pictures(tmp_path / "t", services.signals)
+    shelf.load()
+    made = Thumbnails(shelf, camera, services.uow, services.clock, services.signals, services.actions, services.settings.app_url)
+    backend.d = replace(backend.d, pictures=shelf)
     async with services.uow.read() as uow:
         repo = await uow.repos.by_name(RepoType.SPACE, "alice", "demo")
         assert repo is not None
@@ -59,7 +67,7 @@ async def test_a_public_app_is_pictured_once_and_never_after_it_went_private(
     assert await made._take(space.id)
     assert not await made._take(space.id)  # the same revision is not pictured again
     assert camera.asked == [("alice-demo.localhost:7860", "/")]
-    address = made.address(space.id)
+    address = shelf.address(space.id)
     assert f'src="{address}"' in (await stranger.get("/")).text
     picture = await stranger.get(address)
     assert picture.content == PICTURE
@@ -71,8 +79,71 @@ async def test_a_public_app_is_pictured_once_and_never_after_it_went_private(
     assert (await alice.get(address)).status_code == 404
     monkeypatch.undo()
     assert not await made._take(space.id)
-    assert made.address(space.id) == ""
+    assert shelf.address(space.id) == ""
     assert list((tmp_path / "t").glob("*")) == []
+
+
+async def test_one_host_takes_the_picture_and_every_host_shows_it(tmp_path: Path) -> None:
+    """Two API processes over one folder and one bus; the second one has no browser."""
+    bus = BusServer(tmp_path / "bus")
+    await bus.start()
+    ears = [BusClient(tmp_path / "bus") for _ in range(2)]
+    taker, shower = (Pictures(tmp_path / "t", ear) for ear in ears)
+    (tmp_path / "t").mkdir()
+    old, new = "a" * 40, "b" * 40
+    (tmp_path / "t" / f"early.{old}.webp").write_bytes(PICTURE)
+    following = [asyncio.create_task(one.follow()) for one in (taker, shower)]
+    try:
+        await _until(lambda: taker.revision_of("early") == shower.revision_of("early") == old)
+        async with asyncio.timeout(60):  # until each hears the other
+            while not (taker.revision_of("b") and shower.revision_of("a")):
+                await taker.keep("a", old, PICTURE)
+                await shower.keep("b", old, PICTURE)
+                await asyncio.sleep(0.01)
+        with taker.claim("demo") as first, shower.claim("demo") as second:
+            assert (first, second) == (True, False)
+        for revision in (old, new):
+            await taker.keep("demo", revision, PICTURE)
+            await _until(lambda: shower.revision_of("demo") == revision)  # noqa: B023
+            assert shower.read("demo") == PICTURE
+        assert [path.name for path in (tmp_path / "t").glob("demo*")] == [f"demo.{new}.webp"]
+        await shower.drop("demo")
+        await _until(lambda: taker.address("demo") == "")
+        assert taker.read("demo") is None
+    finally:
+        for task in following:
+            task.cancel()
+        await asyncio.gather(*following, return_exceptions=True)
+        for ear in ears:
+            await ear.close()
+        await bus.close()
+
+
+async def test_a_claim_of_a_host_that_went_away_is_taken_over(services: Services, tmp_path: Path) -> None:
+    shelf = Pictures(tmp_path, services.signals)
+    left = tmp_path / "demo.claim"
+    left.touch()
+    os.utime(left, (0, 0))
+    with shelf.claim("demo") as is_mine:
+        assert is_mine
+    assert not left.exists()
+    with shelf.claim("../demo") as is_mine:
+        assert not is_mine
+
+
+async def test_there_is_no_picture_without_a_proxy_or_a_page(tmp_path: Path) -> None:
+    """Neither the browser's own page about a refused connection nor an error page stands for an app."""
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readline()
+        writer.write(b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n")
+        await writer.drain()
+        writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        assert await SandboxedBrowser("/bin/false", f"127.0.0.1:{port}").shoot("demo.localhost", "/") is None
+    assert await SandboxedBrowser("/bin/false", f"127.0.0.1:{port}").shoot("demo.localhost", "/") is None
 
 
 def test_what_is_no_picture_is_not_kept(tmp_path: Path) -> None:
