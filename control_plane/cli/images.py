@@ -4,18 +4,27 @@ from __future__ import annotations
 
 import json
 import sys
+from collections import deque
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import click
 
+from control_plane.cli.progress import Task, Unit, bar
 from control_plane.domain.errors import VitrineError
 from control_plane.settings import load_settings
 
 if TYPE_CHECKING:
     from builder.base_images import BaseImages
 
+_LAST_LINES = 40  # of a build that failed, where a bar stood in their place
 
-def _bases(docker_host: str | None, mirror: str, network: str) -> BaseImages:
+
+def _told(line: str) -> None:
+    click.echo(line, err=True)
+
+
+def _bases(docker_host: str | None, mirror: str = "", network: str = "bridge", say: Callable[[str], None] = _told) -> BaseImages:
     from builder.base_images import BaseImages
     from builder.config import ToolConfig
     from builder.engines.docker_engine import DockerConfig, DockerEngine
@@ -29,7 +38,7 @@ def _bases(docker_host: str | None, mirror: str, network: str) -> BaseImages:
     return BaseImages(
         DockerEngine(DockerConfig(host)),
         uv_config(ToolConfig()).path,
-        lambda line: click.echo(line, err=True),
+        say,
         mirror=mirror,
         network=network,
     )
@@ -56,7 +65,7 @@ def list_images(docker_host: str | None, as_json: bool) -> None:
     from builder.errors import BuildFailed
 
     try:
-        found = _bases(docker_host, "", "bridge").list()
+        found = _bases(docker_host).list()
     except BuildFailed as error:
         _fail(str(error))
         raise AssertionError from error
@@ -77,8 +86,16 @@ def list_images(docker_host: str | None, as_json: bool) -> None:
 @click.option("--slim", is_flag=True, help="Without ffmpeg, git and the graphics libraries")
 @click.option("--mirror", default="", help="Debian mirror for --bootstrap")
 @click.option("--network", default="bridge", help="The engine's network for the build's own steps")
+@click.option("--verbose", is_flag=True, help="Every line of the builds instead of a bar; so it is where nobody looks at a terminal")
 def build_images(
-    docker_host: str | None, python: str | None, family: str | None, bootstrap: str | None, slim: bool, mirror: str, network: str
+    docker_host: str | None,
+    python: str | None,
+    family: str | None,
+    bootstrap: str | None,
+    slim: bool,
+    mirror: str,
+    network: str,
+    verbose: bool,
 ) -> None:
     """Build base images, from their upstream images or from Debian packages."""
     from builder.catalog import load_catalog
@@ -87,17 +104,45 @@ def build_images(
     chosen = [one for one in load_catalog().images if python in (None, one.python) and family in (None, one.family)]
     if not chosen:
         _fail(f"the catalogue has no {family or 'base'} image with Python {python or 'of any version'}; see: vitrine images list")
-    bases = _bases(docker_host, mirror, network)
-    for one in chosen:
-        if bootstrap and not one.suite and not python:
-            click.echo(f"{one.name}  skipped: Debian has no release with Python {one.python}; build it from its upstream image", err=True)
-            continue
-        try:
-            built = bases.build(one, bootstrap=bootstrap or "", slim=slim)
-        except BuildFailed as error:
-            _fail(f"{one.name}: {error}")
-        else:
-            click.echo(f"{one.name}  {built.id}  {built.size_bytes >> 20} MiB")
+    has_bar = sys.stderr.isatty() and not verbose
+    made, failed = list[str](), ""  # told when the bar is gone: it takes standard output for itself meanwhile
+    with bar("Base images", len(chosen), wanted=has_bar, unit=Unit.THINGS) as task:
+        shown = _Shown(task, len(chosen), has_bar)
+        bases = _bases(docker_host, mirror, network, shown.line)  # one for all: images of one Debian release share its root
+        for one in chosen:
+            if bootstrap and not one.suite and not python:
+                made.append(f"{one.name}  skipped: Debian has no release with Python {one.python}; build it from its upstream image")
+            else:
+                try:
+                    built = bases.build(one, bootstrap=bootstrap or "", slim=slim)
+                except BuildFailed as error:
+                    failed = f"{one.name}: {error}"
+                    break
+                made.append(f"{one.name}  {built.id}  {built.size_bytes >> 20} MiB")
+            shown.next()
+    for line in made:
+        click.echo(line, err="  skipped: " in line)
+    if failed:
+        _fail("\n".join((*shown.last, failed)) if has_bar else failed)
+
+
+class _Shown:
+    """What the builds print: the bar's words, or lines of standard error where there is no bar."""
+
+    def __init__(self, task: Task, total: int, has_bar: bool) -> None:
+        self._task, self._total, self._has_bar, self._done = task, total, has_bar, 0
+        self.last = deque[str](maxlen=_LAST_LINES)
+
+    def line(self, text: str) -> None:
+        self.last.append(text)
+        self._task.now(self._done, self._total, text)
+        if not self._has_bar:
+            _told(text)
+
+    def next(self) -> None:
+        self.last.clear()
+        self._done += 1
+        self._task.now(self._done, self._total)
 
 
 @images.command("certificate", epilog="Example: vitrine images certificate > registry-tokens.pem")
@@ -127,7 +172,8 @@ def prune_images(docker_host: str | None, keep: int, dry_run: bool, as_json: boo
     from builder.errors import BuildFailed
 
     try:
-        gone = _bases(docker_host, "", "bridge").prune(keep=keep, dry_run=dry_run)
+        with bar("Removing old images", None, wanted=not as_json, unit=Unit.THINGS):
+            gone = _bases(docker_host).prune(keep=keep, dry_run=dry_run)
     except BuildFailed as error:
         _fail(str(error))
         raise AssertionError from error
