@@ -17,9 +17,10 @@ from control_plane.domain.capacity import Capacity, Node, NodePool
 from control_plane.domain.hardware import Flavor
 from control_plane.domain.ids import ReplicaId, SpaceId
 from control_plane.domain.spaces import Replica
+from control_plane.scheduler.answers import Placement, PlacementRequest, Waiting
 from control_plane.scheduler.capacity_index import Need
 from control_plane.scheduler.fair_queue import PriorityClass
-from control_plane.scheduler.placement import Placement, PlacementRequest, Placer, Waiting
+from control_plane.scheduler.placement import Placer
 
 _FRESH_S = 0.5  # claims cover what the runtime has not reported yet, so an answer this old decides as well as a new one
 

@@ -17,70 +17,20 @@ one-shot form over a `Capacity`, for tables and for tests.
 
 from __future__ import annotations
 
-from bisect import bisect_left, insort
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 
 from control_plane.domain.capacity import Capacity, Node, NodePool
-from control_plane.domain.hardware import Flavor
 from control_plane.domain.ids import ReplicaId, SpaceId
 from control_plane.domain.reasons import Reason
-from control_plane.domain.spaces import Refused
+from control_plane.scheduler.answers import Placement, PlacementRequest, Waiting
 from control_plane.scheduler.capacity_index import CapacityIndex, Claim, Need
-from control_plane.scheduler.fair_queue import FairQueue, PriorityClass
+from control_plane.scheduler.fair_queue import FairQueue
+from control_plane.scheduler.idle_replicas import IdleReplicas
+from control_plane.scheduler.waiting_time import ReleaseRates, in_words
 
 # How many idle replicas one request looks at before it joins the queue: bounds the work of one decision.
 MAX_IDLE_LOOKED_AT = 64
 _NOWHERE: frozenset[str] = frozenset()
-
-
-@dataclass(frozen=True, slots=True)
-class PlacementRequest:
-    """One replica that needs a place. `owner` is the user or organisation the queue is fair between."""
-
-    replica_id: ReplicaId
-    space_id: SpaceId
-    generation: int
-    flavor: Flavor
-    owner: str
-    priority: PriorityClass = PriorityClass.NORMAL
-
-
-@dataclass(frozen=True, slots=True)
-class Placement:
-    """`node` is "" when a cluster autoscaler has to bring a node of `pool` first."""
-
-    replica_id: ReplicaId
-    node: str
-    pool: str
-
-
-@dataclass(frozen=True, slots=True)
-class Waiting:
-    """Not now, and why. `position` 1 = next. `eta_s` None = no estimate. `put_to_sleep`: idle Spaces to make room with."""
-
-    replica_id: ReplicaId
-    reason: Reason
-    message: str
-    position: int | None = None
-    eta_s: float | None = None
-    put_to_sleep: tuple[SpaceId, ...] = ()
-
-    def as_refused(self) -> Refused:
-        return Refused(self.reason, self.message, self.position, self.eta_s)
-
-
-@dataclass(slots=True)
-class _ReleaseRate:
-    """Seconds between two replicas leaving a pool, as a moving average: the base of the estimate."""
-
-    last_at: float
-    mean_s: float | None = None
-
-    def note(self, now: float) -> None:
-        gap = max(now - self.last_at, 0.0)
-        self.mean_s = gap if self.mean_s is None else 0.8 * self.mean_s + 0.2 * gap
-        self.last_at = now
 
 
 class Placer:
@@ -95,9 +45,8 @@ class Placer:
         self.index = CapacityIndex()
         self.queue = FairQueue()
         self._requests: dict[ReplicaId, PlacementRequest] = {}
-        self._rates: dict[str, _ReleaseRate] = {}
-        self._idle: dict[str, list[tuple[float, ReplicaId]]] = {}  # pool → idle replicas, least recently used first
-        self._idle_at: dict[SpaceId, float] = {}
+        self._rates = ReleaseRates()
+        self._idle = IdleReplicas()
         self._leaving: dict[ReplicaId, ReplicaId] = {}  # idle replica told to go → the one it makes room for
         self._replicas_of: dict[SpaceId, set[ReplicaId]] = {}
         self._asked_for_room: set[ReplicaId] = set()  # waiting replicas for which Spaces are going to sleep already
@@ -152,32 +101,32 @@ class Placer:
         claim = self.index.claim_of(replica_id)
         if claim is None or claim.node == node:
             return
-        self._drop_idle(claim)
+        self._idle.drop(claim)
         self.index.moved(replica_id, node)
         moved = self.index.claim_of(replica_id)
-        if moved is not None and claim.space_id in self._idle_at:
-            self._add_idle(moved, self._idle_at[claim.space_id])
+        if moved is not None:
+            self._idle.add(moved)
 
     def mark_idle(self, space_id: SpaceId, last_used_at: float) -> None:
         """Its replicas may be put to sleep for others; those unused for longest go first."""
         self.mark_busy(space_id)
-        self._idle_at[space_id] = last_used_at
+        self._idle.begin(space_id, last_used_at)
         for replica_id in self._replicas_of.get(space_id, ()):
             claim = self.index.claim_of(replica_id)
             if claim is not None:
-                self._add_idle(claim, last_used_at)
+                self._idle.add(claim)
 
     def mark_busy(self, space_id: SpaceId) -> None:
-        if space_id not in self._idle_at:
+        if space_id not in self._idle:
             return
         for replica_id in self._replicas_of.get(space_id, ()):
             claim = self.index.claim_of(replica_id)
             if claim is not None:
-                self._drop_idle(claim)
+                self._idle.drop(claim)
             asker = self._leaving.pop(replica_id, None)
             if asker is not None:  # it is in use again: the one that waited for its room may look for other room
                 self._asked_for_room.discard(asker)
-        del self._idle_at[space_id]
+        self._idle.end(space_id)
 
     # -- decisions
 
@@ -239,11 +188,7 @@ class Placer:
         if claim is None:
             return ()
         self._forget(claim)
-        rate = self._rates.get(claim.pool)
-        if rate is None:
-            self._rates[claim.pool] = _ReleaseRate(now)
-        else:
-            rate.note(now)
+        self._rates.note(claim.pool, now)
         return self.serve(claim.pool, now) if self.queue else ()
 
     def waiting(self, replica_id: ReplicaId) -> Waiting | None:
@@ -348,7 +293,7 @@ class Placer:
         looked_at = 0
         for pool in index.pools_for(request.flavor.name):
             freed: dict[str, list[Claim]] = {}
-            for _, replica_id in self._idle.get(pool, ()):
+            for _, replica_id in self._idle.in_pool(pool):
                 looked_at += 1
                 if looked_at > MAX_IDLE_LOOKED_AT:
                     return ()
@@ -374,46 +319,23 @@ class Placer:
         if not self.index.can_ever_fit(flavor, need):
             words = f"No machine for the hardware '{flavor}' yet; it starts when one joins. Place {position} of the queue."
             return Waiting(request.replica_id, Reason.NO_CAPACITY, words, position, None, sleepers)
-        eta_s = self._estimate(flavor, position)
-        about = f", about {_in_words(eta_s)}" if eta_s is not None else ""
+        eta_s = self._rates.wait_s(self.index.pools_for(flavor), position)
+        about = f", about {in_words(eta_s)}" if eta_s is not None else ""
         if sleepers:
             words = f"An idle Space makes room for it on '{flavor}'."
         else:
             words = f"All machines for the hardware '{flavor}' are in use. Place {position} in the queue{about}."
         return Waiting(request.replica_id, Reason.NO_CAPACITY, words, position, eta_s, sleepers)
 
-    def _estimate(self, flavor: str, position: int) -> float | None:
-        """Position × mean time between departures, over the pools of the flavor side by side."""
-        per_second = 0.0
-        for pool in self.index.pools_for(flavor):
-            rate = self._rates.get(pool)
-            if rate is not None and rate.mean_s:
-                per_second += 1.0 / rate.mean_s
-        return round(position / per_second, 1) if per_second else None
-
     def _forget(self, claim: Claim) -> None:
-        self._drop_idle(claim)
+        self._idle.drop(claim)
         self._leaving.pop(claim.replica_id, None)
         replicas = self._replicas_of.get(claim.space_id)
         if replicas is not None:
             replicas.discard(claim.replica_id)
             if not replicas:
                 del self._replicas_of[claim.space_id]
-                self._idle_at.pop(claim.space_id, None)
-
-    def _add_idle(self, claim: Claim, last_used_at: float) -> None:
-        if claim.node:
-            insort(self._idle.setdefault(claim.pool, []), (last_used_at, claim.replica_id))
-
-    def _drop_idle(self, claim: Claim) -> None:
-        at = self._idle_at.get(claim.space_id)
-        row = self._idle.get(claim.pool)
-        if at is None or not row:
-            return
-        entry = (at, claim.replica_id)
-        place = bisect_left(row, entry)
-        if place < len(row) and row[place] == entry:
-            del row[place]
+                self._idle.end(claim.space_id)
 
 
 def place(requests: Sequence[PlacementRequest], capacity: Capacity, *, now: float = 0.0) -> tuple[Placement | Waiting, ...]:
@@ -443,11 +365,3 @@ def _covers(free: Need, leaving: Sequence[Claim], need: Need) -> bool:
         and free.milli_cpu + sum(c.need.milli_cpu for c in leaving) >= need.milli_cpu
         and free.memory_bytes + sum(c.need.memory_bytes for c in leaving) >= need.memory_bytes
     )
-
-
-def _in_words(seconds: float) -> str:
-    if seconds < 90:
-        return f"{max(round(seconds), 1)} s"
-    if seconds < 5400:
-        return f"{round(seconds / 60)} min"
-    return f"{round(seconds / 3600)} h"

@@ -15,10 +15,10 @@ from control_plane.domain.replicas import ReplicaSpec, ReplicaState
 from control_plane.domain.sensitive import Sensitive
 from control_plane.domain.spaces import Deployment, Replica, Repo, Setting
 from control_plane.scheduler.admission import Admission
+from control_plane.scheduler.answers import Placement, Waiting
 from control_plane.scheduler.deps import SchedulerConfig, SchedulerDeps
 from control_plane.scheduler.environment import replica_environment
 from control_plane.scheduler.ledger import Ledger
-from control_plane.scheduler.placement import Placement, Waiting
 from control_plane.scheduler.planning import Facts
 
 log = logging.getLogger("vitrine.scheduler")

@@ -13,7 +13,8 @@ from collections import deque
 
 from control_plane.domain.hardware import DEFAULT_FLAVORS
 from control_plane.domain.ids import ReplicaId, SpaceId
-from control_plane.scheduler.placement import Placement, PlacementRequest, Placer
+from control_plane.scheduler.answers import Placement, PlacementRequest
+from control_plane.scheduler.placement import Placer
 from tests.simulation.cluster_sim import nodes, pools
 
 WEIGHTS = (60, 10, 6, 4, 6, 4, 2, 2, 3, 2, 1)

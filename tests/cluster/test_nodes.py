@@ -17,12 +17,12 @@ from control_plane.domain.replicas import ReplicaSpec, ReplicaState
 from control_plane.domain.spaces import Replica
 from control_plane.runtimes.kubernetes.runtime import KubernetesRuntime
 from control_plane.scheduler.admission import Admission
-from control_plane.scheduler.placement import Placement, Waiting
+from control_plane.scheduler.answers import Placement, Waiting
 from control_plane.scheduler.pools import default_hardware
 from tests.cluster.conftest import Cluster, clear, until, until_state
 from tests.cluster.made_nodes import MadeNodes, made_nodes
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1200)]
 
 LABEL = "vitrine.dev/test-pool"
 

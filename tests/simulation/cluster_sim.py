@@ -12,9 +12,10 @@ from dataclasses import dataclass, field, replace
 from control_plane.domain.capacity import Node, NodePool
 from control_plane.domain.hardware import DEFAULT_FLAVORS, Flavor
 from control_plane.domain.ids import ReplicaId, SpaceId
+from control_plane.scheduler.answers import Placement, PlacementRequest, Waiting
 from control_plane.scheduler.capacity_index import GIB, Need
 from control_plane.scheduler.fair_queue import PriorityClass
-from control_plane.scheduler.placement import Placement, PlacementRequest, Placer, Waiting
+from control_plane.scheduler.placement import Placer
 
 # One pool per flavor; the larger sizes of a card also take the smaller ones as a fall-back. (vCPU, GiB, GPUs) per node.
 SHAPES: dict[str, tuple[tuple[str, ...], float, int, int]] = {

@@ -13,7 +13,7 @@ from control_plane.domain.ids import ReplicaId, SpaceId
 from control_plane.domain.replicas import ReplicaState
 from control_plane.domain.spaces import Replica
 from control_plane.scheduler.admission import Admission
-from control_plane.scheduler.placement import Placement, Waiting
+from control_plane.scheduler.answers import Placement, Waiting
 
 GIB = 1 << 30
 NOW = datetime(2026, 8, 1, tzinfo=UTC)

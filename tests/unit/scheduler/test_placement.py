@@ -10,9 +10,10 @@ from control_plane.domain.capacity import Capacity, Node, NodePool
 from control_plane.domain.hardware import FlavorCatalog
 from control_plane.domain.ids import ReplicaId, SpaceId
 from control_plane.domain.reasons import Reason
+from control_plane.scheduler.answers import Placement, PlacementRequest, Waiting
 from control_plane.scheduler.capacity_index import GIB, CapacityIndex, Claim, Need
 from control_plane.scheduler.fair_queue import PriorityClass
-from control_plane.scheduler.placement import Placement, PlacementRequest, Placer, Waiting, place
+from control_plane.scheduler.placement import Placer, place
 
 CATALOG = FlavorCatalog()
 
