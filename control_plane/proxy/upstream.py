@@ -69,7 +69,9 @@ class Upstream(asyncio.Protocol):
                 return
             client.common = False
         mode = self.mode
-        if mode == HEAD:
+        if mode == TUNNEL:
+            client.send_frames(data)
+        elif mode == HEAD:
             self._head(client, data)
         elif mode == LENGTH:
             size = len(data)
@@ -82,10 +84,8 @@ class Upstream(asyncio.Protocol):
                 self._finish(client, clean=not extra)
         elif mode == CHUNKS:
             self._chunked(client, data)
-        elif mode == EOF:
-            client.send(data)
         else:
-            client.send_frames(data)
+            client.send(data)
 
     def connection_lost(self, error: Exception | None) -> None:
         self.closed = True

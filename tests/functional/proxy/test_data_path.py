@@ -6,6 +6,8 @@ import json
 
 import pytest
 
+from control_plane.proxy.access_log import _LINE
+from control_plane.proxy.client import ClientConnection
 from tests.functional.proxy.conftest import HOST, Seen, World
 
 GET = b"GET / HTTP/1.1\r\nHost: alice-demo.localhost\r\n\r\n"
@@ -40,6 +42,81 @@ async def test_keep_alive_and_pipelining_keep_order_on_one_upstream(world: World
     lines = [json.loads((await wire.answer()).body)["line"] for _ in range(20)]
     assert lines == [f"GET /{i} HTTP/1.1" for i in range(20)]
     assert world.app.connections == 1
+
+
+@pytest.mark.parametrize("config", [{"access_log": "/dev/null"}])
+async def test_common_exchanges_and_others_alternate_on_one_connection(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Answers that repeat themselves take a shorter way through the proxy: nothing of one way may show in the other."""
+    replies = {
+        "whole": b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello",
+        "other": b"HTTP/1.1 404 Not Found\r\nContent-Length: 2\r\n\r\nno",
+        "chunks": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
+        "stream": b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nContent-Length: 5\r\n\r\nhello",
+    }
+
+    async def script(seen: Seen, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+        kind = seen.line.split("/")[1].partition(" ")[0]
+        if seen.header("content-length"):
+            await reader.readexactly(5)
+        reply = replies["whole" if kind == "halves" else kind]
+        if seen.line.startswith("HEAD"):
+            reply = reply.partition(b"\r\n\r\n")[0] + b"\r\n\r\n"
+        if kind == "halves":  # the same answer in two pieces, cut in the body
+            writer.write(reply[:-2])
+            await writer.drain()
+            await asyncio.sleep(0.01)
+            reply = reply[-2:]
+        writer.write(reply)
+        return True
+
+    world.app.script = script
+    core = world.proxy.core
+    wire = await world.wire()
+    ids = set()
+    order = (
+        "whole",
+        "whole",
+        "halves",
+        "whole",
+        "HEAD",
+        "whole",
+        "POST",
+        "other",
+        "other",
+        "whole",
+        "chunks",
+        "whole",
+        "stream",
+        "whole",
+    ) * 3
+    waiting = core.log.waiting
+    monkeypatch.setattr(core.log, "flush", lambda: None)  # the clock's: lines stay here to be looked at
+    short_ways = 0
+    for number, kind in enumerate(order, 1):
+        method, path = (kind, "whole") if kind.isupper() else ("GET", kind)
+        body = b"Content-Length: 5\r\n\r\nhello" if method == "POST" else b"\r\n"
+        waiting.clear()
+        await wire.send(f"{method} /{path} HTTP/1.1\r\nHost: {HOST}\r\n".encode() + body)
+        answer = await wire.answer(head_only=method == "HEAD")
+        want = replies["whole" if path == "halves" else path]
+        assert answer.status == int(want[9:12])
+        assert answer.body == (b"" if method == "HEAD" else b"no" if path == "other" else b"hello")
+        assert list(answer.headers)[-2:] == ["x-vitrine-revision", "x-vitrine-request-id"]
+        async with asyncio.timeout(60):
+            while not waiting:  # the client may have the answer before it is accounted for
+                await asyncio.sleep(0.001)
+        (entry,) = waiting
+        line = json.loads(_LINE % entry)
+        assert (line["method"], line["path"], line["status"]) == (method, f"/{path}", answer.status)
+        assert (line["id"], line["space"], line["host"]) == (answer.headers["x-vitrine-request-id"], "alice/demo", HOST)
+        assert line["bytes"] == len(answer.raw_head) + (15 if path == "chunks" else len(answer.body))
+        ids.add(line["id"])
+        (connection,) = core.connections
+        short_ways += isinstance(connection, ClientConnection) and connection.common
+        activity = core.table.get(HOST).activity  # type: ignore[union-attr]
+        assert sum(activity.classes) == sum(activity.buckets) == number and activity.live == activity.tabs == 0
+    assert len(ids) == len(order) and world.app.connections == 1
+    assert short_ways >= len(order) / 4
 
 
 async def test_upstream_connections_are_shared_by_clients(world: World) -> None:
