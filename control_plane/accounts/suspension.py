@@ -8,6 +8,7 @@ from dataclasses import replace
 from control_plane.accounts.people import set_suspended
 from control_plane.domain.accounts import Account
 from control_plane.domain.ids import SpaceId
+from control_plane.domain.repo_query import RepoQuery
 from control_plane.domain.spaces import RepoType
 from control_plane.ports.signals import Signals
 from control_plane.ports.stores import UnitOfWork
@@ -21,7 +22,8 @@ async def suspend(uow: UnitOfWork, signals: Signals, user: Account, suspended: b
     touched = 0
     offset = 0
     while True:
-        page = await uow.repos.list(RepoType.SPACE, owner=user.name, see_all=True, sort="created", limit=_PAGE, offset=offset)
+        query = RepoQuery(RepoType.SPACE, owner=user.name, see_all=True)
+        page = await uow.repos.list(query, sort="created", limit=_PAGE, offset=offset)
         for space in await uow.spaces.get_many([repo.id for repo in page]):
             if space.suspended is not suspended:
                 await uow.spaces.save(replace(space, suspended=suspended))

@@ -9,6 +9,7 @@ from fastapi.responses import JSONResponse
 
 from control_plane.domain.errors import NotFound
 from control_plane.domain.ids import BuildId, RepoId, SpaceId
+from control_plane.domain.repo_query import RepoQuery
 from control_plane.domain.spaces import Build, Repo, RepoType, Space
 from control_plane.ports.space_actions import RuntimeView
 from control_plane.ports.stores import UnitOfWork
@@ -77,8 +78,8 @@ def routes(api: APIRouter, door: Door) -> None:
         await door.admin(request)
         limit, offset = max(1, min(limit, 10_000)), max(0, offset)
         async with uow.read() as work:
-            query: dict[str, Any] = {"see_all": True, "owner": owner, "sort": "created", "limit": limit, "offset": offset}
-            repos = await work.repos.list(RepoType.SPACE, **query)
+            query = RepoQuery(RepoType.SPACE, see_all=True, owner=owner)
+            repos = await work.repos.list(query, sort="created", limit=limit, offset=offset)
             spaces = {space.id: space for space in await work.spaces.get_many([r.id for r in repos])}
             total = await work.repos.count(RepoType.SPACE)
         views: dict[str, RuntimeView] = {}

@@ -20,6 +20,7 @@ from control_plane.builds.record import Admit, BuildMeter, record_event
 from control_plane.domain.builds import BuildEvent, BuildStatus
 from control_plane.domain.errors import Forbidden, NotFound, Rejected
 from control_plane.domain.ids import BuildId, RepoId
+from control_plane.domain.repo_query import RepoQuery
 from control_plane.domain.sensitive import Sensitive
 from control_plane.domain.spaces import Build, RepoType, Setting
 from control_plane.net.registry import Sign
@@ -134,7 +135,7 @@ def builds_door(deps: BuildsDoor) -> APIRouter:
         async with deps.uow.read() as uow:
             repo = await uow.repos.get(RepoId(build.space_id))
             assert repo is not None
-            others = await uow.repos.list(RepoType.SPACE, owner=repo.owner_name, see_all=True, sort="updated", limit=_SHARING)
+            others = await uow.repos.list(RepoQuery(RepoType.SPACE, owner=repo.owner_name, see_all=True), sort="updated", limit=_SHARING)
         prefix = deps.registry.partition("/")[2].strip("/")
         named = [f"repository:{prefix}/{one.id}".replace(":/", ":") for one in (*others, repo)]
         rights = {**dict.fromkeys(named, ("pull",)), named[-1]: ("pull", "push")}

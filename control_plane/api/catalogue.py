@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -14,6 +15,7 @@ from control_plane.api.deps import Hub, ok
 from control_plane.domain.accounts import Action, Actor
 from control_plane.domain.errors import RepoNotFound, RevisionNotFound
 from control_plane.domain.ids import Sha
+from control_plane.domain.repo_query import RepoQuery
 from control_plane.domain.spaces import Repo, RepoType, Sdk, Space
 from control_plane.http.addresses import repo_type
 from control_plane.http.pagination import flag, next_link, page_bounds, values
@@ -31,13 +33,14 @@ def router(hub: Hub) -> APIRouter:
     api = APIRouter(tags=["catalogue"])
     services = hub.services
 
-    async def visible(uow: UnitOfWork, actor: Actor, type: RepoType, **question: Any) -> tuple[Repo, ...]:
+    async def visible(
+        uow: UnitOfWork, actor: Actor, query: RepoQuery, limit: int, offset: int = 0, sort: str = "trending"
+    ) -> tuple[Repo, ...]:
         """Repositories the caller may see. The store narrows by membership, the policy by token."""
-        user = actor.user
-        orgs = [org.id for org, _ in await uow.accounts.memberships(user.id)] if user else []
-        repos = await uow.repos.list(
-            type, viewer=user.id if user else None, viewer_orgs=orgs, see_all=bool(user and user.is_admin), **question
-        )
+        if (user := actor.user) is not None:
+            orgs = tuple(org.id for org, _ in await uow.accounts.memberships(user.id))
+            query = replace(query, viewer=user.id, viewer_orgs=orgs, see_all=user.is_admin)
+        repos = await uow.repos.list(query, sort=sort, limit=limit, offset=offset)
         return tuple(r for r in repos if policy.allowed(actor, Action.VIEW, r))
 
     async def infos(uow: UnitOfWork, repos: Sequence[Repo], *, runtime: bool) -> list[dict[str, Any]]:
@@ -62,19 +65,17 @@ def router(hub: Hub) -> APIRouter:
         filters = [f for value in values(request, "filter") for f in value.split(",") if f]
         filters += [f"{key}:{v}" for key in ("datasets", "models") if kind == "spaces" for v in values(request, key)]
         filters += [v for v in values(request, "pipeline_tag") if kind == "models"]
-        sdks = [f.removeprefix("sdk:") for f in (*filters, *values(request, "sdk")) if f.removeprefix("sdk:") in set(Sdk)]
-        tags = [f for f in filters if f.removeprefix("sdk:") not in set(Sdk)]
+        sdks = tuple(f.removeprefix("sdk:") for f in (*filters, *values(request, "sdk")) if f.removeprefix("sdk:") in set(Sdk))
+        tags = tuple(f for f in filters if f.removeprefix("sdk:") not in set(Sdk))
         expand = values(request, "expand")
         full = flag(request, "full")
         async with services.uow.read() as uow:
-            # One row more than the page tells whether there is a next one.
-            rows = await visible(
-                uow, actor, of_type,
-                owner=next(iter(values(request, "author")), None) or None,
-                search=next(iter(values(request, "search")), None) or None,
-                sdk=sdks, tags=tags, gated=_choice(request, "gated"), sort=_SORTS.get(request.query_params.get("sort", ""), "trending"),
-                limit=limit + 1, offset=offset,
+            asked = RepoQuery(
+                of_type, owner=next(iter(values(request, "author")), None) or None, sdk=sdks, tags=tags,
+                search=next(iter(values(request, "search")), None) or None, gated=_choice(request, "gated"),
             )  # fmt: skip
+            # One row more than the page tells whether there is a next one.
+            rows = await visible(uow, actor, asked, limit + 1, offset, _SORTS.get(request.query_params.get("sort", ""), "trending"))
             made = await infos(uow, rows[:limit], runtime="runtime" in expand)
             if full or "siblings" in expand:
                 for repo, body in zip(rows, made, strict=False):
@@ -92,12 +93,11 @@ def router(hub: Hub) -> APIRouter:
         actor = await hub.actor(request)
         limit, offset = page_bounds(request, default=50, most=100)
         async with services.uow.read() as uow:
-            repos = await visible(
-                uow, actor, RepoType.SPACE,
-                search=next(iter(values(request, "q")), None) or None, sdk=[s for s in values(request, "sdk") if s in set(Sdk)],
-                tags=values(request, "filter"), running_only=not flag(request, "includeNonRunning", True),
-                limit=limit, offset=offset,
+            asked = RepoQuery(
+                RepoType.SPACE, search=next(iter(values(request, "q")), None) or None, tags=tuple(values(request, "filter")),
+                sdk=tuple(s for s in values(request, "sdk") if s in set(Sdk)), running_only=not flag(request, "includeNonRunning", True),
             )  # fmt: skip
+            repos = await visible(uow, actor, asked, limit, offset)
             made = await infos(uow, repos, runtime=True)
         rows = [
             views.listed(body, full=False)
@@ -116,7 +116,7 @@ def router(hub: Hub) -> APIRouter:
         actor = await hub.actor(request)
         of_type = RepoType.DATASET if "datasets" in request.scope["path"] else RepoType.MODEL
         async with services.uow.read() as uow:
-            repos = await visible(uow, actor, of_type, limit=1000)
+            repos = await visible(uow, actor, RepoQuery(of_type), 1000)
         labels = sorted({t for r in repos for t in r.tags})
         return ok({"other": [{"id": t, "label": t, "type": "other"} for t in labels]})
 

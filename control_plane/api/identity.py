@@ -15,6 +15,7 @@ from control_plane.api.deps import Hub, json_object, ok
 from control_plane.community import likes
 from control_plane.domain.accounts import ANONYMOUS, GATED_SCOPE, Account, AccountKind, Action, Actor, TokenRole
 from control_plane.domain.errors import Rejected
+from control_plane.domain.repo_query import RepoQuery
 from control_plane.domain.spaces import RepoType
 from control_plane.http.addresses import base_url, caller_address
 from control_plane.http.pagination import next_link, page_bounds
@@ -137,7 +138,7 @@ def router(hub: Hub) -> APIRouter:
             for of_type in RepoType:
                 rows += [
                     r
-                    for r in await uow.repos.list(of_type, see_all=True, owner=owner.name, limit=10_000)
+                    for r in await uow.repos.list(RepoQuery(of_type, see_all=True, owner=owner.name), limit=10_000)
                     if policy.allowed(actor, Action.VIEW, r)
                 ]
         total = sum(r.storage_bytes for r in rows) or 1
@@ -212,7 +213,7 @@ async def _visible_count(uow: UnitOfWork, actor: Actor, type: RepoType, owner: A
     sees_all = actor.is_admin or (actor.user is not None and (actor.user.id == owner.id or owner.name.lower() in actor.roles))
     if sees_all and actor.token is None:
         return await uow.repos.count(type, owner_id=owner.id)
-    repos = await uow.repos.list(type, see_all=True, owner=owner.name, limit=10_000)
+    repos = await uow.repos.list(RepoQuery(type, see_all=True, owner=owner.name), limit=10_000)
     return sum(1 for r in repos if policy.allowed(actor, Action.VIEW, r))
 
 

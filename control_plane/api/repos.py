@@ -16,6 +16,7 @@ from control_plane.accounts.audit import record
 from control_plane.api.deps import Hub, find_repo, ok
 from control_plane.domain.accounts import Account, Action, Actor
 from control_plane.domain.errors import NameTaken, Rejected, RepoNotFound
+from control_plane.domain.repo_query import RepoQuery
 from control_plane.domain.sensitive import Sensitive
 from control_plane.domain.spaces import Repo, RepoType, Sdk, Space, Visibility
 from control_plane.http.addresses import repo_type, repo_url
@@ -217,7 +218,7 @@ def router(hub: Hub) -> APIRouter:
         """Public Spaces whose front matter has the tag `template`; `create` takes their id."""
         await hub.actor(request)
         async with services.uow.read() as uow:
-            repos = await uow.repos.list(RepoType.SPACE, tags=("template",), limit=100)
+            repos = await uow.repos.list(RepoQuery(RepoType.SPACE, tags=("template",)), limit=100)
             spaces: dict[str, Space] = {s.id: s for s in await uow.spaces.get_many([r.id for r in repos])}
         rows = [
             {

@@ -18,6 +18,7 @@ from control_plane.domain.errors import Rejected
 from control_plane.domain.hardware import FlavorCatalog
 from control_plane.domain.ids import RepoId, Sha, SpaceId
 from control_plane.domain.replicas import ReplicaUsage
+from control_plane.domain.repo_query import RepoQuery
 from control_plane.domain.spaces import Build, Repo, RepoType, Space
 from control_plane.domain.storage import parse_tiers
 from control_plane.ports.clock import Clock
@@ -166,7 +167,7 @@ class Services:
                 offset = 0
                 while True:
                     async with self.uow.read() as uow:
-                        page = await uow.repos.list(kind, see_all=True, sort="created", limit=500, offset=offset)
+                        page = await uow.repos.list(RepoQuery(kind, see_all=True), sort="created", limit=500, offset=offset)
                     for repo in page:
                         yield repo.id
                     if len(page) < 500:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import BigInteger, ColumnElement, CursorResult, Executable, RowMapping, Table, any_, bindparam, literal_column
+from sqlalchemy import BigInteger, ColumnElement, CursorResult, Executable, RowMapping, Select, Table, any_, bindparam, func, literal_column
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -38,6 +38,12 @@ class Rows:
         if self.is_sqlite:
             return column.in_(values)
         return column == any_(bindparam(None, list(values), postgresql.ARRAY(BigInteger)))
+
+    def among_rows(self, column: ColumnElement[Any], values: Select[Any]) -> ColumnElement[bool]:
+        """`column IN values` of few rows: as an array where there are arrays, or PostgreSQL would join with the whole table."""
+        if self.is_sqlite:
+            return column.in_(values)
+        return column == any_(func.array(values.scalar_subquery()))
 
     async def add(self, table: Table, row: Mapping[str, Any]) -> bool:
         """False when a unique key of the row exists already; the transaction goes on in that case."""

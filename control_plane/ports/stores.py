@@ -17,6 +17,7 @@ from control_plane.domain.gates import AccessRequest, RequestStatus
 from control_plane.domain.ids import AccountId, BuildId, ReplicaId, RepoId, SessionId, SpaceId, TokenId
 from control_plane.domain.notices import Notice
 from control_plane.domain.quotas import Held
+from control_plane.domain.repo_query import RepoQuery
 from control_plane.domain.spaces import Build, Deployment, Replica, Repo, RepoType, Setting, Space, SpaceEvent
 from control_plane.domain.traffic import Traffic
 
@@ -57,37 +58,13 @@ class RepoStore(Protocol):
     async def remember_old_name(self, repo: Repo) -> None: ...
     async def list(
         self,
-        type: RepoType,
+        query: RepoQuery,
         *,
-        viewer: AccountId | None = None,
-        viewer_orgs: Sequence[AccountId] = (),
-        see_all: bool = False,
-        owner: str | None = None,
-        search: str | None = None,
-        sdk: Sequence[str] = (),
-        tags: Sequence[str] = (),
-        hardware: Sequence[str] = (),
-        running_only: bool = False,
-        gated: bool | None = None,
         sort: str = "trending",  # trending | likes | created | updated
         limit: int = 50,
         offset: int = 0,
     ) -> tuple[Repo, ...]: ...
-    async def count_matching(
-        self,
-        type: RepoType,
-        *,
-        viewer: AccountId | None = None,
-        viewer_orgs: Sequence[AccountId] = (),
-        see_all: bool = False,
-        owner: str | None = None,
-        search: str | None = None,
-        sdk: Sequence[str] = (),
-        tags: Sequence[str] = (),
-        hardware: Sequence[str] = (),
-        running_only: bool = False,
-        at_most: int = 1000,
-    ) -> int | None:
+    async def count_matching(self, query: RepoQuery, *, at_most: int = 1000) -> int | None:
         """How many `list` would give without a limit; None when there are more than `at_most`, or so many that counting takes long."""
 
     async def count(self, type: RepoType, *, owner_id: AccountId | None = None) -> int: ...

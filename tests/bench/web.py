@@ -30,6 +30,7 @@ from control_plane.db import tables
 from control_plane.domain.accounts import TokenRole
 from control_plane.domain.builds import BuildStatus
 from control_plane.domain.ids import BuildId, Sha, SpaceId, new_id
+from control_plane.domain.repo_query import RepoQuery
 from control_plane.domain.spaces import Build, RepoType
 from control_plane.settings import Settings
 from tests.bench.api import _fill
@@ -190,7 +191,7 @@ def _streams(services: Services, paths: tuple[str, ...]) -> float:
     async def prepare() -> tuple[str, list[str]]:
         words = []
         async with services.uow.write() as uow:
-            [repo] = await uow.repos.list(RepoType.SPACE, limit=1)
+            [repo] = await uow.repos.list(RepoQuery(RepoType.SPACE), limit=1)
             build = Build(BuildId(new_id()), SpaceId(repo.id), Sha("a" * 40), BuildStatus.QUEUED, services.clock.now())
             await uow.builds.add(build)
             for _ in range(_STREAMS // _PER_CALLER):

@@ -23,6 +23,7 @@ from control_plane.domain.ids import AccountId, BuildId, ReplicaId, RepoId, Sess
 from control_plane.domain.notices import Notice, NoticeKind
 from control_plane.domain.reasons import Reason
 from control_plane.domain.replicas import ReplicaState
+from control_plane.domain.repo_query import RepoQuery
 from control_plane.domain.routes import Endpoint, EndpointKind, IdleRule
 from control_plane.domain.spaces import (
     Build,
@@ -321,15 +322,15 @@ async def test_a_listing_shows_what_the_viewer_may_see_in_each_order(db: Databas
         for one in rows.values():
             await work.repos.add(one)
 
-    async def names(**query: Any) -> list[str]:
+    async def names(sort: str = "trending", limit: int = 50, offset: int = 0, **query: Any) -> list[str]:
         async with db.read() as work:
-            return [r.name for r in await work.repos.list(RepoType.SPACE, **query)]
+            return [r.name for r in await work.repos.list(RepoQuery(RepoType.SPACE, **query), sort=sort, limit=limit, offset=offset)]
 
     assert await names(sort="created") == ["pub2", "pub1"]
     assert await names(sort="updated") == ["pub1", "pub2"]
     assert await names(sort="likes", viewer=ann.id) == ["pub2", "anns", "pub1"]
-    assert await names(sort="likes", viewer=ann.id, viewer_orgs=[org.id]) == ["pub2", "orgs", "anns", "pub1"]
-    assert await names(sort="likes", viewer=ann.id, viewer_orgs=[org.id], limit=2, offset=1) == ["orgs", "anns"]
+    assert await names(sort="likes", viewer=ann.id, viewer_orgs=(org.id,)) == ["pub2", "orgs", "anns", "pub1"]
+    assert await names(sort="likes", viewer=ann.id, viewer_orgs=(org.id,), limit=2, offset=1) == ["orgs", "anns"]
     assert await names(sort="created", see_all=True) == ["orgs", "anns", "pub2", "pub1"]
     assert await names(sort="created", owner="ANN") == ["pub1"]
     assert await names(sort="created", owner="ann", viewer=ann.id) == ["anns", "pub1"]
@@ -353,7 +354,7 @@ async def test_a_listing_filters_by_words_tags_sdk_hardware_and_running(db: Data
 
     async def names(**query: Any) -> set[str]:
         async with db.read() as work:
-            return {r.name for r in await work.repos.list(RepoType.SPACE, **query)}
+            return {r.name for r in await work.repos.list(RepoQuery(RepoType.SPACE, **query))}
 
     assert await names(search="FINDS cats") == {"cat-finder"}
     assert await names(search="at-fin") == {"cat-finder"}
@@ -364,16 +365,16 @@ async def test_a_listing_filters_by_words_tags_sdk_hardware_and_running(db: Data
     assert await names(search="ann/") == {"cat-finder", "dog"}
     assert await names(search="do") == {"dog"}  # shorter than the search index can hold
     assert await names(search="' OR 1=1 --\x00*") == set()
-    assert await names(tags=["demo"]) == {"cat-finder", "dog"}
-    assert await names(tags=["demo", "vision"]) == {"cat-finder"}
-    assert await names(sdk=["static", "docker"]) == {"dog"}
-    assert await names(hardware=["t4-small"]) == {"cat-finder"}
+    assert await names(tags=("demo",)) == {"cat-finder", "dog"}
+    assert await names(tags=("demo", "vision")) == {"cat-finder"}
+    assert await names(sdk=("static", "docker")) == {"dog"}
+    assert await names(hardware=("t4-small",)) == {"cat-finder"}
     assert await names(running_only=True) == {"cat-finder"}
     async with db.write() as work:
         await work.repos.save(replace(cat, name="lion", tags=(), card={}))
     assert await names(search="cat-finder") == set()
     assert await names(search="lion") == {"lion"}
-    assert await names(tags=["vision"]) == set()
+    assert await names(tags=("vision",)) == set()
     async with db.write() as work:
         await work.repos.remove(cat.id)
     assert await names(search="lion") == set()
@@ -393,7 +394,7 @@ async def test_a_search_looks_into_readme_and_source(db: Database, ann: Account)
 
     async def names(words: str) -> set[str]:
         async with db.read() as work:
-            return {r.name for r in await work.repos.list(RepoType.SPACE, search=words)}
+            return {r.name for r in await work.repos.list(RepoQuery(RepoType.SPACE, search=words))}
 
     assert await names("transformers") == {"cat-finder", "dog"}
     assert await names("transf finder") == {"cat-finder"}
@@ -436,7 +437,7 @@ async def test_likes_count_once_and_move_the_trend(db: Database, ann: Account) -
         await work.accounts.add(bob)
         await work.repos.add(young)
         await work.repos.add(liked)
-        assert [r.name for r in await work.repos.list(RepoType.SPACE)] == ["young", "liked"]
+        assert [r.name for r in await work.repos.list(RepoQuery(RepoType.SPACE))] == ["young", "liked"]
         for account in (ann, ann, bob):
             await work.repos.like(account.id, liked.id, True, NOW + timedelta(days=3))
         await work.repos.save(replace(liked, likes=0))
@@ -444,7 +445,7 @@ async def test_likes_count_once_and_move_the_trend(db: Database, ann: Account) -
         found = await work.repos.get(liked.id)
         assert found is not None
         assert found.likes == 2
-        assert [r.name for r in await work.repos.list(RepoType.SPACE)] == ["liked", "young"]
+        assert [r.name for r in await work.repos.list(RepoQuery(RepoType.SPACE))] == ["liked", "young"]
         assert {a.name for a in await work.repos.likers(liked.id)} == {"Ann", "bob"}
         assert [(r.name, at) for r, at in await work.repos.liked_by(bob.id)] == [("liked", NOW + timedelta(days=3))]
     async with db.write() as work:
@@ -454,7 +455,7 @@ async def test_likes_count_once_and_move_the_trend(db: Database, ann: Account) -
         await work.repos.like(bob.id, young.id, True, NOW)
         await work.accounts.remove(bob.id)
     async with db.read() as work:
-        assert [(r.name, r.likes) for r in await work.repos.list(RepoType.SPACE)] == [("young", 0), ("liked", 0)]
+        assert [(r.name, r.likes) for r in await work.repos.list(RepoQuery(RepoType.SPACE))] == [("young", 0), ("liked", 0)]
 
 
 async def test_a_space_comes_back_whole(db: Database, demo: Space) -> None:
@@ -745,7 +746,10 @@ async def test_what_a_listing_would_give_is_counted_up_to_a_bound(db: Database, 
             await work.repos.add(made)
             await work.repos.set_text(made.id, "zanzibar lookup")
     async with db.read() as work:
-        count = work.repos.count_matching
+
+        async def count(type: RepoType, at_most: int = 1000, **query: Any) -> int | None:
+            return await work.repos.count_matching(RepoQuery(type, **query), at_most=at_most)
+
         assert await count(RepoType.SPACE) == 6
         assert await count(RepoType.SPACE, viewer=ann.id, tags=("audio",)) == 7
         assert await count(RepoType.SPACE, search="zanzib", viewer=bob.id) == 6
@@ -811,7 +815,7 @@ async def test_a_request_for_access_is_one_row_per_person_and_repository(db: Dat
         await work.accounts.save(replace(eve, is_suspended=True))
         assert await work.gates.of_repo(model.id, RequestStatus.PENDING) == ()
         for gated, names in ((True, ["demo"]), (False, ["open"]), (None, ["open", "demo"])):
-            assert [r.name for r in await work.repos.list(RepoType.MODEL, gated=gated, sort="created")] == names
+            assert [r.name for r in await work.repos.list(RepoQuery(RepoType.MODEL, gated=gated), sort="created")] == names
         await work.repos.remove(model.id)
         assert await work.gates.get(model.id, bob.id) is None
 

@@ -11,6 +11,7 @@ from control_plane.domain.audit_words import change_words
 from control_plane.domain.errors import NotFound, Rejected
 from control_plane.domain.ids import RepoId
 from control_plane.domain.quotas import QuotaKey, check_limit, limit_text, parse_key, parse_value
+from control_plane.domain.repo_query import RepoQuery
 from control_plane.domain.spaces import RepoType
 from web.services.gallery import GalleryFamily
 from web.services.people import PeopleFamily
@@ -30,7 +31,7 @@ class AdminFamily(PeopleFamily, GalleryFamily):
     async def admin_overview(self, actor: Actor) -> AdminOverview:
         self._admin(actor)
         async with self.d.uow.read() as uow:
-            running = await uow.repos.list(RepoType.SPACE, see_all=True, running_only=True, sort="updated", limit=100)
+            running = await uow.repos.list(RepoQuery(RepoType.SPACE, see_all=True, running_only=True), sort="updated", limit=100)
             builds = await uow.builds.open()
             names = {b.space_id: await uow.repos.get(RepoId(b.space_id)) for b in builds[:50]}
             counts = {kind: await uow.repos.count(kind) for kind in RepoType}

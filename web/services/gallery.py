@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 from control_plane.accounts import people, policy
 from control_plane.community import likes
 from control_plane.domain.accounts import AccountKind, Action, Actor
 from control_plane.domain.errors import NotFound
-from control_plane.domain.ids import AccountId, RepoId
+from control_plane.domain.ids import RepoId
+from control_plane.domain.repo_query import RepoQuery
 from control_plane.domain.spaces import Repo, RepoType
 from control_plane.ports.stores import UnitOfWork
 from web.services.deps import Base, WebDeps
@@ -35,28 +35,30 @@ class GalleryFamily(Base):
     def __init__(self, deps: WebDeps) -> None:
         super().__init__(deps)
         self._counts = _Counts()
-        self._matches: dict[tuple[Any, ...], tuple[float, int | None]] = {}
+        self._matches: dict[RepoQuery, tuple[float, int | None]] = {}
 
-    async def _orgs(self, uow: UnitOfWork, actor: Actor) -> tuple[AccountId, ...]:
-        if actor.user is None or not actor.roles:
-            return ()
-        return tuple(org.id for org, _ in await uow.accounts.memberships(actor.user.id))
+    async def _seen_by(self, uow: UnitOfWork, actor: Actor, asked: RepoQuery) -> RepoQuery:
+        """The same question from the person who looks."""
+        if actor.user is None:
+            return asked
+        orgs = tuple(org.id for org, _ in await uow.accounts.memberships(actor.user.id)) if actor.roles else ()
+        return replace(asked, viewer=actor.user.id, viewer_orgs=orgs, see_all=actor.is_admin)
 
     async def gallery(self, actor: Actor, query: GalleryQuery) -> Gallery:
         async with self.d.uow.read() as uow:
-            filters: dict[str, Any] = {
-                "viewer": actor.user.id if actor.user else None, "viewer_orgs": await self._orgs(uow, actor), "see_all": actor.is_admin,
-                "owner": query.owner or None, "search": query.q or None, "sdk": query.sdk, "tags": query.tag, "hardware": query.hardware,
-                "running_only": query.running,
-            }  # fmt: skip
+            asked = RepoQuery(
+                RepoType.SPACE, owner=query.owner or None, search=query.q or None, sdk=tuple(query.sdk), tags=tuple(query.tag),
+                hardware=tuple(query.hardware), running_only=query.running,
+            )  # fmt: skip
+            asked = await self._seen_by(uow, actor, asked)
             offset = (query.page - 1) * query.page_size
-            found = await uow.repos.list(RepoType.SPACE, **filters, sort=query.sort, limit=query.page_size + 1, offset=offset)
+            found = await uow.repos.list(asked, sort=query.sort, limit=query.page_size + 1, offset=offset)
             counts, matching = await self._figures(uow), offset + len(found)
             has_next = len(found) > query.page_size
             is_filtered = query.q or query.sdk or query.hardware or query.tag or query.owner or query.running
             is_exact = not has_next and bool(found or not offset)
             if is_filtered and not is_exact:
-                counted = await self._matching(uow, filters)
+                counted = await self._matching(uow, asked)
                 matching, is_exact = (max(counted, matching) if found else counted, True) if counted is not None else (matching, False)
         shown = await self.cards(found[: query.page_size])
         if not is_filtered:
@@ -64,15 +66,15 @@ class GalleryFamily(Base):
         total = matching if is_exact else max(0, matching - 1)  # the one beyond the page was not shown yet
         return Gallery(shown, has_next, total, counts.running, self.d.catalog().names, is_exact)
 
-    async def _matching(self, uow: UnitOfWork, filters: Mapping[str, Any]) -> int | None:
+    async def _matching(self, uow: UnitOfWork, asked: RepoQuery) -> int | None:
         """How many Spaces meet the filters, at most `MATCHES_LIFE_S` old: the same for every page and sort of one search."""
-        key, now = tuple(filters.values()), self.d.clock.monotonic()
-        at, known = self._matches.get(key, (-1e9, None))
+        now = self.d.clock.monotonic()
+        at, known = self._matches.get(asked, (-1e9, None))
         if now - at > MATCHES_LIFE_S:
             if len(self._matches) >= MOST_MATCHES:
                 self._matches.clear()
-            known = await uow.repos.count_matching(RepoType.SPACE, **filters, at_most=COUNTED)
-            self._matches[key] = now, known
+            known = await uow.repos.count_matching(asked, at_most=COUNTED)
+            self._matches[asked] = now, known
         return known
 
     async def thumbnail(self, actor: Actor, space_id: str) -> bytes:
@@ -92,16 +94,14 @@ class GalleryFamily(Base):
     async def _figures(self, uow: UnitOfWork) -> _Counts:
         now = self.d.clock.monotonic()
         if now - self._counts.at > COUNT_LIFE_S:
-            running = await uow.repos.list(RepoType.SPACE, running_only=True, limit=COUNTED)
+            running = await uow.repos.list(RepoQuery(RepoType.SPACE, running_only=True), limit=COUNTED)
             self._counts = _Counts(now, await uow.repos.count(RepoType.SPACE), len(running))
         return self._counts
 
     async def repo_list(self, actor: Actor, kind: RepoType, q: str, sort: str, page: int) -> tuple[tuple[RepoRow, ...], bool]:
         async with self.d.uow.read() as uow:
-            found = await uow.repos.list(
-                kind, viewer=actor.user.id if actor.user else None, viewer_orgs=await self._orgs(uow, actor), see_all=actor.is_admin,
-                search=q or None, sort=sort, limit=LIST_PAGE + 1, offset=(page - 1) * LIST_PAGE,
-            )  # fmt: skip
+            asked = await self._seen_by(uow, actor, RepoQuery(kind, search=q or None))
+            found = await uow.repos.list(asked, sort=sort, limit=LIST_PAGE + 1, offset=(page - 1) * LIST_PAGE)
         return tuple(self.repo_row(r) for r in found[:LIST_PAGE]), len(found) > LIST_PAGE
 
     def repo_row(self, repo: Repo) -> RepoRow:
@@ -114,15 +114,7 @@ class GalleryFamily(Base):
             account = await people.find_account(uow, name)
             is_org = account.kind is AccountKind.ORG
             lists = {
-                kind: await uow.repos.list(
-                    kind,
-                    viewer=actor.user.id if actor.user else None,
-                    viewer_orgs=await self._orgs(uow, actor),
-                    see_all=actor.is_admin,
-                    owner=account.name,
-                    sort="updated",
-                    limit=60,
-                )
+                kind: await uow.repos.list(await self._seen_by(uow, actor, RepoQuery(kind, owner=account.name)), sort="updated", limit=60)
                 for kind in RepoType
             }
             groups = await (uow.accounts.members(account.id) if is_org else uow.accounts.memberships(account.id))

@@ -8,6 +8,7 @@ from fastapi import FastAPI
 
 from control_plane.bootstrap import Services
 from control_plane.domain.accounts import ANONYMOUS
+from control_plane.domain.repo_query import RepoQuery
 from control_plane.domain.spaces import RepoType
 from tests.functional.web.conftest import Browser
 from tests.functional.web.test_platform_pages import _new_space
@@ -72,8 +73,8 @@ async def test_the_figure_under_filters_is_true_on_every_page(alice: Browser, se
     assert await shown(q="demo", page=9) == (12, True, 0)
     assert "8 demos match" in (await alice.get("/spaces?sdk=static")).text
     async with services.uow.read() as uow:
-        assert await uow.repos.count_matching(RepoType.SPACE, sdk=("static",), at_most=7) is None
-        assert await uow.repos.count_matching(RepoType.SPACE, sdk=("static",), at_most=8) == 8
-        assert await uow.repos.count_matching(RepoType.SPACE, owner="nobody") == 0
+        assert await uow.repos.count_matching(RepoQuery(RepoType.SPACE, sdk=("static",)), at_most=7) is None
+        assert await uow.repos.count_matching(RepoQuery(RepoType.SPACE, sdk=("static",)), at_most=8) == 8
+        assert await uow.repos.count_matching(RepoQuery(RepoType.SPACE, owner="nobody")) == 0
     backend._matches = {key: (at, None) for key, (at, _) in backend._matches.items()}
     assert await shown(sdk=("static",)) == (3, False, 3)

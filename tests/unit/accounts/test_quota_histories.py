@@ -31,6 +31,7 @@ from control_plane.domain.errors import Conflict, EntryNotFound, NameTaken, Quot
 from control_plane.domain.ids import BuildId, RepoId, Sha, SpaceId, new_id
 from control_plane.domain.quotas import STORAGE_HOLD
 from control_plane.domain.reasons import Reason
+from control_plane.domain.repo_query import RepoQuery
 from control_plane.domain.sensitive import Sensitive
 from control_plane.domain.spaces import Deployment, DesiredState, Repo, RepoType, Sdk, Space, Visibility
 from control_plane.ports.space_actions import NewRepo, SettingInput
@@ -205,7 +206,7 @@ class World:
         found = {"spaces": 0.0, "running": 0.0, "vcpu": 0.0, "storage-gb": 0.0}
         async with self.db.read() as work:
             for kind in RepoType:
-                for repo in await work.repos.list(kind, see_all=True, owner=self.owner.name, sort="created", limit=500):
+                for repo in await work.repos.list(RepoQuery(kind, see_all=True, owner=self.owner.name), sort="created", limit=500):
                     found["storage-gb"] += repo.storage_bytes / 1e9
                     space = await work.spaces.get(SpaceId(repo.id)) if kind is RepoType.SPACE else None
                     if space is None or space.desired is DesiredState.DELETED:
@@ -446,7 +447,9 @@ def test_random_histories_with_deaths_at_any_step(places: Places, steps: list[tu
             async with world.db.read() as work:
                 assert await work.documents.list(STORAGE_HOLD) == (), "what the dead reserved is given back"
                 repos = [
-                    repo for kind in RepoType for repo in await work.repos.list(kind, see_all=True, owner="ann", sort="created", limit=500)
+                    repo
+                    for kind in RepoType
+                    for repo in await work.repos.list(RepoQuery(kind, see_all=True, owner="ann"), sort="created", limit=500)
                 ]
             for repo in repos:
                 await world.room.settle(RepoId(repo.id))
