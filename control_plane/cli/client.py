@@ -32,15 +32,23 @@ class Platform:
     """A running platform. Every method raises `click.ClickException` (exit code 1) with one line for people."""
 
     def __init__(self, endpoint: str, token: str) -> None:
-        parts = urlsplit(endpoint)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
+        try:
+            parts = urlsplit(endpoint)
+            is_address = parts.scheme in ("http", "https") and bool(parts.hostname)
+        except ValueError:
+            is_address = False
+        if not is_address:
             raise click.UsageError(f"'{endpoint}' is not an address; use something like http://localhost:7860")
+        if "@" in parts.netloc:
+            raise click.UsageError("an address has no name and password; give a token with --token or VITRINE_TOKEN")
         self.endpoint = endpoint.rstrip("/")
+        self._written_by = ""  # which ready.json named the address
         self._token = token.strip()  # as it comes out of a file
         if not self._token.isascii() or not self._token.isprintable():
             raise click.ClickException(_BAD_TOKEN)
         # A machine's own proxy settings are for the internet, not for a platform on this machine.
-        self._trust_env = parts.hostname not in _LOCAL and not parts.hostname.endswith(".localhost")
+        host = parts.hostname or ""
+        self._trust_env = host not in _LOCAL and not host.endswith(".localhost")
 
     @classmethod
     def find(cls, endpoint: str | None, token: str | None, data_dir: Path | None) -> Platform:
@@ -52,18 +60,25 @@ class Platform:
         try:
             ready = json.loads((folder / "ready.json").read_text())
             found = cls(endpoint or str(ready["url"]), token or str(ready["admin_token"]))
+            found._written_by = "" if endpoint else f"{folder / 'ready.json'} of process {ready.get('pid')}"
         except FileNotFoundError:
             missing = "--token or VITRINE_TOKEN" if endpoint else "--endpoint and --token (or VITRINE_ENDPOINT and VITRINE_TOKEN)"
             raise click.ClickException(f"no platform runs from {folder}; start it with `vitrine up`, or give {missing}") from None
-        except (OSError, ValueError, KeyError) as error:
-            raise click.ClickException(f"{folder / 'ready.json'} cannot be used: {error}") from None
+        except (OSError, ValueError, LookupError, TypeError, AttributeError, click.UsageError):
+            if endpoint:
+                cls(endpoint, "")  # the address is what is wrong, where it is
+            raise click.ClickException(f"{folder / 'ready.json'} cannot be used: it is not what `vitrine up` writes") from None
         return found
 
     def _client(self, timeout: float | None) -> httpx.Client:
+        import ssl
+
         import httpx
 
         headers = {"Authorization": f"Bearer {self._token}", "Accept": "application/json", "User-Agent": "vitrine-cli"}
-        return httpx.Client(base_url=self.endpoint, headers=headers, timeout=timeout, trust_env=self._trust_env)
+        authorities = os.environ.get("SSL_CERT_FILE") if self.endpoint.startswith("https:") else None
+        verify = ssl.create_default_context(cafile=authorities) if authorities else True
+        return httpx.Client(base_url=self.endpoint, headers=headers, timeout=timeout, trust_env=self._trust_env, verify=verify)
 
     def call(self, method: str, path: str, *, body: Any = None, params: dict[str, Any] | None = None, timeout_s: float = TIMEOUT_S) -> Any:
         import httpx
@@ -78,7 +93,10 @@ class Platform:
         try:
             return response.json()
         except ValueError:
-            raise click.ClickException(f"{self.endpoint} does not answer like a Vitrine platform") from None
+            raise click.ClickException(self.unlike_us()) from None
+
+    def unlike_us(self) -> str:
+        return f"{self.endpoint} does not answer like a Vitrine platform of this version"
 
     def follow(self, method: str, path: str, told: Task, *, body: Any = None, params: dict[str, Any] | None = None) -> Any:
         """The answer of long work. `told` hears how far it is, as often as the platform says; an older one says nothing."""
@@ -102,7 +120,7 @@ class Platform:
         except httpx.HTTPError as error:
             raise click.ClickException(self._unreachable(error)) from None
         except (ValueError, KeyError, TypeError):
-            raise click.ClickException(f"{self.endpoint} does not answer like a Vitrine platform") from None
+            raise click.ClickException(self.unlike_us()) from None
         raise click.ClickException(f"{self.endpoint} went away before it was done; ask again, what is done stays done")
 
     def stream(self, path: str, headers: dict[str, str] | None = None) -> Iterator[bytes]:
@@ -129,7 +147,15 @@ class Platform:
         return int(expected) if expected.isdigit() else None, itertools.chain((first,) if first else (), chunks)
 
     def _unreachable(self, error: Exception) -> str:
-        return f"{self.endpoint} does not answer ({error or type(error).__name__}); is the platform running there?"
+        said = " ".join(str(error).split()) or type(error).__name__
+        if "CERTIFICATE_VERIFY_FAILED" in said:
+            reason = said.partition("certificate verify failed: ")[2].partition(" (_ssl")[0] or "it is not signed by anybody known here"
+            return f"the certificate of {self.endpoint} is not trusted ({reason}); SSL_CERT_FILE names a file of authorities to trust"
+        if "SSL:" in said:
+            return f"{self.endpoint} does not speak TLS as expected ({said}); is it an http:// address?"
+        if self._written_by:
+            return f"{self.endpoint} does not answer ({said}); {self._written_by} names it, which has ended or is not ready: `vitrine up`"
+        return f"{self.endpoint} does not answer ({said}); is the platform running there?"
 
     def _check(self, response: httpx.Response) -> None:
         if response.status_code < 400 and not response.is_redirect:

@@ -125,7 +125,11 @@ def talks(command: Callable[..., None]) -> Callable[..., None]:
     def run(*args: Any, endpoint: str | None, token: str | None, data_dir: Path | None, as_json: bool, quiet: bool, **kwargs: Any) -> None:
         parent = click.get_current_context().find_object(dict) or {}
         found = Platform.find(endpoint or parent.get("endpoint"), token or parent.get("token"), data_dir or parent.get("data_dir"))
-        command(*args, platform=found, out=Out(as_json, quiet), **kwargs)
+        try:
+            command(*args, platform=found, out=Out(as_json, quiet), **kwargs)
+        except (LookupError, TypeError, AttributeError) as error:
+            # What a command makes of the answer: another program there, or a platform that lacks what this version asks for.
+            raise click.ClickException(f"{found.unlike_us()} ({type(error).__name__}: {error})") from None
 
     decorated: Callable[..., None] = run
     for option in (*reversed(CONNECTION), *reversed(OUTPUT)):

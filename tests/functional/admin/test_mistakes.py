@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import http.server
+import ssl
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from tests.functional.admin.platform import Platform, vitrine
+from tests.functional.proxy.certificates import certificate
 
 
 @pytest.fixture
@@ -66,3 +71,80 @@ def test_mistakes_are_one_clear_line_from_the_real_script(platform: Platform) ->
             if result.returncode != code or words not in said or not clear or "Traceback" in said or "\x1b" in said:
                 wrong.append((args, result.returncode, result.stderr))
     assert wrong == []
+
+
+class _Stranger(http.server.BaseHTTPRequestHandler):
+    """Another program where the platform was expected, or a platform of another version."""
+
+    answers = {
+        "/html": (200, b"<html>hello</html>"),
+        "/list": (200, b"[1, 2]"),
+        "/older": (200, b'{"users": []}'),
+        "/none": (404, b'{"detail": "Not Found"}'),
+        "/broken": (500, b"\x1b[31mboom"),
+        "/cut": (200, b'{"items": ['),
+    }
+
+    def do_GET(self) -> None:
+        place = f"/{self.path.split('/')[1]}"
+        status, body = self.answers[place]
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(body) + 100 * (place == "/cut")))
+        self.end_headers()
+        self.wfile.write(body)
+
+    do_POST = do_GET
+
+    def log_message(self, *_: object) -> None:
+        return
+
+
+@contextmanager
+def _stranger(pair: str = "") -> Iterator[int]:
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Stranger)
+    if pair:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(*pair.split(":"))
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield server.server_address[1]
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+def test_what_is_no_platform_is_one_clear_line(tmp_path: Path) -> None:
+    pair = certificate(tmp_path, "stranger", "localhost")
+    with _stranger() as plain, _stranger(pair) as secure:
+        places: list[tuple[dict[str, str], int, str]] = [
+            ({"VITRINE_ENDPOINT": f"http://127.0.0.1:{plain}{path}"}, 1, words)
+            for path, words in (
+                ("/html", "not answer like a Vitrine"), ("/list", "not answer like a Vitrine"), ("/older", "not answer like a Vitrine"),
+                ("/none", "older version"), ("/broken", "answered 500"), ("/cut", "does not answer"),
+            )
+        ]  # fmt: skip
+        places += [
+            ({"VITRINE_ENDPOINT": f"https://127.0.0.1:{plain}"}, 1, "is it an http:// address?"),
+            ({"VITRINE_ENDPOINT": f"https://localhost:{secure}"}, 1, "SSL_CERT_FILE"),
+            ({"VITRINE_ENDPOINT": f"https://localhost:{secure}/none", "SSL_CERT_FILE": pair.split(":")[0]}, 1, "older version"),
+            ({"VITRINE_ENDPOINT": "http://[::1"}, 2, "is not an address"),
+            ({"VITRINE_ENDPOINT": f"localhost:{plain}"}, 2, "is not an address"),
+            ({"VITRINE_ENDPOINT": f"http://ann:secret@127.0.0.1:{plain}"}, 2, "give a token"),
+        ]
+        stale = f'{{"url": "http://127.0.0.1:1", "admin_token": "hf_x", "pid": {1 << 22}}}'
+        for number, (text, words) in enumerate(((stale, "has ended"), ("[]", "cannot be used"), ("{", "cannot be used"))):
+            folder = tmp_path / str(number)
+            folder.mkdir()
+            (folder / "ready.json").write_text(text)
+            places.append(({"VITRINE_DATA_DIR": str(folder), "VITRINE_TOKEN": ""}, 1, words))
+        with ThreadPoolExecutor(2) as pool:
+            done = list(pool.map(lambda place: vitrine("admin", "user", "list", **{"VITRINE_TOKEN": "hf_x", **place[0]}), places))
+        followed = vitrine("admin", "gc", "--dry-run", VITRINE_ENDPOINT=f"http://127.0.0.1:{plain}/html", VITRINE_TOKEN="hf_x")
+    for (env, code, words), result in zip(places, done, strict=True):
+        assert result.returncode == code and words in result.stderr, (env, result.returncode, result.stderr)
+        assert "Traceback" not in result.stderr and "\x1b" not in result.stderr and "secret" not in result.stderr
+        assert code == 2 or len(result.stderr.splitlines()) == 1, result.stderr
+    assert followed.returncode == 1 and "not answer like a Vitrine" in followed.stderr
