@@ -34,6 +34,7 @@ from control_plane.community.notices import SpaceNotices
 from control_plane.domain.accounts import PLATFORM, Account, TokenRole
 from control_plane.domain.builds import Artifact, ArtifactKind
 from control_plane.domain.errors import Rejected, VitrineError
+from control_plane.domain.repo_query import RepoQuery
 from control_plane.domain.spaces import RepoType
 from control_plane.git.gitbin import GitBinary
 from control_plane.git.policy import PushLimits
@@ -297,7 +298,7 @@ async def _repair_heads(services: Services) -> None:
             offset = 0
             while True:
                 async with services.uow.read() as uow:
-                    repos = await uow.repos.list(kind, see_all=True, sort="created", limit=500, offset=offset)
+                    repos = await uow.repos.list(RepoQuery(kind, see_all=True), sort="created", limit=500, offset=offset)
                 for repo in repos:
                     with contextlib.suppress(VitrineError):
                         head = await services.git.resolve(repo.id, "main")

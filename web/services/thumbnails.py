@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 from control_plane.domain.errors import VitrineError
 from control_plane.domain.ids import RepoId, SpaceId
+from control_plane.domain.repo_query import RepoQuery
 from control_plane.domain.spaces import RepoType, Space, Visibility
 from control_plane.domain.stage import Stage
 from control_plane.ports.camera import Camera
@@ -52,7 +53,7 @@ class Thumbnails:
     async def _listen(self) -> None:
         with contextlib.suppress(VitrineError):
             async with self._uow.read() as uow:
-                found = await uow.repos.list(RepoType.SPACE, running_only=True, sort="trending", limit=AT_START)
+                found = await uow.repos.list(RepoQuery(RepoType.SPACE, running_only=True), limit=AT_START)
             for repo in found:
                 if not self._pictures.revision_of(repo.id):
                     self._ask(repo.id)
