@@ -7,7 +7,7 @@ DEV := $(VENV)/.installed-dev
 ARGS ?=
 ONLY ?=
 
-.PHONY: up test bench test-docker test-compose test-cluster lint lock clean screenshots
+.PHONY: up test bench test-docker test-images test-compose test-cluster lint lock clean screenshots
 
 up: $(STAMP)
 	@exec $(VENV)/bin/vitrine up $(ARGS)
@@ -24,6 +24,10 @@ bench: $(DEV)
 # Starts a Docker engine of its own (needs root, dockerd, runc and nft).
 test-docker: $(DEV)
 	@$(VENV)/bin/python -m pytest -q -m docker $(ARGS)
+
+# Every base image that Debian has the Python for, on a Docker engine of its own (needs root, dockerd, mmdebstrap, a Debian mirror).
+test-images: $(DEV)
+	@$(VENV)/bin/python -m pytest -q -m images tests/e2e/docker/test_base_images.py $(ARGS)
 
 # The production services from Debian packages, on a Docker engine of its own (needs root, dockerd, docker-compose, mmdebstrap).
 test-compose: $(DEV)

@@ -77,7 +77,7 @@ def main() -> int:
     steps = list(LINT)
     if not options.lint_only:
         pytest = (sys.executable, "-m", "pytest", "-q", *(() if options.rest else AT_ONCE))
-        steps.append(("pytest", (*pytest, "-m", "not cluster and not docker and not compose", *options.rest)))
+        steps.append(("pytest", (*pytest, "-m", "not cluster and not docker and not compose and not images", *options.rest)))
         if not options.rest:
             steps.append(("PostgreSQL and Redis", (*pytest, "--database", "postgresql", *ON_POSTGRESQL)))
         if missing := missing_for_containers():

@@ -16,6 +16,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from control_plane.db.migrate import MIGRATIONS, head_revision
 from tests.contract.docker_engine import TestEngine, can_start, test_engine
 from tests.e2e.docker.conftest import free_port, until
 
@@ -23,6 +24,7 @@ ROOT = Path(__file__).parents[3]
 TOOLS = ("docker-compose", "mmdebstrap")
 PACKAGES = ("ca-certificates", "python3", "python3-venv", "git", "git-lfs", "libcap2-bin", "nftables", "wget")
 SERVICES = ("proxy", "api", "scheduler", "builder", "postgres", "redis", "registry")
+OLDER = "test/vitrine-older"
 AUTHORITIES = "/etc/ssl/certs/ca-certificates.crt"
 pytestmark = [
     pytest.mark.compose,
@@ -43,9 +45,10 @@ class Stack:
     def url(self) -> str:
         return self.environment["PUBLIC_URL"]
 
-    def up(self, *words: str, ok: bool = True) -> str:
+    def up(self, *words: str, ok: bool = True, **changes: str) -> str:
+        """`infra/compose/up` with these words; `changes`: other variables of its environment."""
         done = subprocess.run(
-            [str(self.folder / "up"), *words], env=self.environment, capture_output=True, text=True, timeout=400, check=False
+            [str(self.folder / "up"), *words], env={**self.environment, **changes}, capture_output=True, text=True, timeout=400, check=False
         )
         assert not ok or done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
         return done.stdout
@@ -100,15 +103,29 @@ def build_images(stack: Stack, scratch: Path) -> None:
     build = ("build", "--network", "host", "--build-arg", "BASE=test/base")
     for name in ("postgres", "redis", "registry"):
         stack.docker(*build, "-t", f"test/{name}", str(ROOT / "infra/compose/debian" / name))
-    stack.docker(*build, "--build-arg", f"PIP_CERT={AUTHORITIES}", "-t", "test/vitrine", "-f", str(ROOT / "infra/Dockerfile"), str(ROOT))
+    platform = (*build, "--build-arg", f"PIP_CERT={AUTHORITIES}")
+    stack.docker(*platform, "-t", "test/vitrine", "-f", str(ROOT / "infra/Dockerfile"), str(ROOT))
+    if older := before_the_newest_migration():
+        tree = scratch / "older"
+        tree.mkdir()
+        archive = subprocess.run(["git", "archive", older], cwd=ROOT, capture_output=True, check=True).stdout
+        subprocess.run(["tar", "-x", "-C", str(tree)], input=archive, check=True)
+        stack.docker(*platform, "-t", OLDER, "-f", str(tree / "infra/Dockerfile"), str(tree))
+
+
+def before_the_newest_migration() -> str:
+    """The last commit whose database is older than this checkout's; "" where there is no history."""
+    (newest,) = (MIGRATIONS / "versions").glob(f"{head_revision()}_*.py")
+    look = ["git", "log", "--diff-filter=A", "--format=%P", "--", str(newest)]
+    done = subprocess.run(look, cwd=ROOT, capture_output=True, text=True, check=False)
+    return done.stdout.split()[-1] if done.returncode == 0 and done.stdout.strip() else ""
 
 
 def test_one_command_starts_it_and_a_push_goes_live(stack: Stack, engine: TestEngine, tmp_path: Path) -> None:
     said = stack.up()
     assert f"Vitrine answers at {stack.url}" in said and "/sign-in/once?token=" in said, said
     assert sorted(stack.up("config", "--services").split()) == sorted(SERVICES)
-    token = stack.up("exec", "-T", "api", "vitrine", "admin", "token", "add", "admin", "--role", "write", "--quiet").strip()
-    assert token.startswith("hf_")
+    token = new_token(stack)
 
     client = httpx.Client(base_url=stack.url, headers={"Authorization": f"Bearer {token}"}, timeout=60, trust_env=False)
     with client:
@@ -131,12 +148,58 @@ def test_one_command_starts_it_and_a_push_goes_live(stack: Stack, engine: TestEn
     until(lambda: "hello from compose" in answer(stack), 90, "the app after a restart of the platform")
 
 
+def test_an_upgrade_migrates_the_database_and_disturbs_no_app(stack: Stack, engine: TestEngine, tmp_path: Path) -> None:
+    if not before_the_newest_migration():
+        pytest.skip("the checkout has no history to take an older version from")
+    stack.up("down", "--volumes")
+    stack.up(VITRINE_IMAGE=OLDER)
+    older, token = stored(stack), new_token(stack)
+    headers = {"Authorization": f"Bearer {token}"}
+    made = httpx.post(f"{stack.url}/api/repos/create", json={"name": "demo", "type": "space", "sdk": "docker"}, headers=headers, timeout=60)
+    assert made.status_code == 200, made.text
+    push(stack, token, tmp_path)
+    until(lambda: "hello from compose" in answer(stack), 60, "the app")
+    app = running_app(engine)
+
+    stack.up()
+    assert (older < stored(stack), stored(stack)) == (True, head_revision())
+    assert running_app(engine) == app, "the same container runs on"
+    until(lambda: "hello from compose" in answer(stack), 60, "the app after the upgrade")
+    (tmp_path / "demo/index.html").write_text("hello from the next version")
+    push_again(tmp_path / "demo")
+    until(lambda: "hello from the next version" in answer(stack), 60, "a push after it, with the token of before")
+
+
+def new_token(stack: Stack) -> str:
+    token = stack.up("exec", "-T", "api", "vitrine", "admin", "token", "add", "admin", "--role", "write", "--quiet").strip()
+    assert token.startswith("hf_")
+    return token
+
+
+def stored(stack: Stack) -> str:
+    """The schema of the database."""
+    ask = ("psql", "-h", "127.0.0.1", "-U", "vitrine", "-Atc", "select version_num from alembic_version")
+    password = (stack.folder / "secrets/postgres_password").read_text()
+    return stack.up("exec", "-T", "-e", f"PGPASSWORD={password}", "postgres", *ask).strip()
+
+
+def running_app(engine: TestEngine) -> str:
+    """The id of the one app's container."""
+    with engine.client() as docker:
+        (app,) = [one for one in docker.containers() if "com.vitrine.replica" in one["Labels"]]
+        return str(app["Id"])
+
+
 def push(stack: Stack, token: str, tmp_path: Path) -> None:
     work = tmp_path / "demo"
     git(tmp_path, "clone", "-q", stack.url.replace("//", f"//admin:{token}@") + "/spaces/admin/demo", str(work))
     (work / "README.md").write_text("---\ntitle: D\nsdk: docker\n---\n")
     (work / "index.html").write_text("hello from compose")
     (work / "Dockerfile").write_text('FROM test/base\nWORKDIR /srv\nCOPY . .\nCMD ["python3", "-m", "http.server", "7860"]\n')
+    push_again(work)
+
+
+def push_again(work: Path) -> None:
     git(work, "add", "-A")
     git(work, "commit", "-q", "-m", "one")
     said = git(work, "push", "-o", "wait", "origin", "HEAD:main")
