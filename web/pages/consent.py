@@ -8,7 +8,7 @@ from control_plane.http.consent import EVERYTHING, Question
 from web import security
 from web.page import Pages
 
-_POWERS = {
+POWERS = {
     EVERYTHING: "do everything that you can do here",
     "openid": "know who you are",
     "profile": "see your profile: name, picture, organisations",
@@ -32,7 +32,7 @@ class WebConsent:
 
     async def ask(self, request: Request, question: Question) -> Response:
         visit = await self._pages.visit(request)
-        powers = [_POWERS.get(word, word) for word in question.powers]
+        powers = [POWERS.get(word, word) for word in question.powers]
         response = self._pages.page(visit, "consent.html", question=question, powers=powers)
         return await self._guarded(response, leads_to=question.leads_to)
 

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from pathlib import Path
 
 import pytest
 
 import web
+from control_plane.domain.accounts import OrgRole, TokenRole
+from control_plane.domain.builds import BuildStatus
+from control_plane.domain.gates import RequestStatus
 from control_plane.domain.notices import NoticeKind
 from control_plane.domain.reasons import Reason
+from control_plane.domain.spaces import Visibility
 from control_plane.domain.stage import Stage
+from control_plane.spaces import timeline
 from control_plane.spaces.timeline import CAUSES, PHASES
 from web.catalog import LANGUAGES, choose, load, plural_form
 from web.page import DONE
+from web.pages.consent import POWERS
 from web.services.history import WORDS
 from web.services.notices import SAYS
 from web.services.stages import badge
@@ -26,11 +33,25 @@ OTHERS = [code for code, _ in LANGUAGES if code != "en"]
 
 def sentences() -> set[str]:
     found = set(DONE.values()) | {r.words for r in Reason} | set(WORDS.values()) | set(CAUSES.values()) | set(PHASES.values())
-    found |= {label for _, label in SAYS.values()}
+    found |= {label for _, label in SAYS.values()} | set(POWERS.values())
+    for words in (OrgRole, TokenRole, BuildStatus, RequestStatus, Visibility):
+        found |= {word.value for word in words}
+    found |= {"open", "closed", "merged", "draft"} | _labels()
     for stage in Stage:
         found |= {badge(stage).label, badge(stage).detail} - {""}
     for path in [*(ROOT / "templates").rglob("*.html"), ROOT / "words.py"]:
         found |= {match[2] for match in _SENTENCE.finditer(path.read_text("utf-8"))}
+    return found
+
+
+def _labels() -> set[str]:
+    """Names of figures and of a push's steps, where they are made."""
+    found = set()
+    for path in (ROOT / "services/analytics.py", ROOT / "services/admin.py", Path(timeline.__file__)):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.Call) and getattr(node.func, "id", "") in ("Measure", "TimelineStep"):
+                found |= {arg.value for arg in node.args[:1] if isinstance(arg, ast.Constant) and isinstance(arg.value, str)}
+    assert len(found) > 20
     return found
 
 
