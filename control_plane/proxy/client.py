@@ -213,10 +213,8 @@ class ClientConnection(ExpressSide):
         line = core.known_lines.read(data[:line_end])
         block = data[line_end:end]
         head = self.head
-        if head is None:  # a new connection: its client may be known from others
-            head = core.shared_head(block, line.minor)
-        elif head.block != block or head.minor != line.minor:
-            head = RequestHead(block, line.minor, limits, core.known_fields)
+        if head is None or head.block != block or head.minor != line.minor:
+            head = core.checked_head(block, line.minor)
         return line, head, data[end + 4 :]
 
     def _partial_head(self, data: bytes) -> None:

@@ -182,8 +182,11 @@ class Core:
             return False, self.table.get(name), False
         return True, None, True
 
-    def shared_head(self, block: bytes, minor: bytes) -> RequestHead:
-        """The head of a block that another connection may have sent already; bounded to a few MB. Raises HeadError."""
+    def checked_head(self, block: bytes, minor: bytes) -> RequestHead:
+        """The head of a block. A browser sends a handful of them in turn, over several connections: memory for a few MB of them.
+
+        Raises HeadError.
+        """
         head = self.known_heads.get(block)
         if head is None or head.minor != minor:
             head = RequestHead(block, minor, self.config.heads, self.known_fields)

@@ -89,11 +89,11 @@ class KnownFields(dict[bytes, Field | None]):
         match = _REQUEST_FIELD.fullmatch(line)
         if match is None:
             raise HeadError(Code.BAD_HEADER)
-        name, value = match[1].lower(), match[2].strip(b" \t")
-        low = value.lower()
+        name = match[1].lower()
         field = None
-        if _REQUEST_SPECIAL.fullmatch(name) is not None or (name == b"referer" and b"__sign=" in low):
-            field = (name, low, value)
+        if _REQUEST_SPECIAL.fullmatch(name) is not None or (name == b"referer" and b"__sign=" in line.lower()):
+            value = match[2].strip(b" \t")
+            field = (name, value.lower(), value)
         if len(line) <= _MAX_REMEMBERED:
             if len(self) >= 4096:
                 self.clear()
@@ -138,8 +138,10 @@ class RequestHead:
         upgrade_asked = close_asked = False
         websocket_key = websocket_version = b""
         fields = [*map(known.get, lines, _UNKNOWN)]
-        if Ellipsis in fields:
-            fields = [known.learn(line, limits) if field is Ellipsis else field for line, field in zip(lines, fields, strict=True)]
+        at = 0
+        while Ellipsis in fields:
+            at = fields.index(Ellipsis, at)
+            fields[at] = known.learn(lines[at], limits)
         for at, field in compress(enumerate(fields), fields):
             name, low, value = cast(Field, field)
             if name == b"host":

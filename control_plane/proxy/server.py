@@ -18,6 +18,7 @@ import socket
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
+from control_plane.background import ended
 from control_plane.domain.errors import Rejected
 from control_plane.domain.routes import Endpoint, EndpointKind
 from control_plane.ports.signals import RouteFeed
@@ -170,9 +171,7 @@ class Proxy:
             await asyncio.sleep(0.01)
         for connection in tuple(core.connections):
             connection.transport.abort()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await ended(*self._tasks)
         core.pools.close()
         if self._admin is not None:
             self._admin.close()

@@ -53,7 +53,7 @@ async def app(seen: Seen, reader: asyncio.StreamReader, writer: asyncio.StreamWr
 
 
 async def _framed(page: Page, path: str) -> None:
-    await page.frame_locator("iframe").get_by_role("heading", name=f"inside {path}").wait_for(timeout=8000)
+    await page.frame_locator("iframe").get_by_role("heading", name=f"inside {path}").wait_for(timeout=60_000)
 
 
 def sent_loose(world: World) -> list[str]:
