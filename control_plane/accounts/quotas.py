@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from control_plane.domain.accounts import Account, AccountKind
 from control_plane.domain.errors import QuotaExceeded
@@ -98,7 +98,9 @@ def _running_gpu_hours(catalog: FlavorCatalog, flavor: str, start: datetime, now
 
 async def metered_this_month(uow: UnitOfWork, account_id: AccountId, now: datetime) -> dict[str, float]:
     used: dict[str, float] = {}
-    for row in await uow.quotas.usage(account_id=account_id, since_day=f"{month_start(now):%Y-%m-%d}"):
+    # Up to its end: what a clock that was ahead for a while wrote into later months is not this month's.
+    since, until = month_start(now), next_month(now) - timedelta(days=1)
+    for row in await uow.quotas.usage(account_id=account_id, since_day=f"{since:%Y-%m-%d}", until_day=f"{until:%Y-%m-%d}"):
         used[row["key"]] = used.get(row["key"], 0.0) + row["amount"]
     return used
 

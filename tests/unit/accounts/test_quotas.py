@@ -277,6 +277,25 @@ async def test_what_ends_is_metered_by_day_also_after_its_repo_went(db: Database
     }
 
 
+async def test_a_clock_that_jumps_over_the_months_end_counts_nothing_twice_and_loses_nothing(db: Database, ann: Account) -> None:
+    space = await add_space(db, ann, hardware="t4-small")
+    end_of_july = datetime(2026, 7, 31, 23, 0, tzinfo=UTC)
+    running = Replica(ReplicaId(new_id()), space.id, 1, ReplicaState.STOPPED, end_of_july, "t4-small", started_at=end_of_july)
+
+    async def used(now: datetime) -> float:
+        async with db.read() as work:
+            return next(use.used for use in await quotas.show(work, ann, CATALOG, now) if use.key == "gpu-hours")
+
+    async with db.write() as work:
+        repo = await work.repos.get(RepoId(space.id))
+        await meter_replica(work, repo, replace(running, stopped_at=end_of_july + timedelta(hours=3)), CATALOG, NOW)
+        # It began, and then the clock was set back by a day before it ended: nobody knows how long it ran, so it is not charged.
+        await meter_replica(work, repo, replace(running, stopped_at=end_of_july - timedelta(days=1)), CATALOG, NOW)
+    jumps = [timedelta(), timedelta(days=1), timedelta(days=-40), timedelta(days=400), timedelta(days=1), timedelta()]
+    found = [await used(end_of_july + jump) for jump in jumps]
+    assert found == [1, 2, 0, 0, 2, 1], "each month has its own figure, whichever way the clock came to it"
+
+
 # --- properties ----------------------------------------------------------------------------------------------------
 AMOUNTS = st.one_of(st.none(), st.floats(0, 1e6, allow_nan=False), st.integers(0, 1000).map(float))
 
