@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import httpx
 
@@ -88,9 +89,14 @@ def app_cookie(platform: Platform, browser: httpx.Client, subdomain: str) -> str
     """The cookie that a browser is given on the host of a private app."""
     back = browser.get("/oauth/app-access", params={"host": f"{subdomain}.localhost:{platform.port}", "next": "/"})
     assert back.status_code == 303, back.text
-    path = back.headers["location"].partition(f":{platform.port}")[2]
-    welcome = platform.app(subdomain, path)
+    welcome = platform.app(subdomain, _path(back.headers["location"]))
     return welcome.headers["set-cookie"].partition(";")[0]
+
+
+def _path(address: str) -> str:
+    """Without the host: addresses name the one that the platform is known by, whichever proxy was asked."""
+    parts = urlsplit(address)
+    return f"{parts.path}?{parts.query}" if parts.query else parts.path
 
 
 def furnish(platform: Platform, folder: Path, person: str) -> None:
@@ -167,7 +173,7 @@ class Rights:
             answer = client.post(batch, json={"operation": operation, "objects": [item]})
             assert answer.status_code == 200, answer.text
             action = answer.json()["objects"][0].get("actions", {}).get("upload" if operation == "upload" else "download")
-            return str(action["href"]).partition(f":{self.platform.port}")[2] if action else ""
+            return _path(str(action["href"])) if action else ""
 
         bare = self._client(self.token)
         del bare.headers["Authorization"]
@@ -176,8 +182,7 @@ class Rights:
         self._asked("lfs", client, "POST", batch, json={"operation": "download", "objects": [item]})
         self._asked("lfs address", bare, "GET", address("download"))
         xet = client.get(f"/api/models/{HOUSE}/weights/xet-write-token/main").json()
-        path = xet["casUrl"].partition(f":{self.platform.port}")[2]
-        self._asked("xet", self._client(xet["accessToken"]), "HEAD", f"{path}/v1/xorbs/default/{'0' * 64}", (404,))
+        self._asked("xet", self._client(xet["accessToken"]), "HEAD", f"{_path(xet['casUrl'])}/v1/xorbs/default/{'0' * 64}", (404,))
 
     def _session(self) -> None:
         browser = self._open.enter_context(closing(browser_of(self.platform, self.person, PASSWORD)))
