@@ -9,7 +9,7 @@ import pytest
 from control_plane.accounts.throttle import Throttle
 from control_plane.db.engine import Database, create_database
 from control_plane.domain.errors import RateLimited
-from tests.contract.test_stores import clock, db, postgres, sqlite_template, url
+from tests.contract.stores.databases import clock, db, postgres, sqlite_template, url
 from tests.fakes.clock import FixedClock
 
 __all__ = ("clock", "db", "postgres", "sqlite_template", "url")  # fixtures, found by name

@@ -17,7 +17,8 @@ from control_plane.domain.builds import BuildStatus
 from control_plane.domain.ids import AccountId, BuildId, ReplicaId, SpaceId
 from control_plane.domain.replicas import ReplicaState
 from control_plane.domain.spaces import Setting
-from tests.contract.test_stores import NOW, build, clock, db, deployment, postgres, replica, repo, space, sqlite_template, url, user
+from tests.contract.stores.databases import clock, db, postgres, sqlite_template, url
+from tests.contract.stores.rows import NOW, build, deployment, replica, repo, space, user
 
 __all__ = ("clock", "db", "postgres", "sqlite_template", "url")  # fixtures, found by name
 

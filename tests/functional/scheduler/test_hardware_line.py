@@ -27,7 +27,7 @@ from control_plane.scheduler.planning import Probe
 from control_plane.scheduler.prober import Prober
 from control_plane.scheduler.reconcile import Reconciler
 from control_plane.spaces.views import runtime_views
-from tests.contract.test_stores import deployment, repo, space, user
+from tests.contract.stores.rows import deployment, repo, space, user
 from tests.fakes.clock import FixedClock
 from tests.fakes.memory_runtime import MemoryRuntime
 
