@@ -29,6 +29,7 @@ from control_plane.api.maintenance import maintenance_gate
 from control_plane.api.push_door import PushDoor
 from control_plane.api.site_uploads import SiteUploads
 from control_plane.api.webhook_delivery import Deliveries
+from control_plane.background import ended
 from control_plane.bootstrap import PROXY_SOCKET, Services, floor_warning
 from control_plane.community.notices import SpaceNotices
 from control_plane.domain.accounts import PLATFORM, Account, TokenRole
@@ -80,16 +81,14 @@ def build_app(services: Services) -> FastAPI:
         tasks = [asyncio.create_task(one) for one in work]
         tasks += [asyncio.create_task(one) for one in _pictures_work(services, app.state.web_backend.d.pictures)]
         yield
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await ended(*tasks)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_LAST_WEBHOOKS_S):
                 await deliveries.drain()
         await app.state.web_backend.close()
 
     app = FastAPI(
-        title="Vitrine", version="0.1.0", lifespan=lifespan, redoc_url=None, description="The Hub API of a self-hosted home for demos.",
+        title="Vitrine", version="0.1.0", lifespan=lifespan, docs_url=None, redoc_url=None, description="The Hub API of a self-hosted home for demos.",
     )  # fmt: skip
     _health(app, services)
     join(

@@ -10,6 +10,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from control_plane.background import ended
 from control_plane.bootstrap.runtimes import _loopback, build_runtime, build_volumes, cluster_options, note_floor
 from control_plane.bootstrap.services import (
     BUS_SOCKET,
@@ -69,12 +70,15 @@ async def run_scheduler(settings: Settings, ready: Callable[[dict[str, Any]], No
     await services.database.migrate()
     leadership = build_leadership(settings, services)
     health = scheduler_health(settings, services, leadership, listen) if listen else None
+    acquiring = asyncio.create_task(leadership.acquire())
     try:
-        async with asyncio.timeout(_STANDBY_AFTER_S):
-            await leadership.acquire()
-    except TimeoutError:
-        ready({"note": "another scheduler leads, this one stands by", **(health.told if health else {})})
-        await leadership.acquire()
+        await asyncio.wait({acquiring}, timeout=_STANDBY_AFTER_S)
+        if not acquiring.done():
+            ready({"note": "another scheduler leads, this one stands by", **(health.told if health else {})})
+            await asyncio.wait({acquiring})
+        acquiring.result()
+    finally:
+        await ended(acquiring)
     fence = Fence(services.uow, leadership)
     if not services.database.is_sqlite:  # where the database is a file, its lock is enough
         await fence.begin()
@@ -167,12 +171,10 @@ async def run_scheduler(settings: Settings, ready: Callable[[dict[str, Any]], No
         else:
             raise Unavailable("another scheduler leads now; this one ends and waits for its turn")
     finally:
-        for task in (lost, acting, history, emptying):
-            task.cancel()
-        await asyncio.gather(lost, acting, history, emptying, return_exceptions=True)
+        await ended(lost, acting, history, emptying)
         if traces is not None:
             traces.close()
-        usage.close()
+        await usage.close()
         await reconciler.close()
         await runtime.close()
         await leadership.release()

@@ -16,6 +16,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from control_plane.background import ended
 from control_plane.domain.errors import Rejected
 from control_plane.domain.ids import SpaceId
 from control_plane.domain.routes import ActivityReport, Route, RouteChange, RouteTable
@@ -58,9 +59,7 @@ class BusServer:
             self._server.close()
         for writer in list(self._writers):
             writer.close()
-        for task in list(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await ended(*self._tasks)
         self._path.unlink(missing_ok=True)
 
     async def _client(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
+from control_plane.background import ended
 from control_plane.domain.capacity import Capacity, Node, NodePool
 from control_plane.domain.errors import VitrineError
 from control_plane.domain.ids import ReplicaId, SpaceId
@@ -87,11 +88,10 @@ class UsageDoor:
         finally:
             await redis.aclose()
 
-    def close(self) -> None:
+    async def close(self) -> None:
         if self._server is not None:
             self._server.close()
-        if self._task is not None:
-            self._task.cancel()
+        await ended(self._task)
 
 
 async def ask_usage(where: Path | str, space_id: SpaceId) -> tuple[ReplicaUsage, ...]:

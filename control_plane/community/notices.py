@@ -14,6 +14,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
+from control_plane.background import ended
 from control_plane.domain.accounts import Account, AccountKind, OrgRole
 from control_plane.domain.errors import VitrineError
 from control_plane.domain.ids import AccountId, BuildId, RepoId
@@ -128,8 +129,7 @@ class SpaceNotices:
                     await asyncio.wait_for(news.wait(), _LOOK_S)
                 news.clear()
         finally:
-            listener.cancel()
-            await asyncio.gather(listener, return_exceptions=True)
+            await ended(listener)
 
     async def _listen(self, news: asyncio.Event) -> None:
         async for _ in self.signals.subscribe("events", "builds"):

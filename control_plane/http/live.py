@@ -11,6 +11,7 @@ import contextlib
 from collections import defaultdict
 from collections.abc import AsyncIterator
 
+from control_plane.background import ended
 from control_plane.domain.errors import VitrineError
 from control_plane.ports.signals import Signals
 from control_plane.ports.stores import UnitOfWorkFactory
@@ -76,9 +77,7 @@ class LiveHub:
 
     async def close(self) -> None:
         tasks, self._tasks = self._tasks, []
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await ended(*tasks)
 
 
 async def changed(event: asyncio.Event, timeout_s: float = ALIVE_S) -> bool:

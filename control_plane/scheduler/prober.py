@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 
+from control_plane.background import ended
 from control_plane.domain.ids import ReplicaId, SpaceId
 from control_plane.domain.routes import Endpoint
 from control_plane.scheduler.planning import Probe
@@ -46,8 +47,5 @@ class Prober:
                 pause = min(_LAST_S, pause * _GROWTH)
 
     async def close(self) -> None:
-        tasks = list(self._tasks.values())
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await ended(*self._tasks.values())
         self._tasks.clear()

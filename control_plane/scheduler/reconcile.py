@@ -9,10 +9,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 
+from control_plane.background import ended
 from control_plane.builds.record import build_request, repair_lost
 from control_plane.domain.builds import BuildStatus
 from control_plane.domain.errors import Unavailable, VitrineError
@@ -78,23 +79,31 @@ class Reconciler:
             await self._rejoin()
         async with self._d.uow.read() as uow:
             known = await uow.spaces.all_ids()
-        async with asyncio.TaskGroup() as group:
-            for _ in range(_CONCURRENCY):
-                group.create_task(self._work.worker())
-            group.create_task(self._hints())
-            group.create_task(self._runtime_changes())
-            group.create_task(self._proxies())
-            group.create_task(self._every(REPAIR_EVERY_S, self._repair_builds))
-            group.create_task(self._every(1.0, self._sleeper.look))
-            group.create_task(self._every(1.0, self._look_for_room))
-            group.create_task(self._every(10.0, self._sweep))
-            group.create_task(self._every(10.0, self._traffic.write))
-            await self._work.looked_at(known)
-            for space_id in known:
-                if not self._routes.knows(space_id):  # its look failed: what is stored is the best there is
-                    await self._routes.publish(space_id)
-            await self._d.routes.complete()
-            ready()
+        work = (
+            *(self._work.worker() for _ in range(_CONCURRENCY)),
+            self._hints(),
+            self._runtime_changes(),
+            self._proxies(),
+            self._every(REPAIR_EVERY_S, self._repair_builds),
+            self._every(1.0, self._sleeper.look),
+            self._every(1.0, self._look_for_room),
+            self._every(10.0, self._sweep),
+            self._every(10.0, self._traffic.write),
+            self._first_look(known, ready),
+        )
+        tasks = [asyncio.create_task(one) for one in work]
+        try:
+            await asyncio.gather(*tasks)
+        finally:
+            await ended(*tasks)
+
+    async def _first_look(self, known: Sequence[SpaceId], ready: Callable[[], None]) -> None:
+        await self._work.looked_at(known)
+        for space_id in known:
+            if not self._routes.knows(space_id):  # its look failed: what is stored is the best there is
+                await self._routes.publish(space_id)
+        await self._d.routes.complete()
+        ready()
 
     async def _rejoin(self) -> None:
         """The line as the scheduler before us left it. Replicas that the runtime has taken on wait for something else."""

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from control_plane.background import ended
 from control_plane.domain.builds import SourceKind
 from control_plane.domain.capacity import Capacity, Node, NodePool
 from control_plane.domain.errors import Broken, NoCapacity, Rejected, StaleGeneration, Unavailable, VitrineError
@@ -130,8 +131,7 @@ class DockerRuntime:
     async def stop(self, replica_id: ReplicaId, *, grace_s: float = 5.0) -> None:
         waiting = self._waiting.pop(replica_id, None)
         if waiting is not None:
-            waiting.task.cancel()
-            await asyncio.gather(waiting.task, return_exceptions=True)
+            await ended(waiting.task)
         await self._do(lambda: self._containers.remove(replica_id, grace_s))
         for memory in (self._containers.tails, self._looks):
             memory.pop(replica_id, None)
@@ -182,9 +182,7 @@ class DockerRuntime:
             return
         self._closing.set()
         tasks = [waiting.task for waiting in self._waiting.values()] + ([self._disk_task] if self._disk_task else [])
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await ended(*tasks)
         await asyncio.to_thread(self._end_threads)
         if self._outbox is not None:
             await self._outbox.flush()

@@ -18,6 +18,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Coroutine
 
+from control_plane.background import ended
 from control_plane.runtimes.process.egress_pipe import Pipe, Traffic
 from control_plane.runtimes.process.egress_policy import (
     FORMAT_ERROR,
@@ -71,9 +72,7 @@ class Egress:
 
     async def close(self) -> None:
         loop = asyncio.get_running_loop()
-        for task in list(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await ended(*self._tasks)
         for transport in list(self.traffic.transports):
             transport.abort()
         for sock in self._listeners:

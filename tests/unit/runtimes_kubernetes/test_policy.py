@@ -47,7 +47,7 @@ async def test_the_warning_comes_with_the_capacity_and_goes_when_an_engine_is_se
             assert told is not None
             assert told.warning == policy_engines.NOT_KNOWN
         finally:
-            door.close()
+            await door.close()
         await w.server.put("pods", agent(k8s_app="cilium"))
 
         async def quiet() -> bool:
