@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -12,6 +13,8 @@ from sqlalchemy import Connection, inspect, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from control_plane.domain.errors import Broken
+
+log = logging.getLogger("vitrine.database")
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 _MIGRATION_LOCK = 0x76697472696E6502  # PostgreSQL advisory lock: "vitrine", 2
@@ -46,7 +49,9 @@ async def migrate(engine: AsyncEngine) -> None:
                 f"the database is at revision {stored}, this version knows {head}",
                 hint="start the newer version of the platform, or restore the backup made before the upgrade",
             )
+        log.info("database.migrating", extra={"before": stored or "empty", "after": head})
         await connection.run_sync(_upgrade)
+        log.info("database.migrated", extra={"revision": head})
 
 
 @asynccontextmanager
