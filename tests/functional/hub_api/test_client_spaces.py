@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import threading
 from dataclasses import replace
 from datetime import UTC, datetime
+from queue import Queue
 
 import httpx
 import pytest
@@ -13,9 +15,12 @@ from huggingface_hub.errors import BadRequestError, HfHubHTTPError, RepositoryNo
 
 from control_plane.domain.builds import BuildStatus
 from control_plane.domain.ids import SpaceId
-from control_plane.domain.spaces import RepoType
+from control_plane.domain.spaces import Build, RepoType
 from control_plane.ports.log_store import LogLine
+from control_plane.proxy.guard import Verdict
+from control_plane.proxy.server import Proxy, ProxyConfig
 from tests.functional.hub_api.running import Platform
+from tests.functional.proxy.conftest import MemoryFeed
 
 
 @pytest.fixture
@@ -199,3 +204,67 @@ def test_the_proxys_door(api: HfApi, platform: Platform, alice: str, bob: str) -
     assert not ask("sign", proof, "alice-demo.localhost")["allowed"]
     anonymous = httpx.post(f"{platform.url}/internal/authorize", json={"host": "a", "kind": "bearer", "credential": "x"})
     assert anonymous.status_code == 401
+
+
+@pytest.mark.filterwarnings("ignore:.*thrown while requesting")
+def test_a_followed_log_goes_on_through_a_renewed_proxy(platform: Platform, alice: str) -> None:
+    """The released client over the real proxy, which is replaced while it follows: each line once, in order, to the end."""
+    owner = HfApi(endpoint=platform.url, token=alice)
+    owner.create_repo("alice/followed", repo_type="space", space_sdk="gradio")
+    owner.upload_file(path_or_fileobj=b"print('hi')\n", path_in_repo="app.py", repo_id="alice/followed", repo_type="space")
+    lines: Queue[str] = Queue()
+
+    async def build() -> Build:
+        async with platform.services.uow.read() as uow:
+            row = await uow.repos.by_name(RepoType.SPACE, "alice", "followed")
+            found = await uow.builds.latest(SpaceId(row.id)) if row else None
+        assert found
+        return found
+
+    def write(*texts: str) -> None:
+        stamped = [LogLine(datetime(2026, 1, 1, tzinfo=UTC), text) for text in texts]
+        platform.run(platform.services.logs.append(f"build/{current.id}", stamped))
+
+    def proxied(port: int = 0) -> tuple[Proxy, int]:
+        async def start() -> Proxy:
+            proxy = Proxy(ProxyConfig(port=port, api_address=f"127.0.0.1:{platform.port}"), MemoryFeed(), nobody)
+            await proxy.start()
+            return proxy
+
+        proxy = platform.run(start())
+        return proxy, proxy.port
+
+    async def nobody(*_: object) -> Verdict:
+        return Verdict(allowed=False)
+
+    current = platform.run(build())
+    write("one", "two")
+    proxy, port = proxied()
+    client = HfApi(endpoint=f"http://localhost:{port}", token=alice)
+
+    def follow() -> None:
+        for line in client.fetch_space_logs("alice/followed", build=True, follow=True):
+            lines.put(line.strip())
+
+    reader = threading.Thread(target=follow)
+    reader.start()
+    try:
+        seen = [lines.get(timeout=60), lines.get(timeout=60)]
+        platform.run(proxy.stop(0.1))
+        write("three")
+        proxy, _ = proxied(port)
+        seen.append(lines.get(timeout=60))
+        write("four")
+        seen.append(lines.get(timeout=60))
+    finally:
+
+        async def end() -> None:
+            async with platform.services.uow.write() as uow:
+                await uow.builds.save(replace(current, status=BuildStatus.FAILED))
+            await platform.services.signals.notify("events", current.space_id)
+
+        platform.run(end())
+        reader.join(60)
+        platform.run(proxy.stop(0.1))
+    assert not reader.is_alive()
+    assert [*seen, *(lines.get_nowait() for _ in range(lines.qsize()))] == ["one", "two", "three", "four"]

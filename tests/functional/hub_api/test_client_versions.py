@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -21,7 +22,7 @@ from control_plane.api.access_rooms import right_of_room
 from control_plane.api.access_table import DOCUMENTATION, right_of
 from tests.functional.hub_api.running import WholePlatform
 
-JOURNEY = Path(__file__).parent / "journey.py"
+JOURNEY, SWEEP = (Path(__file__).with_name(name) for name in ("journey.py", "sweep.py"))
 OLDEST = "1.16.0"
 
 
@@ -33,11 +34,22 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WholePlatform]:
     running.stop()
 
 
-def travel(python: str, whole: WholePlatform, folder: Path, *, xet: bool) -> str:
+@pytest.fixture(scope="module")
+def oldest(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The Python of an environment of its own with the oldest supported client, as a user with an old lock file has it."""
+    uv, folder = Path(sys.executable).parent / "uv", tmp_path_factory.mktemp("oldest")
+    subprocess.run([str(uv), "venv", "-q", "--python", sys.executable, str(folder / "env")], check=True, timeout=120)
+    python = str(folder / "env" / "bin" / "python")
+    # Its command line needs `click`, which the library that brought it does not bring any more.
+    subprocess.run([str(uv), "pip", "install", "-q", "--python", python, f"huggingface_hub=={OLDEST}", "click"], check=True, timeout=240)
+    return python
+
+
+def travel(python: str, whole: WholePlatform, folder: Path, script: Path = JOURNEY, *, xet: bool = True) -> str:
     keep = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "HUGGING"))}
     env = keep | {"HF_HUB_DISABLE_XET": "0" if xet else "1", "PYTHONWARNINGS": "ignore"}
     done = subprocess.run(
-        [python, "-I", str(JOURNEY), whole.url, whole.admin_token, str(folder)], env=env, capture_output=True, text=True, timeout=240
+        [python, "-I", str(script), whole.url, whole.admin_token, str(folder)], env=env, capture_output=True, text=True, timeout=240
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
@@ -49,16 +61,21 @@ def test_current_client(whole: WholePlatform, tmp_path: Path, xet: bool) -> None
 
 
 @pytest.mark.slow
-def test_oldest_supported_client(whole: WholePlatform, tmp_path: Path) -> None:
-    """In an environment of its own, as a user with an old lock file has it."""
-    uv = Path(sys.executable).parent / "uv"
-    subprocess.run([str(uv), "venv", "-q", "--python", sys.executable, str(tmp_path / "env")], check=True, timeout=120)
-    python = str(tmp_path / "env" / "bin" / "python")
-    subprocess.run([str(uv), "pip", "install", "-q", "--python", python, f"huggingface_hub=={OLDEST}"], check=True, timeout=240)
+def test_oldest_supported_client(whole: WholePlatform, tmp_path: Path, oldest: str) -> None:
     for xet in (True, False):
         folder = tmp_path / str(xet)
         folder.mkdir()
-        assert f"journey complete {OLDEST}" in travel(python, whole, folder, xet=xet)
+        assert f"journey complete {OLDEST}" in travel(oldest, whole, folder, xet=xet)
+
+
+def test_every_command_for_spaces(whole: WholePlatform, tmp_path: Path) -> None:
+    """All that `hf spaces` has: done, or refused with a sentence. A sub-command of a newer client is noticed."""
+    assert re.fullmatch(r"\s*swept 1\d of 2\.\S+\n", travel(sys.executable, whole, tmp_path, SWEEP))
+
+
+@pytest.mark.slow
+def test_every_command_for_spaces_of_the_oldest_client(whole: WholePlatform, tmp_path: Path, oldest: str) -> None:
+    assert re.fullmatch(rf"\s*swept 14 of {OLDEST}\n", travel(oldest, whole, tmp_path, SWEEP))
 
 
 def test_command_line(whole: WholePlatform, tmp_path: Path) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 import statistics
 import time
 from collections.abc import Iterator
 
 import httpx
 import pytest
+from fastapi.routing import iter_route_contexts
 
 from tests.functional.hub_api.running import WholePlatform
 
@@ -97,6 +99,39 @@ def test_hidden_and_absent_are_one_answer(whole: WholePlatform, callers: dict[st
                 replies.append(_seen(client.request(method, address, headers={**JSON, **headers}, content=content), name))
             if replies[0] != replies[1] or replies[0][0] not in (303, 401, 404):  # 303: a page that asks to sign in first
                 wrong.append(f"{method} {door}: {replies}"[:900])
+    assert wrong == []
+
+
+def _every_door(whole: WholePlatform) -> Iterator[tuple[str, str]]:
+    """Method and address of each route of the process that names a repository, for each kind that it is for."""
+    for route in iter_route_contexts(whole.app.routes):
+        path = str(route.path)
+        if re.search(r"\{(?:ns|owner)\b", path) is None or "{name" not in path:
+            continue
+        path = re.sub(r"\{(?:ns|owner)\b[^}]*\}", "alice", re.sub(r"\{name\b[^}]*\}", "NAME", path))
+        path = re.sub(r"\{(?:rev|branch)\b[^}]*\}", "main", re.sub(r"\{\w+:int\}", "1", path))
+        for method in sorted(route.methods or ()):
+            for kind in ("spaces", "models", "datasets") if "{kind:kind}" in path else ("",):
+                yield method, re.sub(r"\{[^}]+\}", "x", path.replace("{kind:kind}", kind))
+    yield "GET", "/api/spaces/by-subdomain/alice-NAME"
+
+
+@pytest.mark.parametrize("who", ["anonymous", "mallory"])
+def test_no_route_tells_a_hidden_one_from_an_absent_one(whole: WholePlatform, callers: dict[str, dict[str, str]], who: str) -> None:
+    """Whatever is added to the process: with an empty body, which a route may only refuse before or after it looked."""
+    doors, wrong = list(_every_door(whole)), []
+    assert len(doors) > 300
+    if who == "anonymous":  # who has no rights to change anything anywhere
+        doors = [(method, door) for method, door in doors if method in ("GET", "HEAD")]
+    with httpx.Client(base_url=whole.url, timeout=60, headers={**callers[who], "Accept": "*/*"}) as client:
+        for method, door in doors:
+            content = b"{}" if method in ("POST", "PUT", "PATCH", "DELETE") else None
+            hidden, absent = (
+                _seen(client.request(method, door.replace("NAME", name), headers=JSON, content=content), name)
+                for name in ("private-one", "missing-one")
+            )
+            if hidden != absent or hidden[0] not in (303, 400, 401, 403, 404, 422):
+                wrong.append(f"{method} {door}: {hidden} {absent}"[:900])
     assert wrong == []
 
 
