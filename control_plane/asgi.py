@@ -88,7 +88,8 @@ def build_app(services: Services) -> FastAPI:
         await app.state.web_backend.close()
 
     app = FastAPI(
-        title="Vitrine", version="0.1.0", lifespan=lifespan, docs_url=None, redoc_url=None, description="The Hub API of a self-hosted home for demos.",
+        title="Vitrine", version="0.1.0", lifespan=lifespan, docs_url=None, redoc_url=None,
+        description="The Hub API of a self-hosted home for demos.",
     )  # fmt: skip
     _health(app, services)
     join(

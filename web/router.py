@@ -16,6 +16,7 @@ from web.backend import WebBackend
 from web.page import Pages, page_route
 from web.pages.account import account_router
 from web.pages.admin import admin_router
+from web.pages.api import api_router
 from web.pages.collections import collections_router
 from web.pages.community import community_router
 from web.pages.consent import WebConsent
@@ -41,7 +42,7 @@ def web_router(pages: Pages) -> APIRouter:
     router = APIRouter(route_class=page_route(pages), include_in_schema=False)
     families = (
         gallery_router, sign_in_router, account_router, notices_router, orgs_router, admin_router, space_router, settings_router,
-        collections_router,
+        collections_router, api_router,
     )  # fmt: skip
     for part in families:
         join(router, part(pages))

@@ -196,7 +196,7 @@ _BY_RIGHT: dict[Right, tuple[str, ...]] = {
 TABLE: dict[str, Right] = {route: right for right, routes in _BY_RIGHT.items() for route in routes}
 
 # Pages about the API itself.
-DOCUMENTATION = frozenset({"/openapi.json", "/docs", "/docs/oauth2-redirect", "/redoc"})
+DOCUMENTATION = frozenset({"/openapi.json", "/docs"})
 
 
 def right_of(method: str, path: str) -> Right | None:

@@ -7,6 +7,7 @@ the message catalogues translate; everything else is shown as it is (and escaped
 from __future__ import annotations
 
 from control_plane.domain.timeline import Timeline, TimelineStep
+from web.views.api import ApiCall, ApiFamily, ApiValue
 from web.views.community import DiscussionEntry, DiscussionPage, DiscussionRow
 from web.views.notices import NoticePage, NoticeRow
 from web.views.operations import AdminBuildRow, AdminOverview, AnalyticsView, AuditRow, HourBar, Measure, PoolRow, UsageRow, UserRow
@@ -32,6 +33,9 @@ __all__ = [
     "AdminBuildRow",
     "AdminOverview",
     "AnalyticsView",
+    "ApiCall",
+    "ApiFamily",
+    "ApiValue",
     "AuditRow",
     "BlobView",
     "BuildRow",

@@ -44,7 +44,7 @@ PAGES: dict[str, str] = {
     "organisation": "/organizations/lab-oslo/settings", "new-organisation": "/organizations/new",
     "datasets": "/datasets", "dataset": "/datasets/alice/books", "gated": "/datasets/mira/voices",
     "gate": "/datasets/alice/letters/settings",
-    "device-code": "/oauth/device", "device-asked": "/oauth/device?user_code=WDJBMJHT", "app-asked": "/oauth/authorize",
+    "api": "/docs", "device-code": "/oauth/device", "device-asked": "/oauth/device?user_code=WDJBMJHT", "app-asked": "/oauth/authorize",
     "admin": "/admin", "admin-users": "/admin/users", "admin-quotas": "/admin/quotas?subject=alice", "admin-usage": "/admin/usage",
     "admin-audit": "/admin/audit", "missing": "/spaces/alice/nowhere", "forbidden": "/spaces/mira/whisper-notes/settings",
 }  # fmt: skip
@@ -82,7 +82,7 @@ SHIFT = """() => new Promise(done => { let sum = 0; new PerformanceObserver(l =>
 def memory_app() -> tuple[FastAPI, MemoryWebBackend]:
     """The pages over the memory backend, and a stand-in app to frame."""
     backend = MemoryWebBackend()
-    app = FastAPI()
+    app = FastAPI(docs_url=None, redoc_url=None)
     mount_static(app)
 
     @app.get("/-/stand-in")

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, BrowserContext, expect, sync_playwright
 
 from tests.e2e.web.screenshots import ARGS, CHROMIUM, SPACE, places, problems_of, served
-from tests.fakes.web_backend import MemoryWebBackend
+from tests.fakes.web_backend import LONG, NEW, MemoryWebBackend
 
 pytestmark = [pytest.mark.browser, pytest.mark.skipif(not os.path.exists(CHROMIUM), reason="Chromium is not installed")]
 
@@ -129,4 +132,140 @@ def test_the_app_is_framed_in_a_sandbox_of_its_own_origin(browser: Browser, site
     element = page.locator("iframe[data-app]")
     assert "allow-top-navigation" not in (element.get_attribute("sandbox") or "")
     assert element.get_attribute("referrerpolicy") == "no-referrer"
+    context.close()
+
+
+def test_every_state_of_the_gallery_is_in_the_address_and_back_leads_back(browser: Browser, site: tuple[str, MemoryWebBackend]) -> None:
+    url, backend = site
+    context = _context(browser, site)
+    page = context.new_page()
+    shown = list(backend.cards)
+    backend.cards += [replace(shown[0], name=f"more-{i}", title=f"More {i}") for i in range(30)]
+    try:
+        page.goto(url + "/")
+        page.get_by_role("link", name="Next", exact=True).click()
+        expect(page.get_by_text("Page 2")).to_be_visible()
+        page.get_by_role("link", name="Most liked").click()  # another order begins at its first page
+        expect(page.locator(".case").first).to_contain_text("Betriebs")
+        page.get_by_role("link", name="Gradio", exact=True).click()
+        page.get_by_role("link", name="Running now").click()
+        page.locator("summary", has_text="Hardware").click()
+        page.get_by_role("link", name="t4-small", exact=True).click()
+        expect(page).to_have_url(re.compile("sdk=gradio"))
+        assert all(word in page.url for word in ("sort=likes", "running=1", "hardware=t4-small"))
+        page.locator("#find").fill("More 1")
+        expect(page.locator(".case")).to_have_count(11)
+        page.reload()
+        expect(page.locator(".case")).to_have_count(11)
+        assert page.locator("#find").input_value() == "More 1"
+        page.go_back()
+        expect(page).to_have_url(re.compile("running=1"))
+        assert "hardware" not in page.url
+        page.go_back()
+        page.go_back()
+        expect(page).to_have_url(re.compile(r"\?sort=likes$"))
+        page.go_back()
+        expect(page.get_by_text("Page 2")).to_be_visible()
+    finally:
+        backend.cards[:] = shown
+        context.close()
+
+
+def test_a_log_is_searched_paused_and_downloaded(browser: Browser, site: tuple[str, MemoryWebBackend]) -> None:
+    context = _context(browser, site)
+    page = context.new_page()
+    page.goto(f"{site[0]}{SPACE}/logs?which=run")
+    expect(page.locator("[data-state]")).to_have_text("ended")
+    expect(page.locator("li .ag")).to_contain_text("Running on local URL:")  # a colour of the terminal
+    page.get_by_role("searchbox", name="Search this log").fill("TOKENIZERS")
+    expect(page.locator("li.hit")).to_have_count(1)
+    pause = page.get_by_role("button", name="Pause")
+    pause.click()
+    expect(page.locator("[data-state]")).to_have_text("paused")
+    expect(page.get_by_role("button", name="Go on")).to_have_attribute("aria-pressed", "true")
+    with page.expect_download() as download:
+        page.get_by_role("link", name="Download").click()
+    text = Path(download.value.path()).read_text("utf-8")
+    assert "tokenizers 0.23.1" in text and "\x1b" not in text
+    context.close()
+
+
+def test_history_deploys_a_revision_and_a_deletion_waits_for_the_name(browser: Browser, site: tuple[str, MemoryWebBackend]) -> None:
+    url, backend = site
+    context = _context(browser, site)
+    page = context.new_page()
+    page.goto(f"{url}{SPACE}/commits/main")
+    page.get_by_role("button", name="Deploy revision 9b1c0de").click()
+    expect(page.get_by_text("That revision is being brought live.")).to_be_visible()
+    assert ("deploy", NEW) in backend.calls
+    page.goto(f"{url}{SPACE}/settings")
+    delete = page.get_by_role("button", name="Delete for good")
+    expect(delete).to_be_disabled()
+    page.locator("#confirm").fill("alice/marginali")
+    expect(delete).to_be_disabled()
+    page.locator("#confirm").fill("alice/marginalia")
+    delete.click()
+    page.wait_for_url("**/alice?done=deleted")
+    assert ("delete",) in backend.calls
+    context.close()
+
+
+def test_the_hardware_picker_says_what_is_free_who_waits_and_what_is_allowed(browser: Browser, site: tuple[str, MemoryWebBackend]) -> None:
+    context = _context(browser, site)
+    page = context.new_page()
+    page.goto(f"{site[0]}{SPACE}/settings")
+    tier = page.locator("label.tier")
+    expect(tier.filter(has_text="cpu-basic")).to_contain_text("10 of 16 free · starts in about 9 s")
+    expect(tier.filter(has_text="a10g-small")).to_contain_text("none free · place 2 in line · about 4 min")
+    expect(tier.filter(has_text="a100-large")).to_contain_text("not in your quota")
+    expect(tier.filter(has_text="a100-large").locator("input")).to_be_disabled()
+    expect(page.locator("#hardware")).to_contain_text("gpu-hours: 1.6 / 20")
+    context.close()
+
+
+def test_share_copies_what_it_shows_and_the_app_fills_the_screen(browser: Browser, site: tuple[str, MemoryWebBackend]) -> None:
+    context = _context(browser, site, permissions=["clipboard-read", "clipboard-write"])
+    page = context.new_page()
+    page.goto(f"{site[0]}{SPACE}/share")
+    for heading, begins in (
+        ("Link", "http://127.0.0.1:7860/spaces/alice/marginalia"), ("Embed", '<iframe src="'),
+        ("Call it from Python", "pip install gradio_client"),
+        ("MCP", '{"mcpServers": {"marginalia": {"url": "'), ("Git", "git clone http://127.0.0.1:7860/spaces/alice/marginalia"),
+    ):  # fmt: skip
+        part = page.locator("section", has=page.get_by_role("heading", name=heading, exact=True))
+        part.get_by_role("button", name="Copy").click()
+        expect(part.get_by_role("button")).to_have_text("Copied")
+        assert str(page.evaluate("navigator.clipboard.readText()")).startswith(begins)
+    page.goto(site[0] + SPACE)
+    page.get_by_role("button", name="Full screen").click()
+    page.wait_for_function("document.fullscreenElement?.id === 'stand'")
+    context.close()
+
+
+def test_analytics_has_its_figures_spans_and_table(browser: Browser, site: tuple[str, MemoryWebBackend]) -> None:
+    context = _context(browser, site)
+    page = context.new_page()
+    page.goto(f"{site[0]}{SPACE}/analytics")
+    for label in ("Requests", "Median answer", "99 of 100 within", "Errors", "Processor", "Memory", "Wake-ups", "Cost"):
+        expect(page.locator(".measures dt", has_text=label).first).to_be_visible()
+    page.get_by_role("link", name="7 days").click()
+    expect(page).to_have_url(re.compile("span=week"))
+    page.locator("summary", has_text="As a table").click()
+    expect(page.get_by_role("columnheader", name="Server errors")).to_be_visible()
+    context.close()
+
+
+@pytest.mark.parametrize(
+    ("locale", "words"), [("ru-RU", "Все машины с оборудованием «a10g-largex4» заняты."), ("zh-CN", "硬件“a10g-largex4”的机器全部在用。")]
+)
+def test_why_it_waits_is_said_in_the_readers_language(
+    browser: Browser, site: tuple[str, MemoryWebBackend], locale: str, words: str
+) -> None:
+    context = _context(browser, site, locale=locale)
+    page = context.new_page()
+    page.goto(f"{site[0]}/spaces/alice/{LONG}")
+    expect(page.locator("html")).to_have_attribute("lang", locale[:2])
+    expect(page.locator(".say")).to_contain_text(words)
+    page.goto(f"{site[0]}/spaces/mira/whisper-notes/settings")  # words that no catalogue has: by their code, and as they are
+    expect(page.locator("[role=alert] [lang=en]")).to_have_text("alice is not allowed to change mira's Space.")
     context.close()

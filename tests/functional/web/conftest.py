@@ -51,7 +51,7 @@ async def services(tmp_path: Path) -> AsyncIterator[Services]:
 
 @pytest.fixture
 async def app(services: Services) -> AsyncIterator[FastAPI]:
-    made = FastAPI()
+    made = FastAPI(docs_url=None, redoc_url=None)
     deliveries = Deliveries(services)
     pages = asgi._pages(made, services, deliveries)
     asgi._hub(made, services, deliveries, pages)
