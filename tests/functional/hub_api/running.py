@@ -126,7 +126,7 @@ def make_services(root: Path, port: int = 7860, *, clock: Any = None) -> Platfor
 
 
 def make_app(services: PlatformServices) -> FastAPI:
-    app = FastAPI(title="Vitrine")
+    app = FastAPI(title="Vitrine", docs_url=None, redoc_url=None)
     error_map.install(app)
     app.include_router(hub_router(services, PlainConsent()))
     context.install_context(app)
