@@ -80,9 +80,11 @@ class KubeApi:
             raise Broken(f"no usable Kubernetes configuration: {error}", hint="Set KUBECONFIG or run inside a cluster.") from error
         return cls(plain_client(settings, connections))
 
-    def sibling(self) -> ApiClient:
-        """A client of its own with the same credentials, for calls that take the client over. The caller closes it."""
-        return ApiClient(self._client.configuration)
+    @property
+    def configuration(self) -> Configuration:
+        """Address and credentials, for who speaks to the server in another way."""
+        found: Configuration = self._client.configuration
+        return found
 
     def close(self) -> None:
         self._closed.set()

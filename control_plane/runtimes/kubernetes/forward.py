@@ -13,32 +13,27 @@ import contextlib
 import ipaddress
 import logging
 import os
-import socket
-import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-from kubernetes import client
-from kubernetes.stream import portforward
-
+from control_plane.domain.errors import VitrineError
 from control_plane.domain.ids import ReplicaId
 from control_plane.domain.routes import Endpoint, EndpointKind
 from control_plane.runtimes.kubernetes.api import KubeApi
 from control_plane.runtimes.kubernetes.facts import Item
+from control_plane.runtimes.kubernetes.pod_stream import PodDoor, PodStream
 
 logger = logging.getLogger(__name__)
 
 _CHUNK = 1 << 16
-_CLOSING_S = 1.0
 
 
 class Forwards:
     """`folder` holds the sockets; None = forwarding is not possible here."""
 
     def __init__(self, api: KubeApi, folder: Path | None) -> None:
-        self._api, self._folder = api, folder
+        self._door, self._folder = PodDoor(api), folder
         self._open: dict[str, tuple[ReplicaId, Path, asyncio.Server, set[asyncio.Task[None]]]] = {}  # by pod uid
 
     async def socket_of(self, uid: str, replica_id: ReplicaId, namespace: str, pod: str, port: int) -> str:
@@ -83,50 +78,39 @@ class Forwards:
             await self.drop(replica_id)
 
     async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, namespace: str, pod: str, port: int) -> None:
+        """Until one side ends: HTTP needs no half-closed connections, and the protocol knows none."""
         try:
-            opened = await asyncio.to_thread(connect, self._api, namespace, pod, port)
-        except Exception as error:
-            logger.info("forward.refused", extra={"pod": pod, "error": type(error).__name__})
+            stream = await self._door.open(namespace, pod, port)
+        except VitrineError as error:
+            logger.info("forward.refused", extra={"pod": pod, "error": error.message})
             writer.close()
             return
-        far, close = opened
-        far_reader, far_writer = await asyncio.open_connection(sock=far)
         try:
-            await asyncio.gather(_pump(reader, far_writer), _pump(far_reader, writer))
+            ways = {asyncio.create_task(_up(reader, stream)), asyncio.create_task(_down(stream, writer))}
+            try:
+                await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                for way in ways:
+                    way.cancel()
+                await asyncio.gather(*ways, return_exceptions=True)
         finally:
-            for end in (writer, far_writer):
-                end.close()
-            await asyncio.shield(asyncio.to_thread(close))
+            if stream.error:
+                logger.info("forward.broken", extra={"pod": pod, "error": stream.error[:300]})
+            writer.close()
+            await stream.close()
 
 
-def connect(api: KubeApi, namespace: str, pod: str, port: int) -> tuple[socket.socket, Callable[[], None]]:
-    """Blocking: one port-forward, its near end as a socket, and what closes both."""
-    # The client's stream helper swaps the request function of the ApiClient it is given, so each connection has its own.
-    own: Any = api.sibling()
-    core = client.CoreV1Api(own)
-    forward: Any = portforward(core.connect_get_namespaced_pod_portforward, pod, namespace, ports=str(port))
-    near = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, fileno=forward.socket(port).detach())
-    near.setblocking(False)
-
-    def close() -> None:
-        over = time.monotonic() + _CLOSING_S
-        while forward.connected and time.monotonic() < over:  # the client's own thread ends it once it saw our end close
-            time.sleep(0.02)
-        with contextlib.suppress(Exception):  # whichever side ended first, its thread may have closed it already
-            forward.websocket.shutdown()
-        own.close()
-
-    return near, close
-
-
-async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Until one side ends; then the other end is told, as far as it can be."""
+async def _up(reader: asyncio.StreamReader, stream: PodStream) -> None:
     with contextlib.suppress(OSError):
         while data := await reader.read(_CHUNK):
+            await stream.write(data)
+
+
+async def _down(stream: PodStream, writer: asyncio.StreamWriter) -> None:
+    with contextlib.suppress(OSError):
+        while data := await stream.read():
             writer.write(data)
             await writer.drain()
-    with contextlib.suppress(OSError, RuntimeError):
-        writer.close()
 
 
 async def is_reachable(address: str, timeout_s: float = 1.0) -> bool:
