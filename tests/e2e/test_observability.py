@@ -141,6 +141,42 @@ def test_every_documented_metric_exists_and_nothing_else(watched: Platform) -> N
     assert live.value == 1
 
 
+def test_one_push_and_one_visit_leave_figures_of_everything_that_is_watched(watched: Platform) -> None:
+    """Declared is not measured: each of these has really been observed, or says how much there is."""
+    wanted = {
+        "waiting in the queue": ("vitrine_build_wait_seconds_count", {}),
+        "phases of a build": ("vitrine_build_phase_seconds_count", {}),
+        "builds": ("vitrine_build_seconds_count", {"outcome": "succeeded"}),
+        "placing a replica": ("vitrine_start_phase_seconds_count", {"phase": "placing"}),
+        "starting a replica": ("vitrine_start_phase_seconds_count", {"phase": "starting"}),
+        "a push that is live": ("vitrine_push_live_seconds_count", {}),
+        "reconciling": ("vitrine_reconcile_seconds_count", {}),
+        "reconciling late": ("vitrine_reconcile_lag_seconds_count", {}),
+        "latency of the proxy": ("vitrine_proxy_request_seconds_count", {}),
+        "requests of the API": ("vitrine_http_request_seconds_count", {}),
+        "the database reads": ("vitrine_database_seconds_count", {"kind": "read"}),
+        "the database writes": ("vitrine_database_seconds_count", {"kind": "write"}),
+        "the database is waited for": ("vitrine_database_seconds_count", {"kind": "wait"}),
+        "capacity of a pool": ("vitrine_pool_units", {"state": "total"}),
+        "what of it is used": ("vitrine_pool_units", {"state": "used"}),
+        "replicas": ("vitrine_replicas", {}),
+    }
+    end = time.monotonic() + 60
+    while True:
+        samples = [s for f in text_string_to_metric_families(scrape(watched)) for s in f.samples]
+        silent = [
+            what
+            for what, (name, labels) in wanted.items()
+            if not any(s.name == name and labels.items() <= s.labels.items() and s.value > 0 for s in samples)
+        ]
+        if not silent or time.monotonic() > end:
+            break
+        time.sleep(0.2)
+    assert silent == []
+    there = {s.name for s in samples}
+    assert {"vitrine_queue_messages", "vitrine_build_queue_age_seconds", "vitrine_builds_open", "vitrine_wake_seconds_count"} <= there
+
+
 def test_the_proxy_has_a_scrape_address_of_its_own_for_who_has_the_token(watched: Platform) -> None:
     text = scrape(watched, "/-/proxy/metrics", Authorization=f"Bearer {TOKEN}")
     assert 'vitrine_proxy_requests_total{space="admin/watched"' in text
