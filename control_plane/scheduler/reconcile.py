@@ -142,6 +142,14 @@ class Reconciler:
                 await self._sweep()
             else:
                 self.request(SpaceId(key))
+                await self._readmit(SpaceId(key))
+
+    async def _readmit(self, space_id: SpaceId) -> None:
+        if self._d.is_leading():
+            try:
+                await self._routes.readmit(space_id)
+            except VitrineError as error:  # the look that was asked for publishes it too
+                log.warning("readmit.failed", extra={"space_id": space_id, "error": error.message})
 
     async def _runtime_changes(self) -> None:
         async for space_id in self._d.runtime.changes():

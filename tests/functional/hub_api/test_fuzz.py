@@ -24,6 +24,7 @@ from tests.functional.hub_api.running import WholePlatform
 _ENDLESS = re.compile(r"/(events|logs|metrics)(/|$)")
 _METHODS = ("get", "head", "post", "put", "patch", "delete")
 _ROUNDS = int(os.environ.get("VITRINE_FUZZ_ROUNDS", "2"))  # more of them finds more
+_SEED = int(os.environ.get("VITRINE_FUZZ_SEED", "20260101"))
 
 NASTY_TEXT = (
     "", " ", "\x00", "a\x00b", "\ud800", "x\udfff", "../../../etc/passwd", "%2e%2e%2f", "refs/heads/main", "refs/pr/1", "-c",
@@ -155,7 +156,7 @@ def test_every_operation_survives_what_nobody_planned(
     faults: list[str] = []
     asked = 0
 
-    @seed(20260101)
+    @seed(_SEED)
     @settings(max_examples=_ROUNDS, deadline=None, phases=(Phase.generate,), suppress_health_check=list(HealthCheck), database=None)
     @given(st.integers(0, 1 << 32), st.lists(texts, min_size=4, max_size=4), values)
     def round_of_requests(start: int, nasty: list[str], loose: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
@@ -14,10 +15,10 @@ from control_plane.domain.accounts import Account
 from control_plane.domain.capacity import Capacity, Node, NodePool
 from control_plane.domain.errors import Unavailable
 from control_plane.domain.hardware import Flavor, FlavorCatalog
-from control_plane.domain.ids import SpaceId
+from control_plane.domain.ids import ReplicaId, SpaceId
 from control_plane.domain.reasons import Reason
 from control_plane.domain.replicas import ReplicaState
-from control_plane.domain.routes import ActivityReport, Endpoint, EndpointKind, Route
+from control_plane.domain.routes import ActivityReport, Endpoint, EndpointKind, Route, RouteState
 from control_plane.domain.sensitive import Sensitive
 from control_plane.domain.spaces import DesiredState, Replica, Space
 from control_plane.domain.stage import Stage
@@ -253,3 +254,39 @@ async def test_a_silent_runtime_costs_the_replica_nothing(world: World, ann: Acc
         await world.turn(one)
     await world.up(one)
     assert (await world.view(one))[0] is Stage.RUNNING
+
+
+async def test_visitors_of_a_paused_space_wait_from_the_restart_on(world: World, ann: Account, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also while what was paused is still ending, and nobody is sent to that."""
+    one = await world.make(ann, "one")
+    await world.up(one)
+    stopping, may_end = asyncio.Event(), asyncio.Event()
+    stop = world.runtime.stop
+
+    async def slow(replica_id: ReplicaId, *, grace_s: float = 10.0) -> None:
+        stopping.set()
+        await may_end.wait()
+        await stop(replica_id, grace_s=grace_s)
+
+    async def wants(desired: DesiredState) -> None:
+        async with world.db.write() as work:
+            found = await work.spaces.get(one)
+            assert found is not None
+            await work.spaces.save(replace(found, desired=desired))
+
+    monkeypatch.setattr(world.runtime, "stop", slow)
+    await wants(DesiredState.PAUSED)
+    look = asyncio.create_task(world.turn(one))
+    try:
+        await stopping.wait()
+        assert world.routes[one].state is RouteState.PAUSED
+        await world.scheduler._readmit(one)
+        assert world.routes[one].state is RouteState.PAUSED, "nobody brought it back"
+        await wants(DesiredState.RUNNING)
+        await world.scheduler._readmit(one)
+        assert (world.routes[one].state, world.routes[one].endpoints) == (RouteState.STARTING, ())
+    finally:
+        may_end.set()
+        await look
+    await world.up(one)
+    assert world.routes[one].state is RouteState.READY
