@@ -53,8 +53,8 @@ class Activator:
         except OSError:
             self._asked.pop(space_id, None)  # the bus is down: the next visit or tick asks again
 
-    def hold(self, client: ClientConnection, entry: Entry) -> Code | None:
-        """None when the request waits now; a code when a queue is full."""
+    def hold(self, client: ClientConnection, entry: Entry, *, ask: bool = True) -> Code | None:
+        """None when the request waits now, for a start that is asked for or for news only; a code when a queue is full."""
         held = self._held.setdefault(entry.route.host, {})
         if len(held) >= self._per_space:
             return Code.WAKE_QUEUE_FULL
@@ -62,7 +62,8 @@ class Activator:
             return Code.PROXY_QUEUE_FULL
         held[client] = None
         self.count += 1
-        self.ask(entry)
+        if ask:
+            self.ask(entry)
         return None
 
     def drop(self, client: ClientConnection, host: str) -> None:
@@ -77,9 +78,13 @@ class Activator:
         """The route of `host` changed: when it no longer waits, every held request looks again, oldest first."""
         if entry is not None:
             if entry.route.state.may_wake and not entry.is_ready:
-                for client in tuple(self._held.get(host, ())) if entry.kept_by_quota else ():
-                    client.entry = entry
-                    client.wake_refused()
+                for client in tuple(self._held.get(host, ())):
+                    if client.waits_for_restart:
+                        self.drop(client, host)
+                        client.look_again()
+                    elif entry.kept_by_quota:
+                        client.entry = entry
+                        client.wake_refused()
                 return
             asked = self._asked.pop(entry.route.space_id, None)
             if asked is not None and entry.route.state is RouteState.READY:

@@ -236,15 +236,25 @@ class ClientConnection(ExpressSide):
         self._buffer = data
 
     def wait_for_wake(self, entry: Entry) -> None:
-        head = self.head
         code = self.core.activator.hold(self, entry)
         if code is not None:
             self.refuse(code, reveal=True)
             return
-        self._wait_host = entry.route.host
         # A quota that refused before may have room now: the scheduler is asked, and answers soon when it has not.
         patience = min(_QUOTA_PATIENCE_S, self.core.config.wake_timeout_s) if entry.kept_by_quota else self.core.config.wake_timeout_s
-        self.deadline = self.core.now + patience
+        self._wait(entry, patience)
+
+    def wait_for_restart(self, entry: Entry) -> bool:
+        """A paused Space may have been restarted a moment ago, by who asks now. False when it is known not to be."""
+        if self.core.activator.hold(self, entry, ask=False) is not None:
+            return False
+        self._wait(entry, self.core.config.paused_patience_s)
+        return True
+
+    def _wait(self, entry: Entry, patience_s: float) -> None:
+        self._wait_host = entry.route.host
+        self.deadline = self.core.clock() + patience_s
+        head = self.head
         if head is not None and (head.length > 0 or head.length == CHUNKED):
             self._hold(BY_BUFFER)
 
@@ -256,7 +266,11 @@ class ClientConnection(ExpressSide):
 
     def _waited_enough(self, now: float) -> None:
         entry = self.core.table.get(self._wait_host)
-        if entry is not None and entry.kept_by_quota:
+        if self.waits_for_restart:
+            self.core.activator.drop(self, self._wait_host)
+            self._wait_host = ""
+            self.refuse(Code.SPACE_PAUSED, reveal=True)
+        elif entry is not None and entry.kept_by_quota:
             self.entry = entry
             self.wake_refused()
         elif self.entry is not None and self.entry.kept_by_quota:

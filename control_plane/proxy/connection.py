@@ -6,6 +6,7 @@ import asyncio
 import time
 from typing import TYPE_CHECKING, Final
 
+from control_plane.domain.routes import RouteState
 from control_plane.proxy.access_log import client_part, request_part
 from control_plane.proxy.activity import SpaceActivity
 from control_plane.proxy.chunks import ChunkReader
@@ -116,6 +117,10 @@ class Connection(asyncio.Protocol):
     def is_sign_of_life(self) -> bool:
         """An event stream that only says that a tab is open: it begins again elsewhere, and nothing is lost."""
         return self.is_stream and not self._live
+
+    @property
+    def waits_for_restart(self) -> bool:
+        return self.waits_for_wake and self.entry is not None and self.entry.route.state is RouteState.PAUSED
 
     @property
     def is_deaf(self) -> bool:

@@ -68,6 +68,7 @@ class ProxyConfig:
     app_timeout_s: float = 600.0
     stream_idle_s: float = 7200.0
     wake_timeout_s: float = 300.0
+    paused_patience_s: float = 1.0  # how old a route may be: a request right after a restart finds a paused Space that is none any more
     drain_s: float = 60.0
     finish_s: float = 3600.0  # when a successor has the listener: how long uploads, downloads and streams in use may still go on
     recheck_s: float = 30.0  # after so long what is open to a private app is asked about again, also when no news came of an ended right

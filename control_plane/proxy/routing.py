@@ -126,6 +126,8 @@ def admit(client: ClientConnection, head: RequestHead, entry: Entry) -> None:
         else:
             client.wait_for_wake(entry)
         return
+    if route.state is RouteState.PAUSED and client.wait_for_restart(entry):
+        return
     client.refuse(_STATES.get(route.state, Code.NO_REPLICA), reveal=True)
 
 

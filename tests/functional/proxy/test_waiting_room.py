@@ -108,3 +108,23 @@ async def test_bodies_wait_outside_of_memory_and_those_too_many_are_refused_unre
     for wire, task in uploads:
         assert json.loads((await wire.answer()).body)["size"] == 30_000_000
         await task
+
+
+@pytest.mark.parametrize("config", [{"paused_patience_s": 300.0}])
+@pytest.mark.parametrize("state", [RouteState.STARTING, RouteState.ASLEEP, RouteState.READY])
+async def test_who_restarts_a_space_and_asks_at_once_is_not_told_that_it_is_paused(world: World, state: RouteState) -> None:
+    """The route may be a moment old: a request waits for the next one, and what becomes of it is decided by that."""
+    await world.put(state=RouteState.PAUSED, endpoints=())
+    asking = await hold(world, "alice-demo.localhost", 2)
+    page = asyncio.create_task(world.get(Accept="text/html", Sec_Fetch_Mode="navigate"))
+    async with asyncio.timeout(60):
+        while world.proxy.core.activator.count < 3:
+            await asyncio.sleep(0.001)
+    assert world.feed.woken == []
+    if state is not RouteState.READY:
+        await world.put(state=state, endpoints=())
+        assert (await page).headers["x-vitrine-error"] == "SPACE_STARTING"
+        assert world.proxy.core.activator.count == 2
+    await world.put()
+    assert {answer.status for answer in await asyncio.gather(*asking)} == {200}
+    assert (await page).status in (200, 503) and world.proxy.core.activator.count == 0
