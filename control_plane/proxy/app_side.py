@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import time
+from itertools import chain, repeat
 from typing import TYPE_CHECKING, cast
 
 from control_plane.net.dial import DialError
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 _CODING = re.compile(rb"\r\ntransfer-encoding:[^\r]*", re.IGNORECASE)
 _LAST_WORDS_S = 3.0
-_CONNECT_RETRY_S = (0.05, 0.2, *(0.5,) * 9)  # an app, or the API, may be between two processes: 5 s, then it is refused
+_CONNECT_RETRY_S = (0.05, 0.2)  # and then each half second
 
 
 class AppSide(OwnAnswers):
@@ -57,7 +58,7 @@ class AppSide(OwnAnswers):
         waiting_room, name = self.core.reconnecting, self.entry.route.host if self.entry is not None else ""
         has_place = False
         began = time.perf_counter()
-        retries = iter(_CONNECT_RETRY_S)
+        retries = chain(_CONNECT_RETRY_S, repeat(0.5))
         refused: list[Pool] = []
         try:
             while True:
@@ -75,13 +76,13 @@ class AppSide(OwnAnswers):
                         self._task = None
                         self.look_again()
                         return
-                    pause = None if error.timed_out else next(retries, None)
-                    has_place = has_place or (pause is not None and waiting_room.enter(name))
-                    if pause is None or not has_place:
+                    waits = not error.timed_out and time.perf_counter() - began < self.core.config.refused_patience_s
+                    has_place = has_place or (waits and waiting_room.enter(name))
+                    if not waits or not has_place:
                         self._task = None
                         self.refuse(self._no_connection(error), reveal=True)
                         return
-                    await asyncio.sleep(pause)
+                    await asyncio.sleep(next(retries))
         finally:
             if has_place:
                 waiting_room.leave(name)

@@ -256,7 +256,7 @@ async def world(config: dict[str, object]) -> AsyncIterator[World]:
     settings: dict[str, object] = {
         "port": 0, "public_url": "http://localhost:7860", "api_address": f"127.0.0.1:{api.port}", "access_log": "",
         "connect_timeout_s": 2.0, "report_every_s": 0.02, "last_call_s": 0.0,
-        "paused_patience_s": 0.05,
+        "paused_patience_s": 0.05, "refused_patience_s": 2.0,
     }  # fmt: skip
     proxy = Proxy(ProxyConfig(**(settings | config)), feed, authorize)  # type: ignore[arg-type]
     await proxy.start()
