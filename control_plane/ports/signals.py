@@ -12,7 +12,7 @@ from control_plane.domain.routes import ActivityReport, Route, RouteChange, Rout
 class Signals(Protocol):
     """Topics: `reconcile` (key = space id), `events` (key = space id: new SpaceEvent rows or runtime change),
     `builds` (key = build id: new log lines or status), `access` (key = user or token id: rights changed),
-    `notices` (key = user id: something to be told, or read)."""
+    `notices` (key = user id: something to be told, or read), `pictures` (key = space id and revision of a new picture)."""
 
     async def notify(self, topic: str, key: str) -> None:
         """Tell everyone; never raises for a missing listener or a broken bus."""
