@@ -65,7 +65,7 @@ class ProxyConfig:
     body_stall_s: float = 60.0  # a client that sends nothing of its body, or takes nothing of its answer, for so long has stalled
     body_min_rate: float = 64.0  # bytes a second, on the average once `body_stall_s` are over: a trickle is not an upload
     connect_timeout_s: float = 5.0
-    refused_patience_s: float = 15.0  # an app, or the API, may be between two processes, and who would start it as well
+    refused_patience_s: float = 30.0  # an app, or the API, may be between two processes, and who would start it as well
     app_timeout_s: float = 600.0
     stream_idle_s: float = 7200.0
     wake_timeout_s: float = 300.0
