@@ -58,7 +58,7 @@ async def meter_replica(uow: UnitOfWork, repo: Repo | None, replica: Replica, ca
 
 
 async def meter_build(uow: UnitOfWork, repo: Repo | None, build: Build, now: datetime) -> None:
-    """Meter a build attempt that just ended (succeeded, failed, cancelled, superseded or lost)."""
+    """Meter a build attempt that just ended: succeeded, failed, cancelled or superseded. One whose machine went away is nobody's bill."""
     owner_id = await _owner(uow, repo, build.space_id)
     if build.started_at is None or owner_id is None:
         return
@@ -71,3 +71,9 @@ async def meter_build(uow: UnitOfWork, repo: Repo | None, build: Build, now: dat
             day=day,
             amount=seconds / 60,
         )
+
+
+async def meter_ended_build(uow: UnitOfWork, build: Build) -> None:
+    """The same for a build that has its `finished_at`."""
+    if build.finished_at is not None:
+        await meter_build(uow, await uow.repos.get(RepoId(build.space_id)), build, build.finished_at)

@@ -174,7 +174,7 @@ def _accounts(api: APIRouter, door: Door) -> None:
             user = await people.find_account(work, name, AccountKind.USER)
             if body.suspended and actor.user is not None and user.id == actor.user.id:
                 raise Rejected("you cannot suspend yourself; another admin can")
-            changed, spaces = await suspend(work, signals, user, body.suspended)
+            changed, spaces = await suspend(work, clock, signals, user, body.suspended)
             facts = {"before": user.is_suspended, "after": body.suspended, "spaces": spaces}
             await door.note(work, actor, "user.suspend" if body.suspended else "user.resume", f"user:{user.name}", **facts)
         return {**account_json(changed), "spaces": spaces}
@@ -247,7 +247,7 @@ async def _check_removable(work: UnitOfWork, actor: Actor, user: Account) -> Non
         raise Rejected("you cannot remove yourself; another admin can")
     owned = {kind.plural: await work.repos.count(kind, owner_id=user.id) for kind in RepoType}
     if any(owned.values()):
-        what = ", ".join(f"{count} {kind}" for kind, count in owned.items() if count)
+        what = ", ".join(f"{count} {kind if count > 1 else kind.removesuffix('s')}" for kind, count in owned.items() if count)
         raise Rejected(f"{user.name} still owns {what}; delete or move those first, or suspend the user")
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
 
+from control_plane.accounts.metering import meter_ended_build
 from control_plane.domain.errors import NotFound
 from control_plane.domain.ids import BuildId, RepoId, SpaceId
 from control_plane.domain.repo_query import RepoQuery
@@ -139,7 +140,9 @@ def routes(api: APIRouter, door: Door) -> None:
         from control_plane.builds.record import cancel_build
 
         actor = await door.admin(request)
-        build = await cancel_build(uow, services.clock, services.signals, BuildId(build_id), by=actor.name, address=actor.address)
+        build = await cancel_build(
+            uow, services.clock, services.signals, BuildId(build_id), by=actor.name, address=actor.address, meter=meter_ended_build
+        )
         async with uow.read() as work:
             repo = await work.repos.get(RepoId(build.space_id))
         return _build_json(build, repo.full_name if repo else build.space_id)

@@ -208,9 +208,12 @@ def _is_lost(build: Build, now: datetime, limit_s: float) -> bool:
 
 
 async def cancel_build(
-    uow_factory: UnitOfWorkFactory, clock: Clock, signals: Signals, build_id: BuildId, *, by: str, address: str = ""
+    uow_factory: UnitOfWorkFactory, clock: Clock, signals: Signals, build_id: BuildId, *, by: str, address: str, meter: BuildMeter
 ) -> Build:
-    """Cancel an open build; its worker stops at its next report (2 s at most). Terminal builds are returned as they are."""
+    """Cancel an open build; its worker stops at its next report (2 s at most). Terminal builds are returned as they are.
+
+    `meter` counts what it used until now, as for one that ended by itself.
+    """
     now = clock.now()
     async with uow_factory.write() as uow:
         build = await uow.builds.get(build_id)
@@ -220,6 +223,7 @@ async def cancel_build(
             return build
         build = replace(build, status=advance_build(build.status, BuildChange.CANCEL), finished_at=now, reason=Reason.BUILD_CANCELLED)
         await uow.builds.save(build)
+        await meter(uow, build)
         facts: Mapping[str, object] = {"build_id": build_id, "by": by}
         await uow.events.add(build.space_id, now, "build.cancelled", facts)
         await uow.audit.append(

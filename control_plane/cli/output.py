@@ -93,7 +93,8 @@ def draw(rows: Sequence[Row], columns: Mapping[str, str]) -> None:
     console = Console(width=_width(), highlight=False)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for key, heading in columns.items():
-        numbers = all(isinstance(row.get(key), (int, float, type(None))) and not isinstance(row.get(key), bool) for row in rows)
+        values = [row.get(key) for row in rows]
+        numbers = any(v is not None for v in values) and all(isinstance(v, int | float | None) and not isinstance(v, bool) for v in values)
         is_short = all(len(cell(row.get(key))) <= _SHORT for row in rows)  # the long ones give way
         table.add_column(heading, justify="right" if numbers else "left", overflow="fold", no_wrap=is_short)
     for row in rows:

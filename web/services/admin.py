@@ -149,7 +149,7 @@ class AdminFamily(PeopleFamily, GalleryFamily):
             user = await people.find_account(uow, name, AccountKind.USER)
             if user.id == admin.id:
                 raise Rejected("You cannot suspend yourself.")
-            _, spaces = await suspension.suspend(uow, self.d.signals, user, suspended)
+            _, spaces = await suspension.suspend(uow, self.d.clock, self.d.signals, user, suspended)
             await uow.audit.append(
                 at=self.d.clock.now(), actor=admin.name, action="user.suspend" if suspended else "user.resume", subject=f"user:{name}",
                 address=actor.address, facts={"before": user.is_suspended, "after": suspended, "spaces": spaces},

@@ -7,6 +7,7 @@ import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 
 from control_plane.accounts import people, policy
+from control_plane.accounts.metering import meter_ended_build
 from control_plane.builds import record
 from control_plane.community import discussions
 from control_plane.domain.accounts import Action, Actor
@@ -281,7 +282,9 @@ class SpaceFamily(Base):
         if build is None or build.space_id != space.id:
             raise NotFound("there is no such build of this Space")
         if not build.status.is_terminal:
-            await record.cancel_build(self.d.uow, self.d.clock, self.d.signals, build.id, by=actor.name, address=actor.address)
+            await record.cancel_build(
+                self.d.uow, self.d.clock, self.d.signals, build.id, by=actor.name, address=actor.address, meter=meter_ended_build
+            )
 
     async def rename(self, actor: Actor, kind: RepoType, owner: str, name: str, to_owner: str, to_name: str) -> str:
         repo = await self.repo_for(actor, kind, owner, name, Action.ADMIN)

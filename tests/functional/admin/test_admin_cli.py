@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import click
@@ -161,7 +162,13 @@ def test_a_space_from_list_to_remove_with_its_usage(platform: Platform) -> None:
     platform.admin("user", "add", "sue")
     repo = make_space(platform, "sue", "demo")
     services = platform.services
-    build_id = new_id()
+    build_id, second_id = new_id(), new_id()
+    begun = services.clock.now() - timedelta(minutes=10)
+
+    async def build(build_id: str) -> None:
+        async with services.uow.write() as work:
+            fresh = Build(BuildId(build_id), SpaceId(repo.id), Sha("a" * 40), BuildStatus.RUNNING, begun, started_at=begun)
+            await work.builds.add(fresh)
 
     async def run_and_queue() -> None:
         now = services.clock.now()
@@ -175,12 +182,12 @@ def test_a_space_from_list_to_remove_with_its_usage(platform: Platform) -> None:
             await work.deployments.save_replica(
                 Replica(ReplicaId(new_id()), space.id, 7, ReplicaState.READY, now, started_at=now, hardware="cpu-basic")
             )
-            await work.builds.add(Build(BuildId(build_id), space.id, Sha("a" * 40), BuildStatus.QUEUED, now))
             usage = {"account_id": repo.owner_id, "space_id": space.id, "flavor": "t4-small", "day": f"{now:%Y-%m-%d}"}
             await work.quotas.add_usage(**usage, key="hours", amount=2.5)
             await work.quotas.add_usage(**usage, key="gpu-hours", amount=2.5)
 
     platform.run(run_and_queue())
+    platform.run(build(build_id))
     assert [row["name"] for row in platform.json("space", "list", "--owner", "sue")] == ["sue/demo"]
     assert platform.json("space", "show", "sue/demo")["builds"][0]["id"] == build_id
     assert {row["key"]: row["used"] for row in platform.json("quota", "show", "sue")} == {
@@ -197,14 +204,19 @@ def test_a_space_from_list_to_remove_with_its_usage(platform: Platform) -> None:
     assert used[0]["used"] >= 1
     assert build_id in platform.admin("build", "list", "--quiet")
     assert platform.admin("build", "cancel", build_id, "--quiet") == "cancelled\n"
+    used = {row["key"]: row["used"] for row in platform.json("quota", "show", "sue")}
+    assert used["build-minutes"] >= 10, "what was cancelled has been used"
     assert platform.json("build", "list", "--space", "sue/demo")[0]["status"] == "cancelled"
     assert platform.admin("space", "pause", "sue/demo", "--quiet") == "PAUSED\n"
     assert platform.admin("space", "restart", "sue/demo", "--quiet") != "PAUSED\n"
+    platform.run(build(second_id))
     found = platform.json("user", "suspend", "sue")
     assert (found["suspended"], found["spaces"]) == (True, 1)
     assert platform.json("space", "show", "sue/demo")["reason"] == "OWNER_SUSPENDED"
+    ended = next(row for row in platform.json("build", "list", "--space", "sue/demo") if row["id"] == second_id)
+    assert ended["status"] == "cancelled", "a build is its owner's code, too"
     assert platform.json("user", "suspend", "sue", "--undo")["suspended"] is False
-    assert "still owns 1 spaces" in platform.admin("user", "remove", "sue", "--yes", code=1)
+    assert "still owns 1 space;" in platform.admin("user", "remove", "sue", "--yes", code=1)
     assert "--yes" in platform.admin("space", "remove", "sue/demo", code=2)
     platform.admin("space", "remove", "sue/demo", "--yes")
     assert platform.json("space", "list", "--owner", "sue") == []
