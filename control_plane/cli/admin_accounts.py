@@ -48,7 +48,7 @@ def list_users(platform: Platform, out: Out) -> None:
 @click.option("--undo", is_flag=True, help="Lift the suspension.")
 @talks
 def suspend_user(name: str, undo: bool, platform: Platform, out: Out) -> None:
-    """Stop a user's apps and tokens at once; nothing is deleted."""
+    """Stop a user's apps, builds and tokens at once; nothing is deleted."""
     found = platform.call("POST", f"/api/admin/users/{part(name)}/suspension", body={"suspended": not undo})
     line = (
         f"{found['name']} is back; {found['spaces']} Spaces may run again."
