@@ -35,7 +35,8 @@ SMALL_TREE_BYTES = 256 << 20  # a tree that the runtime may copy at each start: 
 @dataclass(frozen=True, slots=True)
 class ImageConfig:
     """`registry`: where images go (`host:port/prefix`), "" = they stay in the engine. `build_network`: the engine's network of
-    RUN steps; it must not reach the platform. `no_buildkit`: why BuildKit is not used although a client is here.
+    RUN steps; it must not reach the platform. `no_buildkit`: why BuildKit is not used although a client is here. `only_buildkit`: the
+    classic builder cannot run steps in this engine, and BuildKit's use `build_network`.
 
     Mirrors as the classic builder's steps reach them, and (`kit_…`) as BuildKit's do. `ca_bundle`: PEM file, trusted besides the usual.
     """
@@ -48,6 +49,7 @@ class ImageConfig:
     kit_apt_mirror: str = ""
     ca_bundle: str = ""
     no_buildkit: str = ""
+    only_buildkit: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +104,7 @@ class ImageBuilder:
                 context=context,
                 dockerfile=file,
                 tag=tag,
-                network="" if plan.with_buildkit else self._config.build_network,
+                network="" if plan.with_buildkit and not self._config.only_buildkit else self._config.build_network,
                 args=plan.args,
                 secrets=self._secret_files(plan, reporter, Path(scratch)),
                 labels={} if plan.is_generated else labels,
@@ -203,7 +205,7 @@ def blueprint(
     )
     uses_apt = bool(packages) or declaration.is_open
     # Only a mount can tell apt of a mirror without a trace in the image; everything else the classic builder does as well.
-    with_buildkit = has_buildkit and uses_apt and bool(config.kit_apt_mirror)
+    with_buildkit = has_buildkit and (config.only_buildkit or (uses_apt and bool(config.kit_apt_mirror)))
     mirrors = Mirrors(apt_mirror=config.kit_apt_mirror, suite=base.debian).files() if with_buildkit else {}
     text = dockerfile.render(image)
     index = config.kit_index_url if with_buildkit else config.pypi_index_url
@@ -258,7 +260,7 @@ def _own_dockerfile(
         )
     suite = next((one.debian for one in catalog.images if one.name in facts.images), "")
     mirrors = Mirrors(config.kit_index_url, config.kit_apt_mirror, suite, authorities).files()
-    with_buildkit = has_buildkit and (facts.needs_buildkit or bool(mirrors))
+    with_buildkit = has_buildkit and (config.only_buildkit or facts.needs_buildkit or bool(mirrors))
     if with_buildkit:
         text = for_buildkit(text, tenant=request.tenant, space_id=request.space_id, mounts=sorted(mirrors))
     wanted = facts.secret_ids & frozenset(request.secret_names)

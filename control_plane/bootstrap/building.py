@@ -145,6 +145,11 @@ def build_images(settings: Settings) -> ImagePipeline | None:
             kit_index_url=reach(settings.pypi_index_url, found.buildkit_gateway),
             kit_apt_mirror=reach(settings.apt_mirror, found.buildkit_gateway),
         )  # fmt: skip
+    if settings.runtime == "kubernetes" and client:
+        from control_plane.runtimes.docker.build_network import has_bridge
+
+        if not has_bridge(settings.docker_host):
+            config = replace(config, build_network="host", only_buildkit=True)
     login = registry_login(settings)
     engine = DockerEngine(DockerConfig(settings.docker_host, RegistryLogin(*login) if login else None, client))
     return ImageBuilder(engine, load_catalog(), config)

@@ -10,12 +10,13 @@ import contextlib
 import ipaddress
 import logging
 import socket
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from control_plane.domain.errors import Rejected
+from control_plane.domain.errors import Rejected, Unavailable
 from control_plane.domain.reasons import Reason
 from control_plane.runtimes.docker import firewall, manifests
 from control_plane.runtimes.docker.build_limits import limit_buildkit
@@ -84,6 +85,25 @@ def ensure_build_network(
             return found
         except Rejected as error:
             return BuildNetwork(name, gateway, no_buildkit=error.message)
+    finally:
+        engine.close()
+
+
+def has_bridge(docker_host: str, *, patience_s: float = 60.0) -> bool:
+    """Whether the engine has a default bridge for RUN steps. One in an unprivileged pod has none: its steps use the pod's network.
+
+    Blocking. An engine that starts beside us may answer later; raises Unavailable when it does not within `patience_s`.
+    """
+    engine = Engine(docker_host)
+    try:
+        end = time.monotonic() + patience_s
+        while True:
+            try:
+                return _named(engine, "bridge") is not None
+            except Unavailable:
+                if time.monotonic() > end:
+                    raise
+                time.sleep(0.5)
     finally:
         engine.close()
 

@@ -64,6 +64,16 @@ def test_an_index_of_the_platform_is_an_argument_of_the_first_stage_only(tmp_pat
     assert "UV_DEFAULT_INDEX" not in plan.text.split("\nFROM ")[-1]
 
 
+@pytest.mark.parametrize("files", [APP, {"Dockerfile": "FROM x\n"}])
+def test_where_only_buildkit_can_run_steps_it_runs_them_all(files: dict[str, str], tmp_path: Path) -> None:
+    """An engine in an unprivileged pod: its steps use the pod's network, which the classic builder has no rights over."""
+    request = build_request(**({"sdk": "docker"} if "Dockerfile" in files else {}))
+    source, catalog = tree(tmp_path, files), load_catalog()
+    for only in (True, False):
+        plan = blueprint(request, source, catalog, ImageConfig(only_buildkit=only), has_buildkit=True)
+        assert plan.with_buildkit is only
+
+
 def test_a_python_without_a_base_image_lists_those_there_are(tmp_path: Path) -> None:
     with pytest.raises(BuildFailed, match=r"3\.7.*3\.11") as caught:
         blueprint(build_request(python_version="3.7"), tree(tmp_path, APP), load_catalog(), ImageConfig())
