@@ -1,4 +1,5 @@
-"""A namespace of its own on the cluster that KUBECONFIG names, an image in VITRINE_REGISTRY, and both gone afterwards."""
+"""A namespace of its own on the cluster that KUBECONFIG names, gone afterwards; a node that was seen to run a pod; an image in
+VITRINE_REGISTRY."""
 
 from __future__ import annotations
 
@@ -7,22 +8,30 @@ import os
 import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import pytest
 
+from builder.errors import BuildFailed
 from control_plane.domain.builds import Artifact, ArtifactKind, LaunchPlan
 from control_plane.domain.capacity import NodePool
+from control_plane.domain.errors import VitrineError
 from control_plane.domain.hardware import Flavor
 from control_plane.domain.ids import ReplicaId, Sha, SpaceId, new_id
+from control_plane.domain.reasons import Reason
 from control_plane.domain.replicas import ReplicaObservation, ReplicaSpec, ReplicaState
 from control_plane.ports.log_store import LogLine
 from control_plane.runtimes.kubernetes.api import KubeApi
-from control_plane.runtimes.kubernetes.forward import connect as connect_to_pod
 from control_plane.runtimes.kubernetes.manifests import ClusterOptions
+from control_plane.runtimes.kubernetes.pod_stream import PodDoor
 from control_plane.runtimes.kubernetes.runtime import KubernetesRuntime
+from tests.cluster import prerequisites
 from tests.cluster.demo_image import push
+from tests.cluster.prerequisites import Missing
 
+# What a cluster may take for one thing before that thing counts as never coming: images are pulled over slow lines, too.
+PATIENCE_S = 300.0
 TINY = Flavor("tiny", "Tiny", vcpu=0.1, memory_gb=0.125, disk_gb=1, price_per_hour=0)
 
 # Serves; ends with status 3 when somebody sends "x". Connections without a word are the kubelet's probes.
@@ -55,6 +64,7 @@ class Cluster:
     image: str
     pool: NodePool
     gpu_pool: NodePool | None
+    free_cores: float  # on the node of `pool`, beside what ran there before
     lines: dict[str, list[str]] = field(default_factory=dict)
 
     def runtime(self, *only: NodePool) -> KubernetesRuntime:
@@ -65,8 +75,9 @@ class Cluster:
             self.lines.setdefault(space_id, []).extend(line.text for line in lines if isinstance(line, LogLine))
 
         pools = only or ((self.pool, self.gpu_pool) if self.gpu_pool else (self.pool,))
-        options = ClusterOptions(namespace=self.namespace, platform_namespace=self.namespace)
-        return KubernetesRuntime(connect(), lambda: pools, options, log=take)
+        login = prerequisites.registry_login()
+        options = ClusterOptions(namespace=self.namespace, platform_namespace=self.namespace, own_pull_secrets=login is not None)
+        return KubernetesRuntime(connect(), lambda: pools, options, log=take, pull_login=(lambda ref: login) if login else None)
 
     def spec(self, *, space: str = "", generation: int = 1, code: str = APP, flavor: Flavor = TINY, pool: str = "") -> ReplicaSpec:
         return ReplicaSpec(
@@ -75,25 +86,27 @@ class Cluster:
             env={"PORT": "7860"}, start_timeout_s=120, pool=pool or self.pool.name,
         )  # fmt: skip
 
-    def say(self, pod: str, word: bytes) -> bytes:
-        """Send bytes to the app through the API's port-forward; no route to pods is needed."""
-        sock, close = connect_to_pod(self.api, self.namespace, pod, 7860)
-        sock.settimeout(10)
+    async def say(self, pod: str, word: bytes) -> bytes:
+        """Send bytes to the app through the API's port-forward; no route to pods is needed. b"" = no answer."""
         try:
-            sock.sendall(word)
-            return bytes(sock.recv(4096))
-        except OSError:
+            stream = await PodDoor(self.api).open(self.namespace, pod, 7860)
+        except VitrineError:
+            return b""
+        try:
+            async with asyncio.timeout(60):
+                await stream.write(word)
+                return await stream.read()
+        except (OSError, TimeoutError):
             return b""
         finally:
-            sock.close()
-            close()
+            await stream.close()
 
 
 def connect() -> KubeApi:
     return KubeApi.connect(kubeconfig=os.environ["KUBECONFIG"])
 
 
-async def until(good: Callable[[], Awaitable[object]], what: str, seconds: float = 180) -> None:
+async def until(good: Callable[[], Awaitable[object]], what: str, seconds: float = PATIENCE_S) -> None:
     """Poll twice a second: a real cluster has its own pace."""
     end = time.monotonic() + seconds
     while not await good():
@@ -113,26 +126,74 @@ async def until_state(runtime: KubernetesRuntime, spec: ReplicaSpec, state: Repl
     return seen[0]
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """A kubeconfig may say that the server's certificate is not to be looked at; that is its owner's choice and no error here."""
+    config.addinivalue_line("filterwarnings", "ignore::urllib3.exceptions.InsecureRequestWarning")
+
+
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[Cluster]:
+    """Ends the whole run, in words, where the cluster, the credentials or the registry do not bring what the suite needs."""
     if not os.environ.get("KUBECONFIG") or not os.environ.get("VITRINE_REGISTRY"):
         pytest.skip("set KUBECONFIG and VITRINE_REGISTRY (make test-cluster)")
-    api = connect()
-    nodes = api.get("/api/v1/nodes")["items"]
-    labelled = {n["metadata"].get("labels", {}).get("vitrine.dev/pool") for n in nodes}
-    pool = NodePool("cpu", ("tiny",), node_selector={"vitrine.dev/pool": "cpu"} if "cpu" in labelled else {})
-    gpus = next((n for n in nodes if int(n["status"]["allocatable"].get("nvidia.com/gpu", "0"))), None)
-    gpu_pool = None
-    if gpus is not None:
-        labels = gpus["metadata"].get("labels", {})  # a node made by hand may lack the usual one
-        selector = {key: labels[key] for key in ("kubernetes.io/hostname",) if key in labels} or labels
-        gpu_pool = NodePool("gpu", ("tiny-gpu",), node_selector=selector, tolerations=({"operator": "Exists"},))
-    made = Cluster(api, f"vitrine-test-{secrets.token_hex(4)}", push(os.environ["VITRINE_REGISTRY"]), pool, gpu_pool)
+    os.environ["KUBECONFIG"] = prerequisites.kubeconfig()
     try:
+        api = connect()
+        prerequisites.check_rights(api)
+        image = push(os.environ["VITRINE_REGISTRY"], prerequisites.registry_login())
+        choices, gpu = prerequisites.candidates(api), prerequisites.gpu_node(api)
+    except Missing as error:
+        pytest.exit(f"test-cluster: {error}", returncode=1)
+    except (BuildFailed, VitrineError) as error:
+        pytest.exit(f"test-cluster: {error.message}", returncode=1)
+    gpu_pool = NodePool("gpu", ("tiny-gpu",), node_selector=gpu.selector, tolerations=({"operator": "Exists"},)) if gpu else None
+    name = f"vitrine-test-{secrets.token_hex(4)}"
+    try:
+        reasons = []
+        for choice in choices:
+            pool = NodePool("cpu", ("tiny",), node_selector=choice.selector, tolerations=choice.tolerations)
+            made = Cluster(api, name, image, pool, gpu_pool, choice.free_cores)
+            with ThreadPoolExecutor(1) as own_loop:
+                why_not = own_loop.submit(asyncio.run, _try_out(made)).result()
+            if not why_not:
+                break
+            reasons.append(f"{choice.name}: {why_not}")
+            if "pull" in why_not.lower():
+                break  # one registry, one way to it: the other nodes would say the same
+        else:
+            why_not = "no node runs the suite's pods"
+        if why_not:
+            pytest.exit(f"test-cluster: {'. '.join(reasons)}", returncode=1)
         yield made
     finally:
-        api.delete(f"/api/v1/namespaces/{made.namespace}")
+        api.delete(f"/api/v1/namespaces/{name}")
         api.close()
+
+
+async def _try_out(made: Cluster) -> str:
+    """ "" when a pod runs on the chosen node and can be talked to; else why not."""
+    runtime = made.runtime(made.pool)
+    await runtime.start()
+    spec = made.spec()
+    try:
+        await runtime.apply(spec)
+        end = time.monotonic() + PATIENCE_S
+        while (seen := (await runtime.observe(spec.space_id))[0]).state is not ReplicaState.READY:
+            pods = runtime.cache.pods_of(spec.replica_id)
+            if seen.state is ReplicaState.FAILED or time.monotonic() > end:
+                why = prerequisites.why_not_running(made.api, made.namespace, pods[0]["metadata"]["name"]) if pods else "no pod was made"
+                hint = ""
+                if seen.reason is Reason.IMAGE_PULL_FAILED:
+                    hint = " (a registry without TLS has to be allowed on each node; one with a sign-in needs VITRINE_REGISTRY_USER)"
+                    why = f"cannot pull: {why}"
+                return f"{why}{hint}"
+            await asyncio.sleep(0.5)
+        (pod,) = runtime.cache.pods_of(spec.replica_id)
+        said = await made.say(pod["metadata"]["name"], b"GET / HTTP/1.1\r\n\r\n")
+        return "" if said.endswith(b"hello") else "the API server's port-forward to a pod brings no answer"
+    finally:
+        await runtime.stop(spec.replica_id, grace_s=1)
+        await runtime.close()
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import tempfile
 from collections.abc import Iterator
@@ -17,17 +18,17 @@ flavors:
   - {{name: cpu-basic, vcpu: 0.5, memory_gb: 1, disk_gb: 1, sleep_after_s: 172800}}
   - {{name: cpu-upgrade, vcpu: {large}, memory_gb: 1, disk_gb: 1}}
 pools:
-  - {{name: cpu, flavors: [cpu-basic, cpu-upgrade], node_selector: {{{selector}}}, overcommit: 4.0}}
+  - {{name: cpu, flavors: [cpu-basic, cpu-upgrade], node_selector: {selector}, tolerations: {tolerations}, overcommit: 4.0}}
 """
 
 
 @contextmanager
 def platform_on(cluster: Cluster, namespace: str, *, large: float, **env: str) -> Iterator[Platform]:
     """Everything it makes is in `namespace`, which goes with it."""
-    selector = ", ".join(f"{key}: {value}" for key, value in cluster.pool.node_selector.items())
+    selector, tolerations = json.dumps(dict(cluster.pool.node_selector)), json.dumps([dict(one) for one in cluster.pool.tolerations])
     with tempfile.TemporaryDirectory(prefix="v", ignore_cleanup_errors=True) as folder:
         pools = Path(folder) / "pools.yaml"
-        pools.write_text(POOLS.format(selector=selector, large=large))
+        pools.write_text(POOLS.format(selector=selector, tolerations=tolerations, large=large))
         running = start_platform(
             Path(folder) / "d", "--runtime", "kubernetes",
             env={

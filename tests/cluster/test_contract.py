@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
@@ -12,7 +11,7 @@ from control_plane.runtimes.kubernetes.runtime import KubernetesRuntime
 from tests.cluster.conftest import Cluster, clear, until, until_state
 from tests.contract import test_runtime as suite
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1200)]
 
 _OWN_FORM = {"test_stop_frees_and_may_be_repeated", "test_usage_and_capacity_have_units_that_make_sense"}
 
@@ -28,7 +27,7 @@ class ClusterHarness(suite.Harness):
         runtime = self.runtime
         assert isinstance(runtime, KubernetesRuntime)
         (pod,) = runtime.cache.pods_of(spec.replica_id)
-        await asyncio.to_thread(self.cluster.say, pod["metadata"]["name"], b"x")
+        await self.cluster.say(pod["metadata"]["name"], b"x")
         await until_state(runtime, spec, ReplicaState.FAILED)
         await until(lambda: _said(runtime, spec), "its last words arrive")
 

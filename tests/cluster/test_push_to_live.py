@@ -8,7 +8,6 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
@@ -19,7 +18,7 @@ from tests.e2e.conftest import Platform, Work
 from tests.e2e.test_push_to_live import GRADIO
 from tests.e2e.test_readme import CHROMIUM, FLAGS
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(3600)]
 
 PLAIN = """
 import http.server, os
@@ -30,7 +29,8 @@ class Say(http.server.BaseHTTPRequestHandler):
     def log_message(self, *a): pass
 http.server.ThreadingHTTPServer(("0.0.0.0", int(os.environ["PORT"])), Say).serve_forever()
 """
-LIVE_S = 240
+LIVE_S = 900  # a build, a push, a pull and a start, on machines that have other things to do
+BROWSER_MS = 240_000.0
 OVERCOMMIT = 4.0  # of the pool in `platform`
 
 
@@ -41,7 +41,7 @@ def plain(word: str) -> str:
 @pytest.fixture(scope="module")
 def platform(cluster: Cluster) -> Iterator[Platform]:
     namespace = f"vitrine-test-{secrets.token_hex(4)}"
-    with platform_on(cluster, namespace, large=pool_cores(cluster) * OVERCOMMIT * 0.4) as running:
+    with platform_on(cluster, namespace, large=round(cluster.free_cores * OVERCOMMIT * 0.4, 1)) as running:
         running.namespace = namespace  # type: ignore[attr-defined]
         yield running
 
@@ -51,8 +51,19 @@ def pushed(platform: Platform, name: str, folder: Path, code: str, requirements:
     work = Work(platform, name, folder / name)
     work.write(**{"app.py": code, **({"requirements.txt": requirements} if requirements else {})})
     work.push("first", wait=False)
-    platform.until(name, "RUNNING", seconds=LIVE_S)
+    live(platform, name)
     return work
+
+
+def live(platform: Platform, name: str) -> None:
+    """Waits until it runs. An error is said at once, with what the build and the platform's own parts wrote last."""
+    end = time.monotonic() + LIVE_S
+    while (found := platform.runtime(name))["stage"] != "RUNNING":
+        if str(found["stage"]).endswith("_ERROR") or time.monotonic() > end:
+            logs = sorted((platform.data_dir / "logs").rglob("*"))
+            tails = "\n".join(f"{path.name}: {path.read_text(errors='replace')[-3000:]}" for path in logs if path.is_file())
+            pytest.fail(f"{name} is {found}\n{tails}")
+        time.sleep(0.3)
 
 
 def said(platform: Platform, name: str) -> str:
@@ -123,7 +134,7 @@ def test_pause_restart_and_removal_leave_nothing_behind(platform: Platform, clus
     assert platform.api("POST", "/api/spaces/admin/gone/pause").status_code == 200
     platform.until("gone", "PAUSED")
     assert platform.api("POST", "/api/spaces/admin/gone/restart").status_code == 200
-    platform.until("gone", "RUNNING", seconds=LIVE_S)
+    live(platform, "gone")
     assert platform.app("admin-gone").text == "here"
     answer = platform.api("DELETE", "/api/repos/delete", json={"name": "gone", "type": "space"})
     assert answer.status_code == 200, answer.text
@@ -151,7 +162,7 @@ def test_two_replicas_keep_their_visitors_and_a_visit_wakes_them_from_sleep(plat
     while platform.runtime("twins")["replicas"] != {"requested": 2, "current": 2}:
         assert time.monotonic() < end, platform.runtime("twins")
         time.sleep(0.5)
-    seen = set()
+    seen: set[str] = set()
     while len(seen) < 2:  # the client's address decides where a new visitor goes
         assert time.monotonic() < end, "one of the two never answers"
         sent = {"Host": f"admin-twins.localhost:{platform.port}"}
@@ -176,34 +187,39 @@ def test_two_replicas_keep_their_visitors_and_a_visit_wakes_them_from_sleep(plat
 def test_a_gradio_demo_in_a_browser(platform: Platform, tmp_path: Path) -> None:
     if not os.path.exists(CHROMIUM):
         pytest.skip("chromium is missing")
-    from playwright.sync_api import sync_playwright
+    from playwright.sync_api import Error, sync_playwright
 
     pushed(platform, "shout", tmp_path, GRADIO)
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS.split())
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS.split(), timeout=BROWSER_MS)
         try:
             page = browser.new_page()
-            page.goto(f"http://admin-shout.localhost:{platform.port}/", timeout=60_000)
-            page.locator("textarea").first.fill("quiet")
-            page.get_by_role("button", name="go", exact=True).click()
-            page.wait_for_function(
-                "() => [...document.querySelectorAll('textarea, input')].some(t => t.value.includes('QUIET!'))", timeout=60_000
-            )  # fmt: skip
+            page.set_default_timeout(BROWSER_MS)
+            page.set_default_navigation_timeout(BROWSER_MS)
+            heard: list[str] = []
+            page.on("console", lambda message: heard.append(message.text))
+            page.on("requestfailed", lambda request: heard.append(f"{request.url}: {request.failure}"))
+            page.on("response", lambda answer: heard.append(f"{answer.url}: {answer.status}") if answer.status >= 400 else None)
+            page.goto(f"http://admin-shout.localhost:{platform.port}/")
+            try:
+                page.locator("textarea").first.fill("quiet")
+                page.get_by_role("button", name="go", exact=True).click()
+                page.wait_for_function("() => [...document.querySelectorAll('textarea, input')].some(t => t.value.includes('QUIET!'))")
+            except Error as error:
+                pytest.fail(f"{error.message}\n" + "\n".join(heard[-40:]))
         finally:
             browser.close()
 
 
 def test_what_does_not_fit_waits_in_line_and_an_idle_space_makes_room(platform: Platform, cluster: Cluster, tmp_path: Path) -> None:
     """Two of the large flavor fill one node: a third puts the one unused for longest to sleep; a visit to that one does the reverse."""
-    if len(pool_nodes(cluster)) != 1:
-        pytest.skip("needs a pool of exactly one node")
     for name in ("a", "b", "c"):
         platform.create(name)
         platform.api("POST", f"/api/spaces/admin/{name}/hardware", json={"flavor": "cpu-upgrade"})
         work = Work(platform, name, tmp_path / name)
         work.write(**{"app.py": plain(name)})
         work.push("first", wait=False)
-        platform.until(name, "RUNNING", seconds=LIVE_S)
+        live(platform, name)
         if name == "b":
             rows = platform.api("GET", "/api/admin/pools").json()["items"]
             (row,) = [row for row in rows if row["flavor"] == "cpu-upgrade"]
@@ -212,16 +228,3 @@ def test_what_does_not_fit_waits_in_line_and_an_idle_space_makes_room(platform: 
     assert asleep == ["a"], "the one unused for longest made room"
     assert platform.runtime("a")["reason"]["code"] == "PREEMPTED"  # type: ignore[index]
     assert platform.app("admin-a", timeout=180).text == "a", "a visit wakes it, and another makes room"
-
-
-def pool_nodes(cluster: Cluster) -> list[dict[str, Any]]:
-    wanted = cluster.pool.node_selector.items()
-    return [n for n in cluster.api.get("/api/v1/nodes")["items"] if wanted <= n["metadata"].get("labels", {}).items()]
-
-
-def pool_cores(cluster: Cluster) -> float:
-    return max(_cores(node["status"]["allocatable"]["cpu"]) for node in pool_nodes(cluster))
-
-
-def _cores(text: str) -> float:
-    return float(text[:-1]) / 1000 if text.endswith("m") else float(text)

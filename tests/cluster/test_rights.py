@@ -26,7 +26,7 @@ from control_plane.runtimes.kubernetes.runtime import KubernetesRuntime
 from tests.cluster.conftest import Cluster, until, until_state
 from tests.restricted_pods import violations
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1200)]
 
 INFRA = Path(__file__).parents[2] / "infra" / "kubernetes"
 _PLURALS = {"NetworkPolicy": "networkpolicies", "Ingress": "ingresses"}
@@ -90,15 +90,14 @@ def installed(cluster: Cluster) -> Iterator[Installed]:
         f"/api/v1/namespaces/{names['vitrine-system']}/serviceaccounts/vitrine-scheduler/token",
         {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {"expirationSeconds": 3600}},
     )
-    theirs: Any = cluster.api.sibling()
+    theirs: Any = cluster.api.configuration
     settings = client.Configuration()
     settings.host, settings.ssl_ca_cert, settings.verify_ssl = (
-        theirs.configuration.host,
-        theirs.configuration.ssl_ca_cert,
-        theirs.configuration.verify_ssl,
+        theirs.host,
+        theirs.ssl_ca_cert,
+        theirs.verify_ssl,
     )
     settings.api_key = {"authorization": f"Bearer {asked['status']['token']}"}
-    theirs.close()
     scheduler = KubeApi(plain_client(settings))
     try:
         yield Installed(names["vitrine-system"], names["vitrine"], scheduler)
@@ -110,7 +109,7 @@ def installed(cluster: Cluster) -> Iterator[Installed]:
 
 async def test_the_schedulers_own_rights_are_enough(cluster: Cluster, installed: Installed) -> None:
     options = ClusterOptions(namespace=installed.apps, platform_namespace=installed.system, storage_gib=0)
-    runtime = KubernetesRuntime(KubeApi(installed.scheduler.sibling()), lambda: (cluster.pool,), options, log=_drop)
+    runtime = KubernetesRuntime(KubeApi(plain_client(installed.scheduler.configuration)), lambda: (cluster.pool,), options, log=_drop)
     await runtime.start()
     lease = LeaderLease(installed.scheduler, namespace=installed.system, identity="one")
     try:
@@ -173,8 +172,12 @@ def kubectl_or_skip() -> str:
 
 
 @pytest.mark.parametrize(
-    ("overlay", "component"), [("production", ""), ("single", ""), ("production", "per-owner"), ("production", "without-engine")]
-)
+    ("overlay", "component"),
+    [
+        ("production", ""), ("single", ""), ("production", "per-owner"), ("production", "without-engine"),
+        ("production", "builder-cache, ../../builder-cache/engine"),
+    ],
+)  # fmt: skip
 def test_the_server_accepts_the_overlay(cluster: Cluster, installed: Installed, overlay: str, component: str, tmp_path: Path) -> None:
     """Every object as `kubectl apply -k` sends it, dry run: schema, defaults, admission; in namespaces of this test."""
     kubectl = kubectl_or_skip()
