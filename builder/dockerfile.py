@@ -47,10 +47,13 @@ def render(image: PythonImage) -> str:
             f"    if [ -s /opt/vitrine/ca.pem ]; then export SSL_CERT_FILE=/opt/vitrine/ca.pem; fi; \\\n"
             f"    if [ -z \"$UV_DEFAULT_INDEX\" ]; then unset UV_DEFAULT_INDEX; fi; \\\n"
             f"    put() {{ uv pip install --no-cache --compile-bytecode --python {VENV}/bin/python \"$@\"; }}; \\\n"
-            f"    cd /opt/vitrine && uv venv --quiet {VENV} && \\\n"
-            f"    if [ -s companions.txt ] && put -c constraints.txt -r requirements.txt -r companions.txt 2>said; then \\\n"
-            f"        cat said; \\\n"
-            f"    else put -c constraints.txt -r requirements.txt; fi",
+            f"    cd /opt/vitrine && uv venv --quiet {VENV} || exit 1; \\\n"
+            f"    if [ -s companions.txt ]; then \\\n"
+            f"        if put -c constraints.txt -r requirements.txt -r companions.txt 2>said; then cat said; exit 0; fi; \\\n"
+            f"        grep -q 'No solution found' said || {{ cat said; exit 1; }}; \\\n"
+            f"        echo \"installed without $(tr '\\n' ' ' <companions.txt): not to be had here\"; \\\n"
+            f"    fi; \\\n"
+            f"    put -c constraints.txt -r requirements.txt",
         ),
         _block(
             f"FROM {image.base}",

@@ -8,14 +8,17 @@ never answered from the cache of a Space with another secret (BuildKit's key of 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from builder.dockerfile_rules import Instruction, is_directive, parse
 
 PIP, UV, APT_SOURCES, APT_CONF, CA = "vitrine-pip", "vitrine-uv", "vitrine-apt", "vitrine-apt-conf", "vitrine-ca"
+# Of pip and uv: for steps that mount a cache. In others these tools keep none, for theirs holds the address of the index, in a layer.
+_KEEPING = {PIP: "vitrine-pip-keeping", UV: "vitrine-uv-keeping"}
 CA_PATH, _APT_PATH = f"/run/secrets/{CA}", f"/run/secrets/{APT_SOURCES}"
 _TARGETS = {PIP: "/etc/pip.conf", UV: "/etc/uv/uv.toml", APT_SOURCES: _APT_PATH, APT_CONF: "/etc/apt/apt.conf.d/99vitrine", CA: CA_PATH}
+_TARGETS |= {kept: _TARGETS[name] for name, kept in _KEEPING.items()}
 # Read by Python, requests, curl, git and Node; values are a path, and only steps see them
 _CA_VARIABLES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "GIT_SSL_CAINFO", "NODE_EXTRA_CA_CERTS")
 
@@ -37,10 +40,12 @@ class Mirrors:
         if self.index_url:
             host = re.sub(r"\A\w+://(?:[^/@]*@)?([^/:]+).*", r"\1", self.index_url)
             insecure = f"trusted-host = {host}\n" if self.index_url.startswith("http://") else ""
-            found[UV] = f'[[index]]\nurl = "{self.index_url}"\ndefault = true\n'
+            found[_KEEPING[UV]] = f'[[index]]\nurl = "{self.index_url}"\ndefault = true\n'
+            found[UV] = f"no-cache = true\n{found[_KEEPING[UV]]}"
             trust = f"index-url = {self.index_url}\n{insecure}{trust}"
         if trust:
-            found[PIP] = f"[global]\n{trust}"
+            found[_KEEPING[PIP]] = f"[global]\n{trust}"
+            found[PIP] = found[_KEEPING[PIP]] + ("no-cache-dir = true\n" if self.index_url else "")
         apt = ""
         if self.ca_bundle:
             found[CA] = self.ca_bundle
@@ -61,17 +66,22 @@ def for_buildkit(text: str, *, tenant: str, space_id: str, mounts: Sequence[str]
             break
         if is_directive(line, "syntax"):
             lines[number] = "#"  # the platform's own frontend reads it
-    added = "".join(f"--mount=type=secret,id={name},target={_TARGETS[name]},mode=0444 " for name in mounts)
     after: dict[int, str] = {}
     for one in parse("\n".join(lines)):
         if one.word == "RUN":
             for name, value in one.flags:
                 if name == "mount" and (mine := _own_mount(value, tenant, space_id)) != value:
                     _replace_first(lines, one, value, mine)
+            keeps = any(name == "mount" and "type=cache" in value.split(",") for name, value in one.flags)
+            added = _mounts(name for name in mounts if name not in (_KEEPING if keeps else _KEEPING.values()))
             lines[one.line - 1] = re.sub(r"\A(\s*RUN\s+)", rf"\1{added}", lines[one.line - 1], count=1, flags=re.IGNORECASE)
         elif one.word == "FROM" and CA in mounts:
             after[one.end] = "ARG " + " ".join(f"{name}={CA_PATH}" for name in _CA_VARIABLES)
     return "".join(f"{line}\n" + (f"{after[number]}\n" if number in after else "") for number, line in enumerate(lines, 1))
+
+
+def _mounts(names: Iterable[str]) -> str:
+    return "".join(f"--mount=type=secret,id={name},target={_TARGETS[name]},mode=0444 " for name in names)
 
 
 def secret_id(space_id: str, name: str) -> str:

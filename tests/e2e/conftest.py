@@ -92,7 +92,7 @@ class Work:
             "PATH": os.environ["PATH"], "HOME": str(self.folder.parent), "GIT_CONFIG_NOSYSTEM": "1", "GIT_TERMINAL_PROMPT": "0",
             "GIT_AUTHOR_NAME": "A", "GIT_AUTHOR_EMAIL": "a@example.org", "GIT_COMMITTER_NAME": "A", "GIT_COMMITTER_EMAIL": "a@example.org",
         }  # fmt: skip
-        done = subprocess.run(["git", *args], cwd=cwd or self.folder, env=env, capture_output=True, text=True, timeout=90, check=False)
+        done = subprocess.run(["git", *args], cwd=cwd or self.folder, env=env, capture_output=True, text=True, timeout=280, check=False)
         assert not ok or done.returncode == 0, done.stderr
         return done
 

@@ -31,6 +31,7 @@ from control_plane.runtimes.docker.build_network import BuildNetwork, ensure_bui
 from control_plane.runtimes.docker.manifests import Names
 from tests.contract.docker_engine import TestEngine
 from tests.e2e.docker.conftest import Registry, free_port, marks, sleepers, until
+from tests.functional.builder.changing_index import ChangingIndex
 from tests.functional.builder.conftest import build_request
 from tests.functional.builder.door import FakeDoor, tar_of
 
@@ -44,9 +45,16 @@ class Lines:
 
 
 @pytest.fixture(scope="module")
-def network(host: TestEngine, folder: Path, http_index: str) -> BuildNetwork:
+def changing_index(folder: Path) -> Iterator[ChangingIndex]:
+    """Names a release, and has no file behind it when that is fetched for the first time."""
+    with ChangingIndex(folder / "changing", gone=1) as index:
+        yield index
+
+
+@pytest.fixture(scope="module")
+def network(host: TestEngine, folder: Path, http_index: str, changing_index: ChangingIndex) -> BuildNetwork:
     host.tags.add(Names.of_platform(folder).tag)
-    return ensure_build_network(host.host, folder, urls=(http_index,))
+    return ensure_build_network(host.host, folder, urls=(http_index, changing_index.url))
 
 
 @pytest.fixture
@@ -111,6 +119,15 @@ def test_a_gradio_space_becomes_an_image_by_digest(make_worker: Any, engine_host
     assert door.last().kind is BuildEventKind.SUCCEEDED
 
 
+def test_an_index_that_changes_its_mind_is_asked_once_more(make_worker: Any, network: BuildNetwork, changing_index: ChangingIndex) -> None:
+    worker, door = make_worker(pypi_index_url=reach(changing_index.url, network.gateway))
+    door.source = tar_of({"app.py": "", "requirements.txt": "tinydep\n"})
+    worker.handle(image_request(17).to_payload())
+    assert door.last().kind is BuildEventKind.SUCCEEDED, (door.last(), door.lines[-20:])
+    assert sum("once more, past its caches" in line for line in door.lines) == 1
+    assert any("404 Not Found" in line for line in door.lines), door.lines
+
+
 @pytest.mark.parametrize(
     ("dockerfile", "limits", "reason"),
     [
@@ -154,6 +171,28 @@ def test_a_step_that_writes_without_end(make_worker: Any, engine_host: str, buil
     assert (door.last().kind, door.last().reason) == (BuildEventKind.FAILED, Reason.BUILD_DISK.value), (door.last(), door.lines[-5:])
     assert "more than the limit of 300 MiB" in door.last().message
     assert_nothing_runs(engine_host)
+
+
+def test_buildkit_s_cache_does_not_grow_for_ever(make_worker: Any, engine: DockerEngine, engine_host: str) -> None:
+    worker, door = make_worker(buildkit=True)
+    step = "RUN --mount=type=cache,target=/cache,uid=1000 head -c 30000000 /dev/urandom > /cache/big"
+    door.source = tar_of({"Dockerfile": f"FROM vitrine/python:3.11\n{step}\n"})
+    worker.handle(image_request(18, sdk="docker").to_payload())
+    assert door.last().kind is BuildEventKind.SUCCEEDED, (door.last(), door.lines[-20:])
+
+    def cached() -> int:
+        client = docker.APIClient(base_url=engine_host, version="1.41")
+        try:
+            return sum(one["Size"] for one in client.df()["BuildCache"] or () if not one["Shared"])
+        finally:
+            client.close()
+
+    runner = StepRunner(Lines(), BuildLimits(), CancelToken())
+    assert cached() > 30_000_000
+    engine.prune(runner, keep=5, dry_run=True, cache_bytes=0)
+    assert cached() > 30_000_000
+    engine.prune(runner, keep=5, dry_run=False, cache_bytes=10_000_000)
+    assert cached() <= 10_000_000
 
 
 def test_a_cancel_stops_the_engine(make_worker: Any, engine_host: str) -> None:

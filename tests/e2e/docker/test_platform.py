@@ -4,34 +4,41 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import io
 import json
 import os
+import re
 import signal
 import socket
 import sqlite3
 import subprocess
 import sys
+import tarfile
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import docker
+import httpx
 import pytest
+from playwright.sync_api import expect, sync_playwright
 
 from builder.engines.docker_engine import DockerEngine
 from control_plane.runtimes.docker.manifests import Names
-from tests.contract.docker_engine import TestEngine
+from tests.contract.docker_engine import TestEngine, test_engine
 from tests.e2e.conftest import Platform, Work, start_platform, stop_platform
 from tests.e2e.docker.conftest import Registry, free_port, marks, sleepers, until
 from tests.e2e.test_push_to_live import child_named, rewind
+from tests.e2e.web.screenshots import ARGS, CHROMIUM
 
 pytestmark = list(marks)
 CARD = "---\ntitle: T\nsdk: {sdk}\n{more}---\n"
 Make = Callable[..., Work]
+APT_MIRROR = "debian-of-this-site"
 
 # Standard library only. `/probe` tells what the app finds around it.
 APP = """
@@ -139,6 +146,7 @@ def running(host: TestEngine, engine: DockerEngine, registry_server: Registry, k
         settings = {
             "VITRINE_DOCKER_HOST": host.host, "VITRINE_REGISTRY": registry_server.prefix, "VITRINE_PYPI_INDEX_URL": http_index,
             "VITRINE_SECRET_KEY": keys.secret, "VITRINE_REGISTRY_TOKENS": "true", "VITRINE_DRAIN_S": "2",
+            "VITRINE_CA_BUNDLE": str(keys.certificate), "VITRINE_APT_MIRROR": f"{http_index}/{APT_MIRROR}",
         }  # fmt: skip
         platform = start_platform(data, "--runtime", "docker", env=settings, port=keys.port)
         yield platform
@@ -215,6 +223,11 @@ def test_push_to_live_switch_roll_back_sleep_and_wake(running: Platform, space: 
     answer = running.api("POST", "/api/spaces/admin/first/rollback", json={"revision": first[:8]})
     assert answer.status_code == 200, answer.text
     until(lambda: running.app("admin-first").text == "one", 30, "the earlier version")
+    second = next(one["revision"] for one in versions if one["revision"] != first)
+    one_click(running, "/spaces/admin/first/commits/main", f"Deploy revision {second[:7]}")
+    until(lambda: running.app("admin-first").text == "two", 30, "the later version")
+    assert running.api("POST", "/api/spaces/admin/first/rollback", json={}).status_code == 200, "without a name: the one before"
+    until(lambda: running.app("admin-first").text == "one", 30, "the earlier version again")
     assert build_count(running) == builds
 
     running.api("POST", "/api/spaces/admin/first/sleeptime", json={"seconds": 60})
@@ -241,8 +254,12 @@ def test_an_image_is_pulled_by_name_elsewhere(running: Platform, space: Make, ho
     client.login("admin", tokens["admin"])
     for name in ("admin-export", "admin/export", "spaces/admin/export", f"admin-export:{work.commit_id()[:7]}"):
         assert version["image"].rpartition("@")[2] in client.run("pull", client.image(name)), name
-    said = client.run("run", "--rm", "--network=none", client.image("admin-export"), "python", "-c", "print(open('app.py').read())")
-    assert "taken along" in said
+    with test_engine() as elsewhere:  # a machine with Docker and nothing of the platform
+        other, port = Client(elsewhere.host, client.address, tmp_path / "other"), free_port()
+        other.login("admin", tokens["admin"])
+        other.run("pull", client.image("admin-export"))
+        other.run("run", "--detach", "--publish", f"127.0.0.1:{port}:7860", client.image("admin-export"))
+        until(lambda: answer_of(port) == "taken along", 60, "the app elsewhere")
     assert "405" in client.run("push", client.image("admin-export"), ok=False) or "only be pulled" in client.said
 
     registry = Client(host.host, version["image"].partition("/")[0], tmp_path / "registry")
@@ -253,6 +270,24 @@ def test_an_image_is_pulled_by_name_elsewhere(running: Platform, space: Make, ho
     registry.run("pull", version["image"])
     registry.run("tag", version["image"], f"{registry.address}/{repository}:mine")
     assert "denied" in registry.run("push", f"{registry.address}/{repository}:mine", ok=False), "people push to git, not to the registry"
+
+
+def one_click(platform: Platform, path: str, button: str) -> None:
+    """The administrator's, in a browser that was just opened."""
+    link = re.search(r"http\S+/sign-in/once\S+", "".join(platform.output))
+    assert link is not None
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=list(ARGS))
+        try:
+            page = browser.new_page(locale="en-GB")
+            page.goto(link[0])
+            page.locator("main button").click()
+            expect(page.locator("summary[aria-label*=admin]")).to_be_visible(timeout=60_000)
+            page.goto(platform.url + path)
+            page.get_by_role("button", name=button).click()
+            expect(page.get_by_text("being brought live")).to_be_visible(timeout=60_000)
+        finally:
+            browser.close()
 
 
 class Client:
@@ -275,6 +310,12 @@ class Client:
         return self.run("login", "--username", user, "--password-stdin", self.address, ok=ok, stdin=token)
 
 
+def answer_of(port: int) -> str:
+    with contextlib.suppress(httpx.HTTPError):
+        return httpx.get(f"http://127.0.0.1:{port}/", timeout=5, trust_env=False).text
+    return ""
+
+
 def is_asleep(platform: Platform, name: str) -> bool:
     """Its last use is put back each time: what the proxy saw a moment ago may be told after us."""
     rewind(platform, name, seconds=120)
@@ -289,15 +330,48 @@ def build_count(platform: Platform) -> int:
         return int(db.execute("select count(*) from builds").fetchone()[0])
 
 
-def test_requirements_that_another_space_declared_are_not_installed_again(running: Platform, space: Make) -> None:
+def test_requirements_that_another_space_declared_are_not_installed_again(
+    running: Platform, space: Make, host: TestEngine, http_index: str, keys: Keys
+) -> None:
     assert "Live at" in space("shared-a", app__py=APP.format(words="a"), requirements__txt="tinydep\n").push("x")
+    (image,) = [one["image"] for one in running.api("GET", "/api/spaces/admin/shared-a/versions").json()]
+    client = docker.DockerClient(base_url=host.host, version="1.41")
+    try:
+        assert traces(client.images.get(image), of_this_site(http_index, keys)) == []
+    finally:
+        client.close()
     second = space("shared-b", app__py=APP.format(words="b"), requirements__txt="tinydep\n")
     said = second.push("x")
     assert "Live at" in said
     assert "Using cache" in said, said
 
 
-def test_a_docker_space_with_a_secret_and_a_variable(running: Platform, space: Make, host: TestEngine) -> None:
+def of_this_site(http_index: str, keys: Keys) -> tuple[str, ...]:
+    """Words of the platform's package index, Debian mirror and authorities: builds are told them, and images are not."""
+    port = http_index.rpartition(":")[2]
+    return (f":{port}", APT_MIRROR, keys.certificate.read_text().splitlines()[1])
+
+
+def traces(image: Any, words: Sequence[str]) -> list[str]:
+    """Where a word stands in what an image carries along: its configuration, its history, each file of each layer, each file's name."""
+    found = [f"{word} in the history or the configuration" for word in words if word in str(image.history()) + str(image.attrs)]
+    with tarfile.open(fileobj=io.BytesIO(b"".join(image.save()))) as archive:
+        for layer in archive:
+            if not layer.name.endswith("layer.tar"):
+                continue
+            opened = archive.extractfile(layer)
+            assert opened is not None
+            with tarfile.open(fileobj=opened) as files:
+                for member in files:
+                    content = files.extractfile(member) if member.isfile() else None
+                    data = content.read() if content else b""
+                    found += [f"{word} in {member.name}" for word in words if word.encode() in data or word in member.name]
+                    if data and member.name in ("etc/pip.conf", "etc/uv/uv.toml", "etc/apt/apt.conf.d/99vitrine"):
+                        found.append(f"{member.name}: {data[:200]!r}")
+    return found
+
+
+def test_a_docker_space_with_a_secret_and_a_variable(running: Platform, space: Make, host: TestEngine, http_index: str, keys: Keys) -> None:
     dockerfile = (
         "# syntax=docker/dockerfile:1\nFROM vitrine/python:3.11\nARG GREETING\nWORKDIR /srv\nUSER root\n"
         "RUN --mount=type=secret,id=TOKEN,mode=0444,required=true \\\n"
@@ -323,10 +397,8 @@ def test_a_docker_space_with_a_secret_and_a_variable(running: Platform, space: M
     client = docker.DockerClient(base_url=host.host, version="1.41")
     try:
         made = client.images.get(image)
-        told = str(made.history()) + str(made.attrs)
-        assert "s3cret-of-ours" not in told and "127.0.0.1" not in str(made.attrs["Config"])
-        assert b"s3cret-of-ours" not in b"".join(made.save())
-        assert "/simple" not in told and "index-url" not in told
+        assert traces(made, ("s3cret-of-ours", *of_this_site(http_index, keys))) == []
+        assert "index-url" not in str(made.history())
         (container,) = client.containers.list(filters={"ancestor": made.id})
         assert container.attrs["HostConfig"]["ReadonlyRootfs"]
     finally:
@@ -342,30 +414,35 @@ def test_streamlit_and_static_with_a_build_command(running: Platform, space: Mak
     assert "<h1>new</h1>" in running.app("admin-built").text
 
 
+REFUSED = (
+    ("RUN --network=host id", "SOURCE_REJECTED", "line 2"),
+    ("RUN --security=insecure id", "SOURCE_REJECTED", "line 2"),
+    ("RUN --device=nvidia.com/gpu=all id", "SOURCE_REJECTED", "line 2"),
+    ("ADD http://169.254.169.254/latest /x", "SOURCE_REJECTED", "line 2"),
+    ("RUN true\n" * 10_000, "SOURCE_REJECTED", "more than 500 instructions"),
+    ("RUN exit 3", "DOCKERFILE_FAILED", "exit code: 3"),
+)
+
+
 @pytest.mark.parametrize(
-    ("name", "dockerfile", "reason", "words"),
+    ("name", "seconds", "bad"),
     [
-        ("net", "FROM vitrine/python:3.11\nRUN --network=host id\n", "SOURCE_REJECTED", "line 2"),
-        ("insecure", "FROM vitrine/python:3.11\nRUN --security=insecure id\n", "SOURCE_REJECTED", "line 2"),
-        ("metadata", "FROM vitrine/python:3.11\nADD http://169.254.169.254/latest /x\n", "SOURCE_REJECTED", "line 2"),
-        ("silent", 'FROM vitrine/python:3.11\nCMD ["sleep", "600"]\n', "APP_NEVER_LISTENED", "7860"),
-        ("elsewhere", 'FROM vitrine/python:3.11\nCMD ["python3", "-m", "http.server", "9999"]\n', "APP_WRONG_PORT", "9999"),
+        ("refused", 10, REFUSED),
+        ("silent", 10, (('CMD ["sleep", "600"]', "APP_NEVER_LISTENED", "7860"),)),
+        ("elsewhere", 40, (('CMD ["python3", "-m", "http.server", "9999"]', "APP_WRONG_PORT", "9999"),)),
     ],
 )
 def test_a_bad_version_says_why_and_the_old_one_serves(
-    running: Platform, space: Make, name: str, dockerfile: str, reason: str, words: str
+    running: Platform, space: Make, name: str, seconds: int, bad: Sequence[tuple[str, str, str]]
 ) -> None:
-    good = 'FROM vitrine/python:3.11\nCMD ["python3", "-m", "http.server", "7860"]\n'
-    demo = space(
-        name, "docker", more=f"startup_duration_timeout: {'40s' if name == 'elsewhere' else '10s'}\n", Dockerfile=good, index__html="good"
-    )
-    demo.write(Dockerfile=good.replace("CMD", "COPY . /home/user/app/\nCMD"))
+    good = 'FROM vitrine/python:3.11\nUSER root\nCOPY . /home/user/app/\nCMD ["python3", "-m", "http.server", "7860"]\n'
+    demo = space(name, "docker", more=f"startup_duration_timeout: {seconds}s\n", Dockerfile=good, index__html="good")
     assert "Live at" in demo.push("good")
-    assert "good" in running.app(f"admin-{name}", "/index.html").text
-    demo.write(Dockerfile=dockerfile)
-    said = demo.push("bad")
-    assert reason in said and words in said and "keeps serving" in said, said
-    assert "good" in running.app(f"admin-{name}", "/index.html").text
+    for rest, reason, words in bad:
+        demo.write(Dockerfile=f"FROM vitrine/python:3.11\n{rest}\n")
+        said = demo.push("bad")
+        assert reason in said and words in said and "keeps serving" in said, said
+        assert "good" in running.app(f"admin-{name}", "/index.html").text
 
 
 def test_a_model_that_the_card_names_is_in_the_image(running: Platform, space: Make) -> None:

@@ -33,6 +33,17 @@ def test_every_run_gets_the_mounts_and_nothing_else_changes() -> None:
     assert [one.word for one in parse(found)] == ["FROM", "RUN", "COPY", "FROM", "RUN", "RUN"]
 
 
+def test_tools_keep_a_cache_only_where_the_author_mounts_one() -> None:
+    files = SITE.files()
+    assert "no-cache-dir = true" in files[PIP] and files[UV].startswith("no-cache = true\n[[index]]"), "it would hold the index's address"
+    assert "no-cache" not in files["vitrine-pip-keeping"] + files["vitrine-uv-keeping"]
+    first, second = rewritten("FROM a\nRUN x\nRUN --mount=type=cache,target=/c x\n", *sorted(files)).splitlines()[-2:]
+    for name, target in ((PIP, "/etc/pip.conf"), (UV, "/etc/uv/uv.toml")):
+        assert f"id={name},target={target}," in first and f"id={name}-keeping,target={target}," in second
+        assert first.count(target) == second.count(target) == 1
+    assert first.count("id=vitrine-ca,") == second.count("id=vitrine-ca,") == 1
+
+
 def test_certificates_are_named_in_each_stage() -> None:
     found = rewritten("FROM \\\n  a\nRUN x\nFROM b\n", CA).splitlines()
     assert found[2].startswith("ARG SSL_CERT_FILE=/run/secrets/vitrine-ca ") and found[5] == found[2]
@@ -75,6 +86,7 @@ def test_images_may_be_named_by_arguments_and_stages() -> None:
         (["× No solution found when resolving dependencies:", "╰─▶ Because nope was not found"], Reason.REQUIREMENTS_UNRESOLVED, "nope"),
         (["E: Unable to locate package libnope"], Reason.REQUIREMENTS_FAILED, "packages.txt: Debian has no package libnope."),
         (["× Failed to build `thing==1`", "error: boom"], Reason.REQUIREMENTS_FAILED, "boom"),
+        (["error: Failed to fetch: http://x/a.whl", "cause: HTTP status client error (404 Not Found)"], Reason.REQUIREMENTS_FAILED, "404"),
         (["Killed"], Reason.DOCKERFILE_FAILED, "as it was"),
     ],
 )
