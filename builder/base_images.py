@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
@@ -11,6 +12,7 @@ from pathlib import Path
 
 from builder.catalog import DEFAULT_FOLDER, BaseImage, load_catalog
 from builder.engines.docker_engine import DockerEngine
+from builder.engines.docker_prune import CACHE_BYTES
 from builder.engines.engine import BuiltImage, ImageBuild
 from builder.errors import BuildFailed
 from builder.reporter import CancelToken
@@ -79,8 +81,9 @@ class BaseImages:
             build = ImageBuild(context=context, dockerfile="Dockerfile", tag=image.name, network=network, args=args)
             return self._engine.build(build, self._runner)
 
-    def prune(self, *, keep: int, dry_run: bool = False) -> tuple[str, ...]:
-        """Forgets base images that the catalog does not name any more, and Spaces' images beyond the newest `keep` of each Space.
+    def prune(self, *, keep: int, dry_run: bool = False, cache_bytes: int = CACHE_BYTES) -> tuple[str, ...]:
+        """Forgets base images that the catalog does not name any more, Spaces' images beyond the newest `keep` of each Space, and what
+        BuildKit's cache holds beyond `cache_bytes`.
 
         What runs stays, and what is forgotten is still in the registry. Returns the names.
         """
@@ -88,7 +91,7 @@ class BaseImages:
         gone = tuple(tag for tag in self._engine.tags("vitrine/python", self._runner) if tag not in names)
         for tag in () if dry_run else gone:
             self._engine.untag(tag, self._runner)
-        return (*gone, *self._engine.prune(self._runner, keep=keep, dry_run=dry_run))
+        return (*gone, *self._engine.prune(self._runner, keep=keep, dry_run=dry_run, cache_bytes=cache_bytes))
 
     def _bootstrap(self, image: BaseImage, packages: Sequence[str], scratch: Path) -> str:
         if not image.suite:
@@ -110,11 +113,19 @@ class BaseImages:
 
 
 def debian_argv(suite: str, packages: Sequence[str], output: Path, mirror: str) -> tuple[str, ...]:
-    """mmdebstrap's command. Pure. Needs root, or user namespaces with a range of ids."""
+    """mmdebstrap's command. Pure. Needs root, or user namespaces with a range of ids. A `mirror` is used and not left in the image."""
+    public = "".join(
+        f"deb http://{host} {name} main\n"
+        for host, name in (
+            ("deb.debian.org/debian", suite), ("deb.debian.org/debian", f"{suite}-updates"),
+            ("security.debian.org/debian-security", f"{suite}-security"),
+        )
+    )  # fmt: skip
+    put_back = f'--customize-hook=printf %s {shlex.quote(public)} > "$1/etc/apt/sources.list"'
     return (
         "mmdebstrap", "--variant=minbase", f"--include={','.join(packages)}", "--aptopt=Apt::Install-Recommends false",
         "--dpkgopt=path-exclude=/usr/share/doc/*", "--dpkgopt=path-exclude=/usr/share/man/*",
-        suite, str(output), *((mirror,) if mirror else ()),
+        *((put_back,) if mirror else ()), suite, str(output), *((mirror,) if mirror else ()),
     )  # fmt: skip
 
 

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import builder
+from builder.engines.docker_prune import CACHE_BYTES
 from builder.engines.engine import BuiltImage, ImageBuild
 from builder.engines.failures import no_base, reason_of, too_much_written
 from builder.engines.kit_watch import KitWatch
@@ -116,9 +117,13 @@ class DockerEngine:
         """Tags here that start with `prefix`."""
         return tuple(self._step({"do": "tags", "prefix": prefix}, runner, quiet=True)["tags"])
 
-    def prune(self, runner: StepRunner, *, keep: int, dry_run: bool) -> tuple[str, ...]:
-        """Forgets images of Spaces beyond the newest `keep` of each and those that run. Returns their names."""
-        return tuple(self._step({"do": "prune", "keep": keep, "dry_run": dry_run}, runner, quiet=True)["gone"])
+    def prune(self, runner: StepRunner, *, keep: int, dry_run: bool, cache_bytes: int = CACHE_BYTES) -> tuple[str, ...]:
+        """Forgets images of Spaces beyond the newest `keep` of each and those that run, and BuildKit's cache beyond `cache_bytes`.
+
+        Returns the images' names.
+        """
+        order = {"do": "prune", "keep": keep, "dry_run": dry_run, "cache_bytes": cache_bytes}
+        return tuple(self._step(order, runner, quiet=True)["gone"])
 
     def load_root(self, archive: Path, tag: str, runner: StepRunner) -> None:
         """Makes an image of one layer from a root file system's tar."""

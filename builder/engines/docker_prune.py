@@ -14,6 +14,7 @@ from typing import Any
 from docker.errors import APIError, ImageNotFound
 
 KEPT = 5  # as many as can be rolled back to
+CACHE_BYTES = 20 << 30  # of BuildKit's cache, which Docker Engine before 23 lets grow for ever
 _OF_SPACE = re.compile(r"(?P<repository>(?:.+/)?[0-9a-f]{24})(?::[0-9a-f]{24}|@sha256:[0-9a-f]{64})")
 
 
@@ -46,3 +47,9 @@ def forget(client: Any, *, repository: str = "", keep: int = KEPT, dry_run: bool
                 client.remove_image(reference)
             gone.append(reference)
     return gone
+
+
+def trim_cache(client: Any, keep_bytes: int = CACHE_BYTES) -> int:
+    """BuildKit's cache down to so many bytes, what was not used for longest first. Returns the bytes that went."""
+    answer = client.post(f"{client.base_url}/v{client.api_version}/build/prune", params={"keep-storage": str(keep_bytes)}, timeout=600)
+    return int(answer.json().get("SpaceReclaimed") or 0) if answer.status_code == 200 else 0

@@ -23,7 +23,7 @@ import requests
 from docker.errors import APIError, DockerException, ImageNotFound, NotFound
 from docker.utils.build import exclude_paths
 
-from builder.engines.docker_prune import forget
+from builder.engines.docker_prune import forget, trim_cache
 from builder.engines.failures import no_base, reason_of, too_much_written
 from control_plane.domain.reasons import Reason
 
@@ -190,6 +190,7 @@ def push(client: Any, order: dict[str, Any]) -> dict[str, Any]:
     if error or not digest:
         raise Refusal(Reason.REGISTRY_UNAVAILABLE, f"The image could not be pushed: {error or 'the registry gave no digest'}")
     forget(client, repository=repository)
+    trim_cache(client)
     return {"ref": f"{repository}@{digest}"}
 
 
@@ -214,7 +215,8 @@ def size(client: Any, order: dict[str, Any]) -> dict[str, Any]:
 
 
 def prune(client: Any, order: dict[str, Any]) -> dict[str, Any]:
-    return {"gone": forget(client, keep=int(order["keep"]), dry_run=bool(order["dry_run"]))}
+    gone = forget(client, keep=int(order["keep"]), dry_run=bool(order["dry_run"]))
+    return {"gone": gone, "freed": 0 if order["dry_run"] else trim_cache(client, int(order["cache_bytes"]))}
 
 
 def root(client: Any, order: dict[str, Any]) -> dict[str, Any]:

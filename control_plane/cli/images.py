@@ -162,10 +162,12 @@ def certificate() -> None:
 @images.command("prune", epilog="Example: vitrine images prune --keep 1 --dry-run")
 @_host
 @click.option("--keep", type=click.IntRange(min=0), default=5, show_default=True, help="Newest images of each Space that stay")
+@click.option("--cache-gb", type=click.IntRange(min=0), default=20, show_default=True, help="Newest GiB of BuildKit's cache that stay")
 @click.option("--dry-run", is_flag=True, help="Only tell")
 @click.option("--json", "as_json", is_flag=True, help="For machines: a list of names")
-def prune_images(docker_host: str | None, keep: int, dry_run: bool, as_json: bool) -> None:
-    """Forget old images on this machine's engine: of Spaces (the registry still has them), and base images out of the catalogue.
+def prune_images(docker_host: str | None, keep: int, cache_gb: int, dry_run: bool, as_json: bool) -> None:
+    """Forget old images on this machine's engine (of Spaces: the registry still has them; base images out of the catalogue) and its
+    build cache.
 
     What runs stays. The registry's own garbage goes with `vitrine admin gc`.
     """
@@ -173,7 +175,7 @@ def prune_images(docker_host: str | None, keep: int, dry_run: bool, as_json: boo
 
     try:
         with bar("Removing old images", None, wanted=not as_json, unit=Unit.THINGS):
-            gone = _bases(docker_host).prune(keep=keep, dry_run=dry_run)
+            gone = _bases(docker_host).prune(keep=keep, dry_run=dry_run, cache_bytes=cache_gb << 30)
     except BuildFailed as error:
         _fail(str(error))
         raise AssertionError from error
