@@ -314,9 +314,15 @@ async def test_gpus_are_given_once(engine: TestEngine) -> None:
     harness = DockerHarness(engine, replace(OPTIONS, gpus=("0", "1")))
     await harness.docker.start()
     try:
-        flavor = replace(suite.SMALL, accelerator=Accelerator("t4", 3, 16))
-        with pytest.raises(NoCapacity):
-            await harness.docker.apply(replace(harness.spec(), flavor=flavor))
+        for flavor, holder, refusal in (
+            (replace(suite.SMALL, accelerator=Accelerator("t4", 3, 16)), (), Rejected),  # never here
+            (replace(suite.SMALL, accelerator=Accelerator("t4", 1, 16)), ("0", "1"), NoCapacity),  # not now
+        ):
+            reserved = [("10.213.255.248/29", holder)] if holder else []
+            with pytest.raises(refusal, match="GPU"):
+                harness.docker._containers.place(replace(harness.spec(), flavor=flavor), reserved)
+        with pytest.raises(Rejected, match="needs 3 GPUs, and this machine has 2"):
+            await harness.docker.apply(replace(harness.spec(), flavor=replace(suite.SMALL, accelerator=Accelerator("t4", 3, 16))))
         assert (await harness.docker.capacity()).nodes[0].gpus == 2
     finally:
         await harness.close()

@@ -42,7 +42,10 @@ class Containers:
         return f"{manifests.PLATFORM}={self.names.tag}"
 
     def place(self, spec: ReplicaSpec, reserved: Sequence[tuple[str, tuple[str, ...]]]) -> tuple[str, tuple[str, ...]]:
-        """A subnet and GPUs that nobody has. `reserved`: those of replicas that are being made. Raises NoCapacity."""
+        """A subnet and GPUs that nobody has. `reserved`: those of replicas that are being made.
+
+        Raises NoCapacity, or Rejected for more GPUs than this machine ever has.
+        """
         nets = [str(c["Subnet"]) for n in self.engine.networks() for c in (n.get("IPAM") or {}).get("Config") or [] if c.get("Subnet")]
         nets += [one for one, _ in reserved] + firewall.host_networks()
         subnet = next(manifests.free_subnets(self._options.subnets, nets, self.names.tag), "")
@@ -51,6 +54,12 @@ class Containers:
         wanted = spec.flavor.gpu_count
         if not wanted:
             return subnet, ()
+        if wanted > len(self._options.gpus):
+            has = f"has {len(self._options.gpus)} for apps" if self._options.gpus else "has none"
+            raise Rejected(
+                f"The hardware {spec.flavor.name} needs {wanted} GPU{'s' * (wanted > 1)}, and this machine {has}.",
+                facts={"reason": Reason.UNSUPPORTED_HERE.value},
+            )
         held = {gpu for item in self.everything() if item["State"] != "exited" for gpu in manifests.gpus_of(item["Labels"])}
         held |= {gpu for _, gpus in reserved for gpu in gpus}
         free = [gpu for gpu in self._options.gpus if gpu not in held]
