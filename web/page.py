@@ -26,7 +26,7 @@ from starlette.datastructures import FormData, UploadFile
 from control_plane.domain.accounts import Actor
 from control_plane.domain.errors import Conflict, Forbidden, NotFound, NotSignedIn, QuotaExceeded, Rejected, Unavailable, VitrineError
 from control_plane.http.addresses import base_url, caller_address
-from control_plane.http.error_map import status_of
+from control_plane.http.error_map import one_line, status_of
 from control_plane.ports.clock import Clock
 from web import ansi, markup, sayings, security, words
 from web.backend import MovedTo, WebBackend
@@ -203,6 +203,7 @@ class Pages:
         if isinstance(error, Unavailable):
             response.headers["Retry-After"] = str(error.retry_after_s)
         response.headers["X-Error-Code"] = error.code
+        response.headers["X-Error-Message"] = one_line(error.message)
         return response
 
 
