@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from sqlalchemy import select
 
+from control_plane.db.ledger_tables import access_requests
 from control_plane.db.rows import Row, Rows
-from control_plane.db.tables import access_requests, accounts
+from control_plane.db.tables import accounts
 from control_plane.domain.gates import AccessRequest, RequestStatus
 from control_plane.domain.ids import AccountId, RepoId
 

@@ -11,9 +11,10 @@ from typing import Any
 
 from sqlalchemy import and_, case, delete, false, func, or_, select
 
+from control_plane.db.ledger_tables import audit, counters, documents, meta, quota_limits, usage
 from control_plane.db.rows import Row, Rows
 from control_plane.db.space_stores import OPEN_REPLICA
-from control_plane.db.tables import audit, counters, deployments, documents, meta, quota_limits, replicas, repos, spaces, usage
+from control_plane.db.tables import deployments, replicas, repos, spaces
 from control_plane.domain.ids import AccountId, SpaceId
 from control_plane.domain.quotas import STORAGE_HOLD, Held
 from control_plane.domain.spaces import DesiredState, RepoType, Sdk

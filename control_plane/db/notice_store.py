@@ -7,8 +7,8 @@ from datetime import datetime
 
 from sqlalchemy import delete, func, select, update
 
+from control_plane.db.ledger_tables import notices
 from control_plane.db.rows import Row, Rows
-from control_plane.db.tables import notices
 from control_plane.domain.ids import AccountId, RepoId
 from control_plane.domain.notices import Notice, NoticeKind
 

@@ -2,78 +2,35 @@
 
 `seq` is the order of insertion: it breaks ties between equal times and is the row id that the search index points at.
 Every listing that a page or the Hub API asks for has an index that yields it in order (see `repos`).
+`ledger_tables` has those of what happened; whoever imports this module has the metadata of both.
 """
 
 from __future__ import annotations
-
-from datetime import UTC, datetime
-from typing import Any
 
 from sqlalchemy import (
     JSON,
     BigInteger,
     Boolean,
     Column,
-    DateTime,
-    Dialect,
     Float,
     ForeignKey,
     Index,
     Integer,
-    MetaData,
     String,
     Table,
     Text,
     UniqueConstraint,
     text,
 )
-from sqlalchemy.types import TypeDecorator
 
-metadata = MetaData(
-    naming_convention={
-        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
-        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
-        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
-        "pk": "pk_%(table_name)s",
-    }
-)
-
-
-class UtcTime(TypeDecorator[datetime]):
-    """An aware time. SQLite has no zone, so UTC is stored there and put back on reading; a naive time is a bug."""
-
-    impl = DateTime(timezone=True)
-    cache_ok = True
-
-    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
-        if value is None:
-            return None
-        if value.tzinfo is None:
-            raise ValueError("a time without a zone cannot be stored")
-        in_utc = value.astimezone(UTC)
-        return in_utc.replace(tzinfo=None) if dialect.name == "sqlite" else in_utc
-
-    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
-        if value is None:
-            return None
-        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
-
-
-def _id(name: str, *args: Any, **kwargs: Any) -> Column[str]:
-    return Column(name, String(64), *args, **kwargs)
-
-
-def _seq() -> Column[int]:
-    # SQLite only makes `INTEGER PRIMARY KEY` its row id, hence the variant.
-    return Column("seq", BigInteger().with_variant(Integer(), "sqlite"), primary_key=True, autoincrement=True)
-
-
-meta = Table("meta", metadata, Column("key", Text, primary_key=True), Column("value", Text, nullable=False))
+import control_plane.db.ledger_tables  # noqa: F401  (whoever takes the metadata from here has those tables in it)
+from control_plane.db.columns import UtcTime, id_column, seq_column
+from control_plane.db.columns import metadata as metadata
 
 accounts = Table(
     "accounts",
     metadata,
-    _id("id", primary_key=True),
+    id_column("id", primary_key=True),
     Column("kind", Text, nullable=False),
     Column("name", Text, nullable=False),
     Column("name_lower", Text, nullable=False, unique=True),
@@ -88,16 +45,16 @@ accounts = Table(
 memberships = Table(
     "memberships",
     metadata,
-    _id("org_id", ForeignKey("accounts.id", ondelete="CASCADE"), primary_key=True),
-    _id("user_id", ForeignKey("accounts.id", ondelete="CASCADE"), primary_key=True, index=True),
+    id_column("org_id", ForeignKey("accounts.id", ondelete="CASCADE"), primary_key=True),
+    id_column("user_id", ForeignKey("accounts.id", ondelete="CASCADE"), primary_key=True, index=True),
     Column("role", Text, nullable=False),
 )
 
 tokens = Table(
     "tokens",
     metadata,
-    _id("id", primary_key=True),
-    _id("user_id", ForeignKey("accounts.id", ondelete="CASCADE"), nullable=False, index=True),
+    id_column("id", primary_key=True),
+    id_column("user_id", ForeignKey("accounts.id", ondelete="CASCADE"), nullable=False, index=True),
     Column("name", Text, nullable=False),
     Column("role", Text, nullable=False),
     Column("sha256", String(64), nullable=False, unique=True),
@@ -111,8 +68,8 @@ tokens = Table(
 sessions = Table(
     "sessions",
     metadata,
-    _id("id", primary_key=True),
-    _id("user_id", ForeignKey("accounts.id", ondelete="CASCADE"), nullable=False, index=True),
+    id_column("id", primary_key=True),
+    id_column("user_id", ForeignKey("accounts.id", ondelete="CASCADE"), nullable=False, index=True),
     Column("secret_sha256", String(64), nullable=False, unique=True),
     Column("csrf", Text, nullable=False),
     Column("created_at", UtcTime, nullable=False),
@@ -125,16 +82,16 @@ sessions = Table(
 repos = Table(
     "repos",
     metadata,
-    _seq(),
-    _id("id", nullable=False, unique=True),
+    seq_column(),
+    id_column("id", nullable=False, unique=True),
     Column("type", Text, nullable=False),
-    _id("owner_id", ForeignKey("accounts.id"), nullable=False),
+    id_column("owner_id", ForeignKey("accounts.id"), nullable=False),
     Column("owner_name", Text, nullable=False),
     Column("name", Text, nullable=False),
     Column("visibility", Text, nullable=False),
     Column("created_at", UtcTime, nullable=False),
     Column("updated_at", UtcTime, nullable=False),
-    _id("created_by", nullable=False),
+    id_column("created_by", nullable=False),
     Column("head", String(64)),
     Column("likes", Integer, nullable=False),
     Column("tags", JSON, nullable=False),
@@ -168,7 +125,7 @@ repo_tags = Table(
     "repo_tags",
     metadata,
     Column("tag", Text, primary_key=True),
-    _id("repo_id", ForeignKey("repos.id", ondelete="CASCADE"), primary_key=True, index=True),
+    id_column("repo_id", ForeignKey("repos.id", ondelete="CASCADE"), primary_key=True, index=True),
 )
 
 old_names = Table(
@@ -177,14 +134,14 @@ old_names = Table(
     Column("type", Text, primary_key=True),
     Column("owner_lower", Text, primary_key=True),
     Column("name_lower", Text, primary_key=True),
-    _id("repo_id", ForeignKey("repos.id", ondelete="CASCADE"), nullable=False, index=True),
+    id_column("repo_id", ForeignKey("repos.id", ondelete="CASCADE"), nullable=False, index=True),
 )
 
 likes = Table(
     "likes",
     metadata,
-    _id("user_id", ForeignKey("accounts.id", ondelete="CASCADE"), primary_key=True),
-    _id("repo_id", ForeignKey("repos.id", ondelete="CASCADE"), primary_key=True, index=True),
+    id_column("user_id", ForeignKey("accounts.id", ondelete="CASCADE"), primary_key=True),
+    id_column("repo_id", ForeignKey("repos.id", ondelete="CASCADE"), primary_key=True, index=True),
     Column("at", UtcTime, nullable=False),
 )
 
@@ -206,8 +163,8 @@ repo_texts = Table(
 removed_repos = Table(
     "removed_repos",
     metadata,
-    _id("repo_id", primary_key=True),
-    _id("owner_id", nullable=False),
+    id_column("repo_id", primary_key=True),
+    id_column("owner_id", nullable=False),
     Column("full_name", Text, nullable=False),
     Column("removed_at", UtcTime, nullable=False),
 )
@@ -216,7 +173,7 @@ removed_repos = Table(
 spaces = Table(
     "spaces",
     metadata,
-    _id("id", primary_key=True),
+    id_column("id", primary_key=True),
     Column("subdomain", String(64), nullable=False, unique=True),
     Column("sdk", Text, nullable=False),
     Column("config", JSON, nullable=False),
@@ -255,7 +212,7 @@ freed_subdomains = Table(
 settings = Table(
     "settings",
     metadata,
-    _id("space_id", ForeignKey("spaces.id", ondelete="CASCADE"), primary_key=True),
+    id_column("space_id", ForeignKey("spaces.id", ondelete="CASCADE"), primary_key=True),
     Column("key", Text, primary_key=True),
     Column("is_secret", Boolean, primary_key=True),
     Column("value", Text, nullable=False),
@@ -269,9 +226,9 @@ _OPEN_BUILD = text("status IN ('queued', 'running')")
 builds = Table(
     "builds",
     metadata,
-    _seq(),
-    _id("id", nullable=False, unique=True),
-    _id("space_id", ForeignKey("spaces.id", ondelete="CASCADE"), nullable=False),
+    seq_column(),
+    id_column("id", nullable=False, unique=True),
+    id_column("space_id", ForeignKey("spaces.id", ondelete="CASCADE"), nullable=False),
     Column("revision", String(64), nullable=False),
     Column("status", Text, nullable=False),
     Column("created_at", UtcTime, nullable=False),
@@ -296,9 +253,9 @@ builds = Table(
 deployments = Table(
     "deployments",
     metadata,
-    _id("space_id", ForeignKey("spaces.id", ondelete="CASCADE"), primary_key=True),
+    id_column("space_id", ForeignKey("spaces.id", ondelete="CASCADE"), primary_key=True),
     Column("generation", Integer, primary_key=True, autoincrement=False),
-    _id("build_id", nullable=False),
+    id_column("build_id", nullable=False),
     Column("revision", String(64), nullable=False),
     Column("artifact", JSON, nullable=False),
     Column("launch", JSON, nullable=False),
@@ -317,9 +274,9 @@ _OPEN_REPLICA = text("state NOT IN ('stopped', 'failed')")
 replicas = Table(
     "replicas",
     metadata,
-    _seq(),
-    _id("id", nullable=False, unique=True),
-    _id("space_id", ForeignKey("spaces.id", ondelete="CASCADE"), nullable=False),
+    seq_column(),
+    id_column("id", nullable=False, unique=True),
+    id_column("space_id", ForeignKey("spaces.id", ondelete="CASCADE"), nullable=False),
     Column("generation", Integer, nullable=False),
     Column("state", Text, nullable=False),
     Column("created_at", UtcTime, nullable=False),
@@ -344,7 +301,7 @@ events = Table(
     "events",
     metadata,
     Column("id", BigInteger().with_variant(Integer(), "sqlite"), primary_key=True, autoincrement=True),
-    _id("space_id", nullable=False),
+    id_column("space_id", nullable=False),
     Column("at", UtcTime, nullable=False),
     Column("kind", Text, nullable=False),
     Column("facts", JSON, nullable=False),
@@ -356,7 +313,7 @@ events = Table(
 space_hours = Table(
     "space_hours",
     metadata,
-    _id("space_id", primary_key=True),
+    id_column("space_id", primary_key=True),
     Column("hour", String(13), primary_key=True),
     Column("requests", JSON, nullable=False),
     Column("latency", JSON, nullable=False),
@@ -368,104 +325,4 @@ space_hours = Table(
     Column("woken", Integer, server_default="0", nullable=False),
     Column("wake_s", Float(53), server_default="0", nullable=False),
     Index("ix_space_hours_hour", "hour"),
-)
-
-quota_limits = Table(
-    "quota_limits",
-    metadata,
-    Column("subject", Text, primary_key=True),
-    Column("key", Text, primary_key=True),
-    Column("limit", Float(53)),
-)
-
-usage = Table(
-    "usage",
-    metadata,
-    _id("account_id", primary_key=True),
-    Column("day", String(10), primary_key=True),
-    _id("space_id", primary_key=True),
-    Column("key", Text, primary_key=True),
-    Column("flavor", Text, primary_key=True),
-    Column("amount", Float(53), nullable=False),
-    Index("ix_usage_day", "day"),
-)
-
-# `facts` is kept as the exact text that was hashed.
-audit = Table(
-    "audit",
-    metadata,
-    Column("id", BigInteger().with_variant(Integer(), "sqlite"), primary_key=True, autoincrement=True),
-    Column("at", UtcTime, nullable=False, index=True),
-    Column("actor", Text, nullable=False),
-    Column("action", Text, nullable=False),
-    Column("subject", Text, nullable=False),
-    Column("address", Text, nullable=False),
-    Column("facts", Text, nullable=False),
-    Column("prev_hash", String(64), nullable=False),
-    Column("hash", String(64), nullable=False),
-    Index("ix_audit_actor", "actor", "id"),
-    sqlite_autoincrement=True,
-)
-
-documents = Table(
-    "documents",
-    metadata,
-    _seq(),
-    Column("kind", Text, nullable=False),
-    Column("key", Text, nullable=False),
-    Column("owner", Text, nullable=False),
-    Column("body", JSON, nullable=False),
-    UniqueConstraint("kind", "key"),
-    Index("ix_documents_owner", "kind", "owner", "seq"),
-)
-
-counters = Table(
-    "counters",
-    metadata,
-    Column("kind", Text, primary_key=True),
-    Column("owner", Text, primary_key=True),
-    Column("value", BigInteger, nullable=False),
-)
-
-# Tries of a key that is hashed, in the window that ends at `expires_at` (Unix seconds); `accounts.throttle`.
-tries = Table(
-    "tries",
-    metadata,
-    Column("key", String(64), primary_key=True),
-    Column("count", Integer, nullable=False),
-    Column("expires_at", BigInteger, nullable=False, index=True),
-)
-
-# One row per person and topic; `domain.notices.Notice`.
-notices = Table(
-    "notices",
-    metadata,
-    _id("account_id", ForeignKey("accounts.id", ondelete="CASCADE"), primary_key=True),
-    Column("topic", Text, primary_key=True),
-    Column("kind", Text, nullable=False),
-    _id("repo_id", ForeignKey("repos.id", ondelete="CASCADE"), nullable=False, index=True),
-    Column("at", UtcTime, nullable=False),
-    Column("actor", Text, nullable=False),
-    Column("title", Text, nullable=False),
-    Column("words", Text, nullable=False),
-    Column("number", Integer, nullable=False),
-    Column("count", Integer, nullable=False),
-    Column("read_at", UtcTime),
-    Index("ix_notices_newest", "account_id", "at"),
-    Index("ix_notices_unread", "account_id", sqlite_where=text("read_at IS NULL"), postgresql_where=text("read_at IS NULL")),
-)
-
-# Who asked to read a gated repository. Rows stay when the gate is taken away: whoever was let in still is when it comes back.
-access_requests = Table(
-    "access_requests",
-    metadata,
-    _id("id", nullable=False, unique=True),
-    _id("repo_id", ForeignKey("repos.id", ondelete="CASCADE"), primary_key=True),
-    _id("user_id", ForeignKey("accounts.id", ondelete="CASCADE"), primary_key=True, index=True),
-    Column("status", Text, nullable=False),
-    Column("at", UtcTime, nullable=False),
-    Column("fields", JSON, nullable=False),
-    Column("reason", Text, nullable=False),
-    Column("is_granted", Boolean, nullable=False),
-    Index("ix_access_requests_listed", "repo_id", "status", "at"),
 )

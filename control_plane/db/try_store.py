@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from sqlalchemy import and_, case, delete, or_, select, update
 
+from control_plane.db.ledger_tables import tries
 from control_plane.db.rows import Rows
-from control_plane.db.tables import tries
 
 
 class SqlTryStore:
