@@ -146,7 +146,7 @@ def cluster() -> Iterator[Cluster]:
         pytest.exit(f"test-cluster: {error}", returncode=1)
     except (BuildFailed, VitrineError) as error:
         pytest.exit(f"test-cluster: {error.message}", returncode=1)
-    gpu_pool = NodePool("gpu", ("tiny-gpu",), node_selector=gpu.selector, tolerations=({"operator": "Exists"},)) if gpu else None
+    gpu_pool = NodePool("gpu", ("tiny-gpu",), node_selector=gpu.selector, tolerations=gpu.tolerations) if gpu else None
     name = f"vitrine-test-{secrets.token_hex(4)}"
     try:
         reasons = []

@@ -23,6 +23,7 @@ _BEAT_S = 10.0
 _LOOK_S = 0.5
 # Keeps everybody else's pods away; the shipped GPU pools tolerate it.
 TAINT = {"key": "nvidia.com/gpu", "value": "present", "effect": "NoSchedule"}
+TOLERATION = {"key": TAINT["key"], "operator": "Exists", "effect": TAINT["effect"]}
 
 
 def stamp() -> str:
