@@ -6,7 +6,7 @@ import array
 import json
 import struct
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -52,10 +52,11 @@ http.server.ThreadingHTTPServer(("0.0.0.0", int(os.environ["PORT"])), Handler).s
 NUMBERS = [n % 7 for n in range(300_000)]
 
 
-def _safetensors() -> bytes:
+def _safetensors(name: str = "w", numbers: Sequence[float] = NUMBERS, *, width: int = 0) -> bytes:
     """A model of one tensor, in the format's own few bytes: length, header, numbers."""
-    data = array.array("f", NUMBERS).tobytes()
-    header = json.dumps({"w": {"dtype": "F32", "shape": [len(NUMBERS)], "data_offsets": [0, len(data)]}}).encode()
+    data = array.array("f", numbers).tobytes()
+    shape = [len(numbers) // width, width] if width else [len(numbers)]
+    header = json.dumps({name: {"dtype": "F32", "shape": shape, "data_offsets": [0, len(data)]}}).encode()
     return struct.pack("<Q", len(header)) + header + data
 
 
@@ -147,6 +148,7 @@ def test_spaces_load_models_and_datasets_of_this_platform_and_share_them(
 LIBRARIES = """
 import http.server, json, os
 from datasets import Dataset, load_dataset
+from model2vec import StaticModel
 from transformers import AutoConfig, AutoTokenizer
 rows = load_dataset("admin/table")
 found = {
@@ -154,6 +156,7 @@ found = {
     "ids": AutoTokenizer.from_pretrained("admin/tokens")("hello world")["input_ids"],
     "rows": {split: part.to_list() for split, part in rows.items()},
     "streamed": next(iter(load_dataset("admin/table", split="test", streaming=True))),
+    "vectors": StaticModel.from_pretrained("admin/vectors").encode(["hello world", "world"]).tolist(),
 }
 Dataset.from_dict({"n": [1, 2, 3]}).push_to_hub("admin/pushed", token=os.environ["HF_TOKEN"], private=True)
 found["pushed"] = load_dataset("admin/pushed", split="train", token=os.environ["HF_TOKEN"])["n"][:]
@@ -163,6 +166,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.send_response(200); self.send_header("Content-Length", str(len(body))); self.end_headers(); self.wfile.write(body)
 http.server.ThreadingHTTPServer(("0.0.0.0", int(os.environ["PORT"])), Handler).serve_forever()
 """
+
+
+WORDS = 7
 
 
 def _tokenizer() -> bytes:
@@ -176,13 +182,23 @@ def _tokenizer() -> bytes:
 
 
 def test_transformers_and_datasets_inside_a_space(platform: Platform, work: Callable[..., Work], api: HfApi) -> None:
-    """The libraries as they are, told nothing: a tokenizer, a table of two splits, a stream, and a data set pushed back."""
+    """The libraries as they are, told nothing: a tokenizer, a table of two splits, a stream, a data set pushed back, a model's answers.
+
+    The model is one whose library needs no `torch`: that is gigabytes, and its weights come over the same calls.
+    """
     api.create_repo("admin/tokens")
     bert = {"model_type": "bert", "vocab_size": 7, "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
     named = {"tokenizer_class": "PreTrainedTokenizerFast", "unk_token": "[UNK]", "pad_token": "[PAD]"}
     files = {"config.json": json.dumps(bert).encode(), "tokenizer.json": _tokenizer(), "tokenizer_config.json": json.dumps(named).encode()}
     for path, content in files.items():
         api.upload_file(path_or_fileobj=content, path_in_repo=path, repo_id="admin/tokens")
+    api.create_repo("admin/vectors")
+    static = {"model_type": "model2vec", "architectures": ["StaticModel"], "hidden_dim": 2, "normalize": False}
+    weights = _safetensors("embeddings", range(2 * WORDS), width=2)
+    for path, content in (
+        ("config.json", json.dumps(static).encode()), ("tokenizer.json", _tokenizer()), ("model.safetensors", weights),
+    ):  # fmt: skip
+        api.upload_file(path_or_fileobj=content, path_in_repo=path, repo_id="admin/vectors")
     api.create_repo("admin/table", repo_type="dataset")
     for path, content in (("train.csv", b"a,b\n1,x\n2,y\n"), ("test.csv", b"a,b\n3,z\n")):
         api.upload_file(path_or_fileobj=content, path_in_repo=path, repo_id="admin/table", repo_type="dataset")
@@ -190,14 +206,16 @@ def test_transformers_and_datasets_inside_a_space(platform: Platform, work: Call
     secret = {"key": "HF_TOKEN", "value": platform.token}
     assert platform.api("POST", "/api/spaces/admin/libraries/secrets", json=secret).status_code == 200
     readme = "---\ntitle: libraries\nsdk: gradio\napp_file: app.py\n---\n"
-    demo.write(**{"app.py": LIBRARIES, "requirements.txt": "transformers\ndatasets\n", "README.md": readme})
-    pushed = demo.push("x")
-    assert "Live at" in pushed, pushed
+    demo.write(**{"app.py": LIBRARIES, "requirements.txt": "transformers\ndatasets\nmodel2vec\n", "README.md": readme})
+    demo.push("x", wait=False)
+    reached = platform.until("libraries", "RUNNING", "BUILD_ERROR", "RUNTIME_ERROR", seconds=150)
+    assert reached["stage"] == "RUNNING", reached
     assert _ask(platform, "libraries", "/") == {
         "config": "bert",
         "ids": [5, 6],
         "rows": {"train": [{"a": 1, "b": "x"}, {"a": 2, "b": "y"}], "test": [{"a": 3, "b": "z"}]},
         "streamed": {"a": 3, "b": "z"},
+        "vectors": [[11.0, 12.0], [12.0, 13.0]],
         "pushed": [1, 2, 3],
     }
     assert api.dataset_info("admin/pushed").private
