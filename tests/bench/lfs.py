@@ -1,4 +1,7 @@
-"""lfs.memory, lfs.upload, lfs.download: a 1 GB file up and down; lfs.bystander: a small request beside 200 downloads."""
+"""lfs.memory, lfs.upload, lfs.download: a 1 GB file up and down; lfs.bystander: a small request beside 200 downloads.
+
+The 200 downloads are one `curl` of its own; only the small request is asked by this process, so that it waits for no other client.
+"""
 
 from __future__ import annotations
 
