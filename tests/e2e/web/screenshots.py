@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 
 import uvicorn
@@ -162,7 +163,8 @@ def places(*, signed_in: bool) -> Iterator[tuple[str, str, Callable[[Page], None
         yield name, path, then
 
 
-def shoot(browser: Browser, url: str, out: Path, cookie: str, only: str = "") -> list[str]:
+def shoot(browser: Browser, url: str, out: Path, cookie: str, only: str = "", at: datetime | None = None) -> list[str]:
+    """`only`: part of a picture's name; `at`: what the pages' scripts take for now."""
     failures: list[str] = []
     for theme in ("light", "dark"):
         for width, (w, h) in WIDTHS.items():
@@ -174,6 +176,8 @@ def shoot(browser: Browser, url: str, out: Path, cookie: str, only: str = "") ->
                     if only and only not in f"{name}-{width}-{theme}":
                         continue
                     page = view.new_page()
+                    if at is not None:
+                        page.clock.set_fixed_time(at)
                     failures += [f"{name} {width} {theme}: {p}" for p in problems_of(page, url, path, then)]
                     page.evaluate(ALL_CARDS)
                     page.screenshot(path=out / f"{name}-{width}-{theme}.png", full_page=True)
@@ -191,7 +195,7 @@ def main(arguments: list[str]) -> int:
             failures = shoot(browser, arguments[0], out, arguments[1] if len(arguments) > 2 else "")
         else:
             with served() as (url, backend):
-                failures = shoot(browser, url, out, backend.signed_in, arguments[0] if len(arguments) > 1 else "")
+                failures = shoot(browser, url, out, backend.signed_in, arguments[0] if len(arguments) > 1 else "", NOW)
         browser.close()
     print("\n".join(failures) or f"every page is in {out}")
     return 1 if failures else 0

@@ -58,8 +58,9 @@ function countUp() {
   setInterval(() => {
     for (const mark of document.querySelectorAll("[data-since]")) {
       const since = Date.parse(/** @type {HTMLElement} */ (mark).dataset.since ?? "");
-      const words = document.body.dataset.seconds ?? "{x} s";
-      if (since) mark.textContent = words.replace("{x}", String(Math.max(0, Math.round((Date.now() - since) / 1000))));
+      const seconds = Math.max(0, Math.round((Date.now() - since) / 1000));
+      const { seconds: short = "{x} s", minutes: long = "{x} min" } = document.body.dataset; // as the server says them
+      if (since) mark.textContent = seconds < 90 ? short.replace("{x}", String(seconds)) : long.replace("{x}", String(Math.round(seconds / 60)));
     }
   }, 1000);
 }
