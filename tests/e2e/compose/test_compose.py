@@ -108,7 +108,7 @@ def build_images(stack: Stack, scratch: Path) -> None:
     if older := before_the_newest_migration():
         tree = scratch / "older"
         tree.mkdir()
-        archive = subprocess.run(["git", "archive", older], cwd=ROOT, capture_output=True, check=True).stdout
+        archive = subprocess.run(["git", "-c", "tar.umask=0022", "archive", older], cwd=ROOT, capture_output=True, check=True).stdout
         subprocess.run(["tar", "-x", "-C", str(tree)], input=archive, check=True)
         stack.docker(*platform, "-t", OLDER, "-f", str(tree / "infra/Dockerfile"), str(tree))
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import io
 import json
 import os
 import re
@@ -13,7 +12,6 @@ import socket
 import sqlite3
 import subprocess
 import sys
-import tarfile
 import tempfile
 import threading
 import time
@@ -32,6 +30,8 @@ from control_plane.runtimes.docker.manifests import Names
 from tests.contract.docker_engine import TestEngine, test_engine
 from tests.e2e.conftest import Platform, Work, start_platform, stop_platform
 from tests.e2e.docker.conftest import Registry, free_port, marks, sleepers, until
+from tests.e2e.docker.docker_client import Client, traces
+from tests.e2e.docker.probe_app import APP
 from tests.e2e.test_push_to_live import child_named, rewind
 from tests.e2e.web.screenshots import ARGS, CHROMIUM
 
@@ -39,69 +39,6 @@ pytestmark = list(marks)
 CARD = "---\ntitle: T\nsdk: {sdk}\n{more}---\n"
 Make = Callable[..., Work]
 APT_MIRROR = "debian-of-this-site"
-
-# Standard library only. `/probe` tells what the app finds around it.
-APP = """
-import base64, hashlib, http.server, importlib.util, json, os, resource, socket, time, urllib.request
-WORDS = {words!r}
-def can(call):
-    try:
-        call()
-        return "yes"
-    except Exception as error:
-        return type(error).__name__
-def connect(host, port):
-    with socket.socket() as s:
-        s.settimeout(1)
-        s.connect((host, port))
-def gateway():
-    row = next(line.split() for line in open("/proc/net/route") if line.split()[1] == "00000000")
-    return socket.inet_ntoa(int(row[2], 16).to_bytes(4, "little"))
-def probe(query):
-    status = dict(line.split(":", 1) for line in open("/proc/self/status"))
-    ours = ("/proc", "/sys", "/dev", "/home/user", "/tmp")
-    writable = [d for d, _, _ in os.walk("/") if not d.startswith(ours) and os.access(d, os.W_OK)]
-    hub = os.environ["HF_ENDPOINT"]
-    return {{
-        "uid": os.getuid(), "caps": status["CapBnd"].strip(), "no_new_privs": status["NoNewPrivs"].strip(),
-        "seccomp": status["Seccomp"].strip(), "writable": writable, "home": can(lambda: open("/home/user/x", "w")),
-        "app": can(lambda: open("x", "w")), "tmp": can(lambda: open("/tmp/x", "w")), "hub": hub,
-        "hub_answers": can(lambda: urllib.request.urlopen(hub + "/api/spaces", timeout=3)),
-        "registry": can(lambda: connect(gateway(), int(query["registry"]))), "metadata": can(lambda: connect("169.254.169.254", 80)),
-        "loopback": can(lambda: connect("127.0.0.1", int(query["registry"]))), "ssh": can(lambda: connect(gateway(), 22)),
-        "raw": can(lambda: socket.socket(socket.AF_INET, socket.SOCK_RAW, 1)), "docker": os.path.exists("/var/run/docker.sock"),
-        "processes": len([p for p in os.listdir("/proc") if p.isdigit()]), "files": resource.getrlimit(7)[1],
-        "environment": sorted(os.environ), "tinydep": importlib.util.find_spec("tinydep") is not None,
-    }}
-class H(http.server.BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    def log_message(self, *a): print("asked", self.path, flush=True)
-    def answer(self, text):
-        body = text.encode()
-        self.send_response(200); self.send_header("Content-Length", str(len(body))); self.end_headers(); self.wfile.write(body)
-    def do_GET(self):
-        path, _, query = self.path.partition("?")
-        if path == "/probe":
-            self.answer(json.dumps(probe(dict(p.split("=") for p in query.split("&")))))
-        elif path == "/exit":
-            print("leaving now", flush=True); os._exit(7)
-        elif path == "/events":
-            self.send_response(200); self.send_header("Content-Type", "text/event-stream"); self.send_header("Connection", "close")
-            self.end_headers()
-            for n in range(3):
-                self.wfile.write(f"data: {{n}}\\n\\n".encode()); self.wfile.flush(); time.sleep(0.05)
-            self.close_connection = True
-        elif path == "/ws":
-            key = self.headers["Sec-WebSocket-Key"] + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
-            accept = base64.b64encode(hashlib.sha1(key.encode()).digest()).decode()
-            self.send_response(101); self.send_header("Upgrade", "websocket"); self.send_header("Connection", "Upgrade")
-            self.send_header("Sec-WebSocket-Accept", accept); self.end_headers()
-            text = WORDS.encode(); self.wfile.write(bytes([0x81, len(text)]) + text); self.wfile.flush(); self.rfile.read(1)
-        else:
-            self.answer(WORDS)
-print("listening", flush=True)
-http.server.ThreadingHTTPServer(("0.0.0.0", int(os.environ.get("PORT", "7860"))), H).serve_forever()
-"""
 
 
 @dataclass(frozen=True)
@@ -290,26 +227,6 @@ def one_click(platform: Platform, path: str, button: str) -> None:
             browser.close()
 
 
-class Client:
-    """Docker's own command line with a configuration of its own."""
-
-    def __init__(self, engine: str, address: str, folder: Path) -> None:
-        self.address, self.said = address, ""
-        self._argv = ("docker", "--host", engine, "--config", str(folder))
-
-    def image(self, name: str) -> str:
-        return f"{self.address}/{name}"
-
-    def run(self, *words: str, ok: bool = True, stdin: str = "") -> str:
-        done = subprocess.run([*self._argv, *words], input=stdin, capture_output=True, text=True, timeout=120, check=False)
-        self.said = done.stdout + done.stderr
-        assert (done.returncode == 0) == ok, self.said
-        return self.said
-
-    def login(self, user: str, token: str, *, ok: bool = True) -> str:
-        return self.run("login", "--username", user, "--password-stdin", self.address, ok=ok, stdin=token)
-
-
 def answer_of(port: int) -> str:
     with contextlib.suppress(httpx.HTTPError):
         return httpx.get(f"http://127.0.0.1:{port}/", timeout=5, trust_env=False).text
@@ -350,25 +267,6 @@ def of_this_site(http_index: str, keys: Keys) -> tuple[str, ...]:
     """Words of the platform's package index, Debian mirror and authorities: builds are told them, and images are not."""
     port = http_index.rpartition(":")[2]
     return (f":{port}", APT_MIRROR, keys.certificate.read_text().splitlines()[1])
-
-
-def traces(image: Any, words: Sequence[str]) -> list[str]:
-    """Where a word stands in what an image carries along: its configuration, its history, each file of each layer, each file's name."""
-    found = [f"{word} in the history or the configuration" for word in words if word in str(image.history()) + str(image.attrs)]
-    with tarfile.open(fileobj=io.BytesIO(b"".join(image.save()))) as archive:
-        for layer in archive:
-            if not layer.name.endswith("layer.tar"):
-                continue
-            opened = archive.extractfile(layer)
-            assert opened is not None
-            with tarfile.open(fileobj=opened) as files:
-                for member in files:
-                    content = files.extractfile(member) if member.isfile() else None
-                    data = content.read() if content else b""
-                    found += [f"{word} in {member.name}" for word in words if word.encode() in data or word in member.name]
-                    if data and member.name in ("etc/pip.conf", "etc/uv/uv.toml", "etc/apt/apt.conf.d/99vitrine"):
-                        found.append(f"{member.name}: {data[:200]!r}")
-    return found
 
 
 def test_a_docker_space_with_a_secret_and_a_variable(running: Platform, space: Make, host: TestEngine, http_index: str, keys: Keys) -> None:
