@@ -22,7 +22,7 @@ from control_plane.api.access_rooms import right_of_room
 from control_plane.api.access_table import DOCUMENTATION, right_of
 from tests.functional.hub_api.running import WholePlatform
 
-JOURNEY, SWEEP = (Path(__file__).with_name(name) for name in ("journey.py", "sweep.py"))
+JOURNEY, SWEEP, METHODS = (Path(__file__).with_name(name) for name in ("journey.py", "sweep.py", "methods.py"))
 OLDEST = "1.16.0"
 
 
@@ -45,11 +45,20 @@ def oldest(tmp_path_factory: pytest.TempPathFactory) -> str:
     return python
 
 
-def travel(python: str, whole: WholePlatform, folder: Path, script: Path = JOURNEY, *, xet: bool = True) -> str:
+@pytest.fixture(scope="module")
+def guest(whole: WholePlatform) -> str:
+    """A token of somebody who owns nothing."""
+    headers = {"Authorization": f"Bearer {whole.admin_token}"}
+    httpx.post(f"{whole.url}/api/admin/users", json={"name": "guest"}, headers=headers).raise_for_status()
+    made = httpx.post(f"{whole.url}/api/admin/tokens", json={"user": "guest", "role": "write", "name": "t"}, headers=headers)
+    return str(made.json()["token"])
+
+
+def travel(python: str, whole: WholePlatform, folder: Path, script: Path = JOURNEY, *more: str, xet: bool = True) -> str:
     keep = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "HUGGING"))}
     env = keep | {"HF_HUB_DISABLE_XET": "0" if xet else "1", "PYTHONWARNINGS": "ignore"}
     done = subprocess.run(
-        [python, "-I", str(script), whole.url, whole.admin_token, str(folder)], env=env, capture_output=True, text=True, timeout=240
+        [python, "-I", str(script), whole.url, whole.admin_token, *more, str(folder)], env=env, capture_output=True, text=True, timeout=240
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
@@ -76,6 +85,16 @@ def test_every_command_for_spaces(whole: WholePlatform, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_every_command_for_spaces_of_the_oldest_client(whole: WholePlatform, tmp_path: Path, oldest: str) -> None:
     assert re.fullmatch(rf"\s*swept 14 of {OLDEST}\n", travel(oldest, whole, tmp_path, SWEEP))
+
+
+def test_every_method(whole: WholePlatform, tmp_path: Path, guest: str) -> None:
+    """All that `HfApi` has and that is a platform's of one's own. A method of a newer client is noticed."""
+    assert re.fullmatch(r"\s*methods complete 2\.\S+\n", travel(sys.executable, whole, tmp_path, METHODS, guest))
+
+
+@pytest.mark.slow
+def test_every_method_of_the_oldest_client(whole: WholePlatform, tmp_path: Path, guest: str, oldest: str) -> None:
+    assert re.fullmatch(rf"\s*methods complete {OLDEST}\n", travel(oldest, whole, tmp_path, METHODS, guest))
 
 
 def test_command_line(whole: WholePlatform, tmp_path: Path) -> None:
