@@ -100,7 +100,7 @@ _OTHER_DESCRIPTORS = 128  # listeners, bus, logs, questions to the API, and what
 
 
 class Core:
-    """`now` is the loop's clock, refreshed by the tick and by each request."""
+    """`now` is the loop's clock, refreshed by the tick and by each new connection: half a second old at most."""
 
     def __init__(
         self, config: ProxyConfig, *, pools: Pools, activity: Activity, table: Table, guard: Guard, activator: Activator,

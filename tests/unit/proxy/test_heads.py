@@ -1,6 +1,8 @@
 # ruff: noqa: E501  (one case per line reads best)
 from __future__ import annotations
 
+import random
+
 import pytest
 
 from control_plane.proxy.errors import Code
@@ -9,6 +11,7 @@ from control_plane.proxy.heads import (
     NO_BODY,
     HeadError,
     HeadLimits,
+    KnownFields,
     RequestHead,
     ResponseHead,
     origin_form,
@@ -116,3 +119,28 @@ def test_responses_of_the_platform_keep_its_cookies() -> None:
 def test_a_proof_in_the_referer_stays_outside(referer: bytes, kept: bytes) -> None:
     head = RequestHead(b"\r\nHost: a.localhost\r\nReferer: %b\r\nX-Kept: yes" % referer, b"1", HeadLimits())
     assert head.app_block == b"\r\nHost: a.localhost\r\nReferer: %b\r\nX-Kept: yes" % kept
+
+
+def test_known_lines_are_read_as_unknown_ones() -> None:
+    """What one client sent changes nothing of how the next one's head is read, in any order, kept-alive or old."""
+    lines = (
+        "Host: A.localhost", "host: b.localhost", "Content-Length: 5", "content-length: 5", "Transfer-Encoding: chunked", "Connection: close",
+        "Connection: keep-alive, X-Gone", "X-Gone: 1", "x-gone: 2", "X-Kept: 1", "Cookie: a=1; vitrine_session=2", "Cookie: b=3", "TE: trailers",
+        "Authorization: Bearer hf_x", "Authorization: Basic eA==", "X-Forwarded-For: 1", "x_vitrine_user: 1", "Referer: http://x/?__sign=s&a=1",
+        "Expect: 100-continue", "Expect: more", "Upgrade: websocket", "Connection: Upgrade", "Sec-WebSocket-Version: 13",
+        "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==", "X : 1", ": 1", " folded", "X-Bad: \x00",
+    )  # fmt: skip
+    rng, known = random.Random(8), KnownFields()
+    results = set()
+    for _ in range(3000):
+        block = "".join(f"\r\n{line}" for line in rng.sample(lines, rng.randrange(1, 7))).encode("latin-1")
+        minor = rng.choice((b"1", b"1", b"0"))
+        read = []
+        for memory in (None, known, known):
+            try:
+                read.append({**vars(RequestHead(block, minor, LIMITS, memory))})
+            except HeadError as refused:
+                read.append({"code": refused.code})
+        assert read[0] == read[1] == read[2], block
+        results.add(read[0].get("code"))
+    assert len(results) >= 5 and len(known) > 20
