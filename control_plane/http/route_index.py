@@ -70,16 +70,23 @@ class RouteIndex:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
-            segments = scope["path"].removeprefix("/").split("/")
-            words = tuple(word if word in known else _ANY for word, known in zip(segments, self._words, strict=False))
-            for route in self._candidates(min(len(segments), 2 * _DEEPEST), words):
-                match, found = route.matches(scope)
-                if match is Match.FULL:
-                    await self._before(Request(scope, receive))
-                    scope.update(found)
-                    await route.handle(scope, receive, send)
-                    return
+            route, found = self.find(scope)
+            if route is not None:
+                await self._before(Request(scope, receive))
+                scope.update(found)
+                await route.handle(scope, receive, send)
+                return
         await self._otherwise(scope, receive, send)
+
+    def find(self, scope: Scope) -> tuple[BaseRoute | None, Scope]:
+        """The first route that answers the address and method as they are, and what it adds to the scope."""
+        segments = scope["path"].removeprefix("/").split("/")
+        words = tuple(word if word in known else _ANY for word, known in zip(segments, self._words, strict=False))
+        for route in self._candidates(min(len(segments), 2 * _DEEPEST), words):
+            match, found = route.matches(scope)
+            if match is Match.FULL:
+                return route, found
+        return None, {}
 
 
 def install_index(app: FastAPI, before: Callable[[Request], Awaitable[None]]) -> None:
