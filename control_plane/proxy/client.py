@@ -214,7 +214,7 @@ class ClientConnection(ExpressSide):
         block = data[line_end:end]
         head = self.head
         if head is None or head.block != block or head.minor != line.minor:
-            head = core.checked_head(block, line.minor)
+            head = core.checked_head(block, line.minor, head)
         return line, head, data[end + 4 :]
 
     def _partial_head(self, data: bytes) -> None:

@@ -184,14 +184,14 @@ class Core:
             return False, self.table.get(name), False
         return True, None, True
 
-    def checked_head(self, block: bytes, minor: bytes) -> RequestHead:
-        """The head of a block. A browser sends a handful of them in turn, over several connections: memory for a few MB of them.
+    def checked_head(self, block: bytes, minor: bytes, before: RequestHead | None) -> RequestHead:
+        """The head of a block; `before` is the last one of the same client.
 
-        Raises HeadError.
+        A browser sends a handful of them in turn, over several connections: memory for a few MB of them. Raises HeadError.
         """
         head = self.known_heads.get(block)
         if head is None or head.minor != minor:
-            head = RequestHead(block, minor, self.config.heads, self.known_fields)
+            head = RequestHead(block, minor, self.config.heads, self.known_fields, before)
             if minor == b"1" and len(block) <= 2048:
                 if len(self.known_heads) >= 1024:
                     self.known_heads.clear()

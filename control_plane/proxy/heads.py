@@ -118,17 +118,33 @@ class RequestHead:
     hf_authorization = b""
     cookie = b""
 
-    def __init__(self, block: bytes, minor: bytes, limits: HeadLimits, known: KnownFields | None = None) -> None:
-        """`known` is the memory of a whole process; without one every line is checked anew."""
+    def __init__(
+        self, block: bytes, minor: bytes, limits: HeadLimits, known: KnownFields | None = None, before: RequestHead | None = None
+    ) -> None:
+        """`known` is the memory of a whole process; without one every line is checked anew. `before` is a client's last head."""
         if known is None:
             known = KnownFields()
         lines = block.split(b"\r\n")
         del lines[0]  # what stands before the first line break: nothing
         if len(lines) > limits.headers:
             raise HeadError(Code.HEADERS_TOO_LARGE)
+        fields = [*map(known.get, lines, _UNKNOWN)]
+        at = 0
+        while Ellipsis in fields:
+            at = fields.index(Ellipsis, at)
+            fields[at] = known.learn(lines[at], limits)
+        if before is not None and fields == before._fields and minor == before.minor:
+            vars(self).update(vars(before))  # what differs is nothing that anybody here looks at
+            vars(self).pop("low", None)
+        else:
+            self._understand(lines, cast("list[Field | None]", fields), minor)
         self.block = block
         self.tail = block + b"\r\n\r\n"
         self.tail_size = len(self.tail)
+        self.platform_block = _without(lines, self._cut) if self._cut else block
+        self.app_block = _without(lines, self._app_cut) if self._app_cut else self.platform_block
+
+    def _understand(self, lines: list[bytes], fields: list[Field | None], minor: bytes) -> None:
         self.minor = minor
         self.keep_alive = minor == b"1"
         cut: dict[int, bytes] = {}  # place of a line → what stands there instead, for both
@@ -137,13 +153,9 @@ class RequestHead:
         upgrade_to = b""
         upgrade_asked = close_asked = False
         websocket_key = websocket_version = b""
-        fields = [*map(known.get, lines, _UNKNOWN)]
-        at = 0
-        while Ellipsis in fields:
-            at = fields.index(Ellipsis, at)
-            fields[at] = known.learn(lines[at], limits)
         for at, field in compress(enumerate(fields), fields):
-            name, low, value = cast(Field, field)
+            assert field is not None
+            name, low, value = field
             if name == b"host":
                 if self.host:
                     raise HeadError(Code.BAD_HOST, "two Host headers")
@@ -220,8 +232,9 @@ class RequestHead:
         if nominated:
             cut.update((at, b"") for at, line in enumerate(lines) if line.partition(b":")[0].lower() in nominated)
         self.is_plain = self.length == NO_BODY and not self.upgrade and minor == b"1"
-        self.platform_block = _without(lines, cut) if cut else block
-        self.app_block = _without(lines, app_cut | cut) if app_cut else self.platform_block
+        self._fields = None if nominated else fields  # a nominated line goes by its name, whatever is known of it
+        self._cut = cut
+        self._app_cut = app_cut | cut if app_cut else app_cut
 
     @cached_property
     def low(self) -> bytes:
