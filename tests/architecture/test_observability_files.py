@@ -66,11 +66,71 @@ def test_the_documented_table_is_the_declared_one() -> None:
     assert rows == [(m.name, m.kind, ", ".join(m.labels) or "–", m.process, m.words) for m in METRICS]
 
 
-def test_prometheus_itself_takes_the_rules() -> None:
-    promtool = shutil.which("promtool")
-    if promtool is None:
+def promtool(*arguments: str) -> None:
+    program = shutil.which("promtool")
+    if program is None:
         if os.environ.get("CI") == "true":
             pytest.fail("promtool (Debian: prometheus) is not installed")
         pytest.skip("promtool is not installed")
-    done = subprocess.run([promtool, "check", "rules", str(FOLDER / "alerts.yaml")], capture_output=True, text=True)
+    done = subprocess.run([program, *arguments], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_prometheus_itself_takes_the_rules() -> None:
+    promtool("check", "rules", str(FOLDER / "alerts.yaml"))
+
+
+# Eight hours of a platform, a sample a minute: series → how it goes on (`start+step x count`).
+_WELL = {
+    'vitrine_up{component="scheduler"}': "1x480",
+    "vitrine_spaces": "3x480",
+    "vitrine_build_queue_age_seconds": "5x480",
+    'vitrine_build_seconds_count{outcome="succeeded"}': "0+1x480",
+    'vitrine_build_seconds_count{outcome="failed"}': "0x480",
+    'vitrine_reconcile_lag_seconds_bucket{le="1.0"}': "0+60x480",
+    'vitrine_reconcile_lag_seconds_bucket{le="10.0"}': "0+60x480",
+    'vitrine_reconcile_lag_seconds_bucket{le="+Inf"}': "0+60x480",
+    'vitrine_wake_seconds_bucket{le="10.0"}': "0+6x480",
+    'vitrine_wake_seconds_bucket{le="300.0"}': "0+6x480",
+    'vitrine_wake_seconds_bucket{le="+Inf"}': "0+6x480",
+    'vitrine_pool_units{pool="p",hardware="t4-small",state="queued"}': "0x480",
+    'vitrine_pool_units{pool="p",hardware="t4-small",state="free"}': "1x480",
+    'vitrine_proxy_requests_total{class="2xx"}': "0+600x480",
+    'vitrine_proxy_errors_total{code="APP_GONE"}': "0+1x480",
+    'vitrine_http_request_seconds_count{status="2xx"}': "0+600x480",
+    'vitrine_http_request_seconds_count{status="5xx"}': "0+1x480",
+    'vitrine_database_seconds_bucket{kind="wait",le="0.1"}': "0+60x480",
+    'vitrine_database_seconds_bucket{kind="wait",le="10.0"}': "0+60x480",
+    'vitrine_database_seconds_bucket{kind="wait",le="+Inf"}': "0+60x480",
+    "vitrine_maintenance": "0x480",
+}
+_ILL = {
+    'vitrine_up{component="scheduler"}': "0x480",
+    "vitrine_spaces": "_x480",
+    "vitrine_build_queue_age_seconds": "700x480",
+    'vitrine_build_seconds_count{outcome="failed"}': "0+2x480",
+    'vitrine_reconcile_lag_seconds_bucket{le="1.0"}': "0x480",
+    'vitrine_wake_seconds_bucket{le="10.0"}': "0x480",
+    'vitrine_pool_units{pool="p",hardware="t4-small",state="queued"}': "2x480",
+    'vitrine_pool_units{pool="p",hardware="t4-small",state="free"}': "0x480",
+    'vitrine_proxy_errors_total{code="APP_GONE"}': "0+60x480",
+    'vitrine_http_request_seconds_count{status="5xx"}': "0+60x480",
+    'vitrine_database_seconds_bucket{kind="wait",le="0.1"}': "0x480",
+    "vitrine_maintenance": "1x480",
+}
+
+
+def test_every_alert_fires_when_it_should_and_none_on_a_platform_that_is_well(tmp_path: Path) -> None:
+    """Prometheus itself works the rules out over eight hours of a good and of a bad day."""
+    alerts = [rule["alert"] for group in yaml.safe_load((FOLDER / "alerts.yaml").read_text())["groups"] for rule in group["rules"]]
+
+    def day(series: dict[str, str], fires: list[str]) -> dict[str, object]:
+        wanted = [{"labels": f'{{alertname="{name}"}}', "value": 1} for name in sorted(fires)]
+        firing = {"expr": 'count by (alertname) (ALERTS{alertstate="firing"})', "eval_time": "7h30m"}
+        inputs = [{"series": name, "values": values} for name, values in series.items()]
+        return {"interval": "1m", "input_series": inputs, "promql_expr_test": [{**firing, "exp_samples": wanted}]}
+
+    file = tmp_path / "days.yaml"
+    days = [day(_WELL, []), day({**_WELL, **_ILL}, alerts)]
+    file.write_text(yaml.safe_dump({"rule_files": [str(FOLDER / "alerts.yaml")], "evaluation_interval": "1m", "tests": days}))
+    promtool("test", "rules", str(file))
