@@ -7,6 +7,7 @@ from tests.fakes.web_backend.community import Community
 from tests.fakes.web_backend.repositories import Repositories
 from tests.fakes.web_backend.spaces import Spaces
 from tests.fakes.web_backend.world import LONG as LONG
+from tests.fakes.web_backend.world import NEW as NEW
 from tests.fakes.web_backend.world import NOW as NOW
 from tests.fakes.web_backend.world import SHA as SHA
 

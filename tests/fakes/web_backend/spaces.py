@@ -56,7 +56,7 @@ class Spaces(World):
         card = self._card(owner, name)
         own = actor.user is not None and owner == "alice"
         stage = card.stage.stage
-        message = {
+        message = self.any_text or {
             "RUNTIME_ERROR": "The app exited; its log has the reason.",
             "BUILDING": "Waiting for a build slot." if name != "going-live" else "",
             "APP_STARTING": "All machines for the hardware 'a10g-largex4' are in use. Place 2 in the queue, about 4 min.",
@@ -65,7 +65,7 @@ class Spaces(World):
         return SpacePage(
             card, f"{owner}-{name}", self.app_url, self.app_url, SHA if runs else "", "" if stage == "NO_APP_FILE" else SHA,
             card.hardware, card.hardware if runs else "", message,
-            {"RUNTIME_ERROR": "APP_EXITED", "APP_STARTING": "NO_CAPACITY"}.get(stage, ""),
+            {"RUNTIME_ERROR": "APP_EXITED", "APP_STARTING": "NO_CAPACITY"}.get(stage, "BUILD_FAILED" if self.any_text else ""),
             self.liked, own, own, True, timeline() if stage == "BUILDING" else None,
             f"http://127.0.0.1:7860/spaces/{owner}/{name}", asleep=stage == "SLEEPING",
             serves=runs, tags=card.tags or ("books", "search"), license="mit", discussions=2,

@@ -9,6 +9,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from tests.e2e.web.screenshots import memory_app
+from tests.fakes.web_backend import LONG
 from tests.functional.web.xss_corpus import PAYLOADS
 from web import ansi, markup
 
@@ -66,7 +67,7 @@ def test_markdown_and_log_lines(payload: str) -> None:
 
 def test_every_place_that_shows_a_users_text() -> None:
     """All payloads in turn as title, description, file name and content, commit message, log line, discussion, comment, collection,
-    organisation, notice, preview, tag and audit fact."""
+    organisation, notice, preview, tag, audit fact and reason (the output of a tool)."""
     from dataclasses import replace
 
     app, backend = memory_app()
@@ -85,7 +86,7 @@ def test_every_place_that_shows_a_users_text() -> None:
     others = (
         "/", "/alice", "/collections/alice/reading-room", "/organizations/lab/settings", "/notifications", "/datasets", "/admin",
         "/admin/users", "/admin/audit", "/settings/tokens", "/settings/account", f"{OURS}/analytics", f"{OURS}/discussions/new",
-        f"{OURS}/duplicate",
+        f"{OURS}/duplicate", "/spaces/alice/going-live", "/spaces/alice/broken", f"/spaces/alice/{LONG}",
     )  # fmt: skip
     with TestClient(app, base_url="http://localhost:7860", cookies={"vitrine": backend.signed_in}) as client:
         index = next(i for i, c in enumerate(backend.cards) if c.name == "marginalia")
@@ -101,7 +102,8 @@ def test_every_place_that_shows_a_users_text() -> None:
             backend.lines = text.split("\n")
             backend.variables = {"X": flat}
             for path in (*others, f"/spaces?q={quote(flat[:50])}", *(OURS + place for place in places)):
-                response = client.get(path)
+                # In Russian what other rooms say stands beside the words of their code.
+                response = client.get(path, headers={"accept-language": "ru" if start % 24 else "en"})
                 assert response.status_code == 200, path
                 assert crimes(response.text) == [], path
 
