@@ -117,10 +117,10 @@ def _labels(node: dict[str, Any]) -> dict[str, str]:
 
 
 def _taken(api: KubeApi) -> dict[str, tuple[float, float]]:
-    """What pods ask for, by node: cores and bytes."""
+    """What pods ask for, by node: cores and bytes. Those of another Vitrine are pods like any other here."""
     taken: dict[str, tuple[float, float]] = {}
     for pod in api.get("/api/v1/pods", timeout_s=60.0).get("items") or []:
-        use = facts.pod_use(pod)
+        use = facts.pod_use({**pod, "metadata": {**pod["metadata"], "labels": {}}})
         if use is not None:
             cores, memory = taken.get(use.node, (0.0, 0.0))
             taken[use.node] = cores + use.vcpu, memory + use.memory_bytes

@@ -19,6 +19,7 @@ from control_plane.runtimes.kubernetes import manifests, names
 from control_plane.runtimes.kubernetes.api import Absent
 from control_plane.runtimes.kubernetes.lease import LeaderLease
 from control_plane.runtimes.kubernetes.manifests import ClusterOptions
+from control_plane.runtimes.kubernetes.objects import OURS
 from control_plane.runtimes.kubernetes.runtime import KubernetesRuntime
 from control_plane.scheduler.pools import default_hardware
 from tests.cluster import prerequisites
@@ -218,6 +219,8 @@ file.write_text("kept")
 
 async def test_a_space_that_is_handed_over_keeps_its_data(cluster: Cluster) -> None:
     """With a namespace per owner a claim cannot follow: the Space stays with it. Without a storage class only the objects say so."""
+    if cluster.api.get("/apis/apps/v1/deployments", {"labelSelector": OURS}).get("items"):
+        pytest.skip("a runtime with a namespace per owner looks at the whole cluster, and another Vitrine runs apps here")
     lines: list[str] = []
 
     async def take(space_id: str, replica_id: str, said: object) -> None:
