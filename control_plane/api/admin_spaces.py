@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
 
+from control_plane.accounts import people
 from control_plane.accounts.metering import meter_ended_build
 from control_plane.domain.errors import NotFound
 from control_plane.domain.ids import BuildId, RepoId, SpaceId
@@ -79,10 +80,11 @@ def routes(api: APIRouter, door: Door) -> None:
         await door.admin(request)
         limit, offset = max(1, min(limit, 10_000)), max(0, offset)
         async with uow.read() as work:
-            query = RepoQuery(RepoType.SPACE, see_all=True, owner=owner)
+            account = await people.find_account(work, owner) if owner is not None else None
+            query = RepoQuery(RepoType.SPACE, see_all=True, owner=account.name if account else None)
             repos = await work.repos.list(query, sort="created", limit=limit, offset=offset)
             spaces = {space.id: space for space in await work.spaces.get_many([r.id for r in repos])}
-            total = await work.repos.count(RepoType.SPACE)
+            total = await work.repos.count(RepoType.SPACE, owner_id=account.id if account else None)
         views: dict[str, RuntimeView] = {}
         found = list(spaces.values())
         for start in range(0, len(found), _PAGE):

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
 from control_plane.cli import names
 from control_plane.cli.client import Platform, part
 from control_plane.cli.output import Out, cell, clean, confirm, talks
+from control_plane.cli.progress import Unit, bar
 
+_PAGE = 1000
 _SPACES = {"name": "Space", "stage": "Stage", "reason": "Reason", "hardware": "Hardware", "replicas": "Up", "last_used_at": "Last used"}
 _BUILDS = {"id": "Build", "space": "Space", "status": "Status", "phase": "Phase", "created_at": "Created"}
 
@@ -29,10 +33,26 @@ def space() -> None:
 @talks
 def list_spaces(owner: str | None, platform: Platform, out: Out) -> None:
     """List Spaces, newest first."""
-    rows = platform.call("GET", "/api/admin/spaces", params={"owner": owner, "limit": 10_000})["items"]
+    rows = _every_space(platform, out, owner)
     if not out.as_json:  # what the stage says already
         rows = [{**row, "reason": None if row["reason"] == row["stage"] else row["reason"]} for row in rows]
     out.table(rows, _SPACES, bare="name", empty="No Spaces.")
+
+
+def _every_space(platform: Platform, out: Out, owner: str | None) -> list[dict[str, Any]]:
+    """Page by page: a hundred thousand are no single answer. By id, because a new one moves the others to the next page."""
+
+    def page(offset: int) -> tuple[list[dict[str, Any]], int]:
+        found = platform.call("GET", "/api/admin/spaces", params={"owner": owner, "limit": _PAGE, "offset": offset or None})
+        return found["items"], int(found["total"])
+
+    first, total = page(0)
+    rows = {row["id"]: row for row in first}
+    with bar("Spaces", total, wanted=total > _PAGE and not (out.as_json or out.quiet), unit=Unit.THINGS) as task:
+        for offset in range(_PAGE, total, _PAGE):
+            task.now(offset, total)
+            rows.update((row["id"], row) for row in page(offset)[0])
+    return list(rows.values())
 
 
 @space.command("show", epilog="Example: vitrine admin space show ann/demo")

@@ -16,6 +16,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
+from control_plane.cli import admin_spaces
 from control_plane.cli.admin import admin
 from control_plane.cli.main import vitrine as cli
 from control_plane.db.engine import create_database
@@ -189,6 +190,7 @@ def test_a_space_from_list_to_remove_with_its_usage(platform: Platform) -> None:
     platform.run(run_and_queue())
     platform.run(build(build_id))
     assert [row["name"] for row in platform.json("space", "list", "--owner", "sue")] == ["sue/demo"]
+    assert "no account 'nobody'" in platform.admin("space", "list", "--owner", "nobody", code=1)
     assert platform.json("space", "show", "sue/demo")["builds"][0]["id"] == build_id
     assert {row["key"]: row["used"] for row in platform.json("quota", "show", "sue")} == {
         "spaces": 1, "running": 1, "gpu-hours": 2.5, "build-minutes": 0, "storage-gb": 0, "memory-gb": 16, "vcpu": 2,
@@ -222,6 +224,14 @@ def test_a_space_from_list_to_remove_with_its_usage(platform: Platform) -> None:
     assert platform.json("space", "list", "--owner", "sue") == []
     assert platform.json("usage", "sue")[0]["space"] == "sue/demo"
     platform.admin("user", "remove", "sue", "--yes")
+
+
+def test_a_listing_of_more_than_a_page_is_whole(platform: Platform, monkeypatch: pytest.MonkeyPatch) -> None:
+    platform.admin("user", "add", "many")
+    for number in range(5):
+        make_space(platform, "many", f"s{number}")
+    monkeypatch.setattr(admin_spaces, "_PAGE", 2)
+    assert [row["name"] for row in platform.json("space", "list", "--owner", "MANY")] == [f"many/s{n}" for n in reversed(range(5))]
 
 
 def test_the_audit_log_is_verified(platform: Platform) -> None:
