@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import sys
 from pathlib import Path
 from typing import IO
 
 BATCH = 128
 _LINE = b'{"event":"request","at_ms":%d,"id":"%b%b%b"status":%d,"code":"%b","connect_us":%d,"service_us":%d,"bytes":%d}\n'
+_PLAIN_PATH = re.compile(rb'[^?"\\]{0,512}')
 Entry = tuple[float, bytes, bytes, bytes, int, bytes, float, float, int]
 
 
@@ -19,9 +21,9 @@ def client_part(client: str, host: bytes, space: bytes) -> bytes:
 
 def request_part(method: bytes, target: bytes) -> bytes:
     """The part of a line that says what was asked. The query is left out: it can hold a secret."""
-    path = target.partition(b"?")[0][:512]
-    if b'"' in path or b"\\" in path:
-        path = path.replace(b"\\", b"\\\\").replace(b'"', b'\\"')
+    path = target
+    if _PLAIN_PATH.fullmatch(path) is None:
+        path = path.partition(b"?")[0][:512].replace(b"\\", b"\\\\").replace(b'"', b'\\"')
     return b'"method":"%b","path":"%b",' % (method, path)
 
 
