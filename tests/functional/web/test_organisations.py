@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import httpx
 import pytest
-from fastapi import Depends, FastAPI
+from fastapi import FastAPI
 
 from control_plane import asgi
 from control_plane.accounts import people
@@ -14,6 +14,7 @@ from control_plane.api.maintenance import maintenance_gate
 from control_plane.api.webhook_delivery import Deliveries
 from control_plane.bootstrap import Services
 from control_plane.http import context, error_map
+from control_plane.http.route_index import install_index
 from tests.functional.web.conftest import Browser
 
 MEMBERS = "/organizations/lab/settings"
@@ -87,9 +88,10 @@ async def test_what_cannot_be_is_said_on_the_page(lab: Browser, services: Servic
 
 
 async def test_maintenance_begins_and_ends_on_the_operators_page(services: Services) -> None:
-    app = FastAPI(dependencies=[Depends(maintenance_gate(services.uow))])
+    app = FastAPI(docs_url=None, redoc_url=None)
     deliveries = Deliveries(services)
     error_map.install(app, html=asgi._web(app, asgi._pages(app, services, deliveries)))
+    install_index(app, maintenance_gate(services.uow))
     context.install_context(app)
     operator, bob = await Browser(app).sign_up("ann"), await Browser(app).sign_up("bob")
     await make_admin(services, "ann")
