@@ -68,7 +68,9 @@ class TestEngine:
 
     def _make_bridge(self) -> None:
         """The engine's default network, and the masquerade for all of its networks."""
-        number = int(self.bridge[2:], 16) % 200
+        taken = subprocess.run(["ip", "-4", "-o", "addr"], capture_output=True, text=True, check=True).stdout
+        first = int(self.bridge[2:], 16) % 200
+        number = next(one % 200 for one in range(first, first + 200) if f" 10.209.{one % 200}." not in taken)
         for command in (
             f"ip link add {self.bridge} type bridge", f"ip addr add 10.209.{number}.1/24 dev {self.bridge}",
             f"ip link set {self.bridge} up",

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -24,7 +25,14 @@ ROOT = Path(__file__).parents[3]
 TOOLS = ("docker-compose", "mmdebstrap")
 PACKAGES = ("ca-certificates", "python3", "python3-venv", "git", "git-lfs", "libcap2-bin", "nftables", "wget")
 SERVICES = ("proxy", "api", "scheduler", "builder", "postgres", "redis", "registry")
-OLDER = "test/vitrine-older"
+OLDER, TRIED = "test/vitrine-older", 20
+IMPORT_ALL = """
+import importlib, pkgutil, builder, control_plane, web
+for package in (builder, control_plane, web):
+    for one in pkgutil.walk_packages(package.__path__, package.__name__ + "."):
+        if not one.name.endswith(("__main__", ".env", ".launcher")):
+            importlib.import_module(one.name)
+"""
 AUTHORITIES = "/etc/ssl/certs/ca-certificates.crt"
 pytestmark = [
     pytest.mark.compose,
@@ -105,20 +113,28 @@ def build_images(stack: Stack, scratch: Path) -> None:
         stack.docker(*build, "-t", f"test/{name}", str(ROOT / "infra/compose/debian" / name))
     platform = (*build, "--build-arg", f"PIP_CERT={AUTHORITIES}")
     stack.docker(*platform, "-t", "test/vitrine", "-f", str(ROOT / "infra/Dockerfile"), str(ROOT))
-    if older := before_the_newest_migration():
-        tree = scratch / "older"
-        tree.mkdir()
-        archive = subprocess.run(["git", "-c", "tar.umask=0022", "archive", older], cwd=ROOT, capture_output=True, check=True).stdout
-        subprocess.run(["tar", "-x", "-C", str(tree)], input=archive, check=True)
+    if tree := older_version(scratch):
         stack.docker(*platform, "-t", OLDER, "-f", str(tree / "infra/Dockerfile"), str(tree))
 
 
-def before_the_newest_migration() -> str:
-    """The last commit whose database is older than this checkout's; "" where there is no history."""
+def older_version(scratch: Path) -> Path | None:
+    """The last commit whose database is older than this checkout's and whose modules can be imported; None where there is no history."""
     (newest,) = (MIGRATIONS / "versions").glob(f"{head_revision()}_*.py")
-    look = ["git", "log", "--diff-filter=A", "--format=%P", "--", str(newest)]
-    done = subprocess.run(look, cwd=ROOT, capture_output=True, text=True, check=False)
-    return done.stdout.split()[-1] if done.returncode == 0 and done.stdout.strip() else ""
+    added = run_git("log", "--diff-filter=A", "--format=%H", "--", str(newest)).decode().split()
+    for commit in run_git("log", f"--max-count={TRIED}", "--format=%H", f"{added[-1]}^").decode().split() if added else ():
+        tree = scratch / commit
+        tree.mkdir()
+        archive = run_git("-c", "tar.umask=0022", "archive", commit)  # with the modes of a clone, files are the same layers
+        subprocess.run(["tar", "-x", "-C", str(tree)], input=archive, check=True)
+        done = subprocess.run([sys.executable, "-P", "-c", IMPORT_ALL], cwd=tree, env={"PYTHONPATH": str(tree)}, capture_output=True)
+        if done.returncode == 0:
+            return tree
+    return None
+
+
+def run_git(*words: str) -> bytes:
+    """What it prints; nothing where it cannot."""
+    return subprocess.run(["git", *words], cwd=ROOT, capture_output=True, check=False).stdout
 
 
 def test_one_command_starts_it_and_a_push_goes_live(stack: Stack, engine: TestEngine, tmp_path: Path) -> None:
@@ -149,7 +165,7 @@ def test_one_command_starts_it_and_a_push_goes_live(stack: Stack, engine: TestEn
 
 
 def test_an_upgrade_migrates_the_database_and_disturbs_no_app(stack: Stack, engine: TestEngine, tmp_path: Path) -> None:
-    if not before_the_newest_migration():
+    if not stack.docker("images", "--quiet", OLDER):
         pytest.skip("the checkout has no history to take an older version from")
     stack.up("down", "--volumes")
     stack.up(VITRINE_IMAGE=OLDER)
