@@ -21,7 +21,7 @@ from control_plane.domain.repo_query import RepoQuery
 from control_plane.domain.spaces import DesiredState, RepoType, Visibility
 
 _SORTS: dict[str, str] = {"trending": "trending", "likes": "likes", "created": "created_at", "updated": "updated_at"}
-_SHORT_WALK = 1000  # rows from the head of an order in which words that no index knows are looked for
+_SHORT_WALK = 600  # rows from the head of an order in which words that no index knows are looked for
 _FEW = 2000  # rows: a condition that leaves no more is answered from its own index
 _WINDOW = 2000  # rows from the head of an order that are looked at before every condition is asked for all its rows
 _MANY = 20_000  # repositories: so many that a word of every fourth one is not worth counting
