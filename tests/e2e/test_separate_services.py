@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import tempfile
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
@@ -182,14 +181,17 @@ def _kill_each(site: Site) -> None:
         service = site.services.services[name]
         service.kill()
         if name.startswith("scheduler"):
-            began = time.monotonic()
             wait_for(lambda: len(site.leaders()) == 1, 15, "the stand-by takes over")
             wait_for(lambda: text_of(site.second, "one") == "one", 15, "the stand-by started it again")
-            assert time.monotonic() - began < 60
         if name == "api-1":
             assert text_of(site.first, "one") == "one", "apps answer without the API"
-            assert httpx.get(f"http://127.0.0.1:{site.ports['proxy-1']}/", headers={"Host": "localhost"}).status_code == 503
-        service.start()
+            with ThreadPoolExecutor(1) as pool:
+                held = pool.submit(httpx.get, f"http://127.0.0.1:{site.ports['proxy-1']}/", headers={"Host": "localhost"}, timeout=120)
+                service.start()
+                # It waits for the API that comes back, and is told that it is away when that takes longer.
+                assert held.result().status_code in (200, 503)
+        else:
+            service.start()
         wait_for(lambda: text_of(site.first, "one") == "one" and text_of(site.second, "one") == "one", 15, f"after kill -9 of {name}")
         wait_for(lambda: site.first.api("GET", "/api/whoami-v2").status_code == 200, 10, f"signed in after kill -9 of {name}")
     assert len(site.leaders()) == 1
