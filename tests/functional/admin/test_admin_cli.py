@@ -235,6 +235,7 @@ def test_a_listing_of_more_than_a_page_is_whole(platform: Platform, monkeypatch:
 
 
 def test_the_audit_log_is_verified(platform: Platform) -> None:
+    platform.admin("user", "add", "audited")
     assert platform.admin("audit", "--verify", "--quiet") == "ok\n"
     assert all(len(line) <= 80 for line in platform.admin("audit").splitlines())
     assert platform.json("audit", "--since", "1h", "--limit", "1")[0]["actor"] == "root-admin"
