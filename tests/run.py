@@ -10,7 +10,9 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import IO
 
 ROOT = Path(__file__).parent.parent
 BIN = Path(sys.executable).parent
@@ -50,26 +52,49 @@ AT_ONCE = ("-n", "2", "--dist", "loadfile")  # most of an end-to-end test is wai
 _FEW = 5
 
 
-def _run(command: tuple[str, ...]) -> int:
-    """The exit status. Of tests that run two files at a time, a few that fail are run once more by themselves.
+class Step:
+    """One program of the run. Tests that have neighbours may be disturbed by them: see `again`."""
 
-    What fails alone too is broken and fails the step. What does not was disturbed by its neighbour; it is named, so that it is mended.
-    """
-    if AT_ONCE[0] not in command:
-        return subprocess.run(command, cwd=ROOT, check=False).returncode
-    with tempfile.TemporaryDirectory() as cache:
-        noting = ("-o", f"cache_dir={cache}")
-        code = subprocess.run((*command, *noting), cwd=ROOT, check=False).returncode
-        noted = Path(cache, "v/cache/lastfailed")
-        failed = list(json.loads(noted.read_text())) if noted.exists() else []
-        if code != 1 or not 0 < len(failed) <= _FEW:
-            return code
-        print(f"── once more, alone: {', '.join(failed)}", flush=True)
-        alone = tuple(word for word in command if word not in AT_ONCE)
-        code = subprocess.run((*alone, *noting, "--last-failed"), cwd=ROOT, check=False).returncode
-        if code == 0:
-            print(f"── passed alone, failed beside another file: {', '.join(failed)}", flush=True)
-        return code
+    def __init__(self, name: str, command: tuple[str, ...], noted: Path | None = None) -> None:
+        """`noted`: a folder of pytest's own for which tests failed, where tests have neighbours."""
+        self.name, self.command, self._noted = name, command, noted
+        self._noting = ("-o", f"cache_dir={noted}") if noted else ()
+        self.code, self._began = 0, 0.0
+        self._process: subprocess.Popen[bytes] | None = None
+        self._output: IO[bytes] | None = None
+
+    def begin(self, *, is_quiet: bool) -> None:
+        """`is_quiet`: what it prints is kept until its end, for another step is being watched."""
+        print(f"── {self.name} …", flush=True)
+        self._began = time.monotonic()
+        self._output = tempfile.TemporaryFile() if is_quiet else None
+        self._process = subprocess.Popen((*self.command, *self._noting), cwd=ROOT, stdout=self._output, stderr=self._output)
+
+    def end(self) -> None:
+        assert self._process is not None
+        self.code = self._process.wait()
+        if self._output is not None:
+            print(f"── {self.name}:", flush=True)
+            with self._output:
+                self._output.seek(0)
+                shutil.copyfileobj(self._output, sys.stdout.buffer)
+                sys.stdout.flush()
+        said = "ok" if self.code == 0 else f"failed ({self.code})"
+        print(f"── {self.name}: {said} in {time.monotonic() - self._began:.1f} s", flush=True)
+
+    def again(self) -> None:
+        """A few tests that failed beside others are run once more by themselves.
+
+        What fails alone too is broken and fails the step. What does not was disturbed by its neighbour; it is named, so that it is mended.
+        """
+        found = self._noted / "v/cache/lastfailed" if self._noted else None
+        failed = list(json.loads(found.read_text())) if found and found.exists() else []
+        if self.code == 1 and 0 < len(failed) <= _FEW:
+            print(f"── {self.name}, once more, alone: {', '.join(failed)}", flush=True)
+            alone = tuple(word for word in self.command if word not in AT_ONCE)
+            self.code = subprocess.run((*alone, *self._noting, "--last-failed"), cwd=ROOT, check=False).returncode
+            if self.code == 0:
+                print(f"── {self.name}, passed alone, failed beside others: {', '.join(failed)}", flush=True)
 
 
 def main() -> int:
@@ -77,29 +102,43 @@ def main() -> int:
     parser.add_argument("--lint-only", action="store_true")
     parser.add_argument("rest", nargs=argparse.REMAINDER, help="options for pytest")
     options = parser.parse_args()
-    steps = list(LINT)
-    if not options.lint_only:
-        # The slowest are named: the whole must stay under 20 minutes on two cores.
-        alone = (sys.executable, "-m", "pytest", "-q", "--durations=15", "--durations-min=8")
-        pytest = alone if options.rest else (*alone, *AT_ONCE)
-        steps.append(("pytest", (*pytest, "-m", "not cluster and not docker and not compose and not images", *options.rest)))
-        if not options.rest:
-            steps.append(("PostgreSQL and Redis", (*pytest, "--database", "postgresql", *ON_POSTGRESQL)))
-        if missing := missing_for_containers():
-            print(f"── containers: skipped, for want of {missing} (apt-get install {CONTAINER_PACKAGES})", flush=True)
-        elif not options.rest:
-            steps.append(("containers", (*alone, "-m", "docker")))
     if Path("/etc/ssl/certs/ca-certificates.crt").exists():
         # What tests install with uv trusts whom this machine trusts, as `make up` does.
         os.environ.setdefault("UV_SYSTEM_CERTS", "1")
+    together: list[tuple[Step, ...]] = [(Step(name, command),) for name, command in LINT]
+    with tempfile.TemporaryDirectory() as folder:
+        if not options.lint_only:
+            together += suites(Path(folder), options.rest)
+        return run(together)
+
+
+def suites(folder: Path, options: Sequence[str]) -> Iterator[tuple[Step, ...]]:
+    """With options, one run of pytest that has them."""
+    pytest = (sys.executable, "-m", "pytest", "-q", "--durations=15", "--durations-min=8")  # the whole has 20 minutes on two cores
+    here = ("-m", "not cluster and not docker and not compose and not images")
+    if options:
+        yield (Step("pytest", (*pytest, *here, *options)),)
+        return
+    yield (Step("pytest", (*pytest, *AT_ONCE, *here), folder / "here"),)
+    rest = [Step("PostgreSQL and Redis", (*pytest, *AT_ONCE, "--database", "postgresql", *ON_POSTGRESQL), folder / "postgresql")]
+    if missing := missing_for_containers():
+        print(f"── containers: skipped, for want of {missing} (apt-get install {CONTAINER_PACKAGES})", flush=True)
+    else:
+        rest.append(Step("containers", (*pytest, "-m", "docker"), folder / "containers"))  # waits for its engine more than it works
+    yield tuple(rest)
+
+
+def run(together: Sequence[tuple[Step, ...]]) -> int:
+    """Steps of one tuple at the same time; the exit status."""
     failed = []
-    for name, command in steps:
-        began = time.monotonic()
-        print(f"── {name} …", flush=True)
-        code = _run(command)
-        print(f"── {name}: {'ok' if code == 0 else f'failed ({code})'} in {time.monotonic() - began:.1f} s", flush=True)
-        if code:
-            failed.append(name)
+    for steps in together:
+        for step in steps:
+            step.begin(is_quiet=step is not steps[0])
+        for step in steps:
+            step.end()
+        for step in steps:
+            step.again()
+        failed += [step.name for step in steps if step.code]
     if failed:
         print(f"failed: {', '.join(failed)}", file=sys.stderr)
     return 1 if failed else 0
