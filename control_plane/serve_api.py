@@ -27,6 +27,7 @@ from control_plane.asgi import build_app, first_start
 from control_plane.bootstrap import API_SOCKET, STATIC_SOCKET, Services, build_services
 from control_plane.domain.ids import SpaceId
 from control_plane.net.listen import Address, listen_tcp, listen_unix
+from control_plane.pauses import shorten_pauses
 from control_plane.settings import LOCAL_TOKEN_FILE, Settings
 
 _SITE_HEADER = b"x-vitrine-site"
@@ -95,6 +96,7 @@ async def _serve(servers: list[tuple[_Server, list[socket.socket]]], ready: Call
                 await done[0]
             await asyncio.sleep(0.01)
         ready()
+        shorten_pauses()
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
     finally:  # told to stop, or one of them has ended: the requests of both are finished first
         for server, _ in servers:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import json
 import logging
 import os
@@ -21,6 +20,7 @@ from dataclasses import replace
 from control_plane.background import ended
 from control_plane.domain.errors import Rejected
 from control_plane.domain.routes import Endpoint, EndpointKind
+from control_plane.pauses import shorten_pauses
 from control_plane.ports.signals import RouteFeed
 from control_plane.proxy import hangups
 from control_plane.proxy.access_log import AccessLog
@@ -306,8 +306,6 @@ async def serve_proxy(config: ProxyConfig, feed: RouteFeed, authorize: Authorize
 
     SIGUSR1 says that a successor has the listener: this one ends when its last exchange does, see `Proxy.stop`. SIGHUP of a
     service reloads certificates and reopens the access log; one that a terminal started ends with it.
-    The start-up's objects are frozen out of garbage collection and its thresholds raised: a full collection in the middle
-    of traffic was most of the tail latency.
     """
     stop, hurry = asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -324,9 +322,7 @@ async def serve_proxy(config: ProxyConfig, feed: RouteFeed, authorize: Authorize
     await proxy.start()
     if not os.isatty(0):
         loop.add_signal_handler(signal.SIGHUP, proxy.reload)
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(50_000, 50, 50)
+    shorten_pauses()
 
     async def tell() -> None:
         await proxy.routes_known(_ROUTES_WAIT_S)

@@ -73,6 +73,7 @@ async def _bystander(platform: Platform) -> dict[str, Any]:
     head = {"Host": f"localhost:{platform.port}"}
     base = f"http://127.0.0.1:{platform.port}"
     platform.create("small", "static")
+    platform.until("small", "RUNNING")  # what its start costs is over
     async with httpx.AsyncClient(base_url=base, headers=head, timeout=60) as client:
 
         async def ask() -> float:
