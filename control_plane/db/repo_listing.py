@@ -99,7 +99,7 @@ class RepoListing:
 
     async def _is_common(self, page: _Page, narrow: Sequence[_Narrow]) -> bool:
         """Whether a glance at the head of the order says so; of few repositories every hit is counted instead."""
-        if self._rows.is_sqlite or (await self._rows.value(select(func.max(repos.c.seq))) or 0) < _MANY:
+        if (await self._rows.value(select(func.max(repos.c.seq))) or 0) < _MANY:
             return False
         glance = replace(page, limit=_GLANCE, offset=0)
         head = await self._in_windows(glance, narrow, [4 * _GLANCE])
