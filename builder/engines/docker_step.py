@@ -84,9 +84,22 @@ def build(client: Any, order: dict[str, Any]) -> dict[str, Any]:
     except Refusal as refusal:
         if steps.failure is not None:
             raise steps.failure from None
+        if refusal.reason is Reason.BUILD_MEMORY and not _is_there(order):
+            refusal = Refusal(Reason.BUILD_LOST, "The container engine stopped, and the build with it.")  # it kills what it runs
         if refusal.reason is Reason.BUILD_LOST:
             steps.sweep(patience_s=_ENGINE_AWAY_S)
-        raise
+        raise refusal from None
+
+
+def _is_there(order: dict[str, Any]) -> bool:
+    """Whether the engine takes a new connection: one that is about to stop does not, while it still speaks on those it has."""
+    try:
+        fresh = docker.APIClient(base_url=order["host"] or None, version=API_VERSION, timeout=10)
+        fresh.ping()
+        fresh.close()
+    except (DockerException, requests.RequestException):
+        return False
+    return True
 
 
 def _build(client: Any, order: dict[str, Any], parameters: dict[str, str]) -> dict[str, Any]:
