@@ -1,0 +1,66 @@
+"""Why a step was killed: the engine's client asks the engine once more before it blames the step."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import docker
+import pytest
+
+from builder.engines import docker_step
+from builder.engines.docker_step import Refusal
+from control_plane.domain.reasons import Reason
+
+
+class _Engine(BaseHTTPRequestHandler):
+    """Says that it is well, and has no containers."""
+
+    def do_GET(self) -> None:
+        body = b"OK" if self.path.endswith("/_ping") else b"[]"
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        """Not on the tests' output."""
+
+
+@pytest.fixture
+def engine() -> Iterator[ThreadingHTTPServer]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), _Engine)
+    serving = threading.Thread(target=server.serve_forever)
+    serving.start()
+    yield server
+    server.shutdown()
+    server.server_close()
+    serving.join()
+
+
+@pytest.mark.parametrize("is_stopping", [False, True])
+def test_a_step_killed_by_an_engine_that_stops_is_a_lost_build(
+    engine: ThreadingHTTPServer, monkeypatch: pytest.MonkeyPatch, is_stopping: bool
+) -> None:
+    host = f"tcp://127.0.0.1:{engine.server_port}"
+    order: dict[str, Any] = {
+        "host": host, "tag": "registry/space:b1", "dockerfile": "Dockerfile", "no_cache": False, "network": "builds", "args": {},
+        "labels": {}, "memory_bytes": 1 << 30, "cpu": 1.0, "disk_bytes": 1 << 30, "bases": [],
+    }  # fmt: skip
+
+    def killed(*_: object) -> dict[str, Any]:
+        if is_stopping:
+            engine.socket.close()  # as the engine does before it kills what it runs
+        raise Refusal(Reason.BUILD_MEMORY, "The command returned a non-zero code: 137")
+
+    monkeypatch.setattr(docker_step, "_build", killed)
+    monkeypatch.setattr(docker_step, "_ENGINE_AWAY_S", 0.0)
+    client = docker.APIClient(base_url=host, version=docker_step.API_VERSION, timeout=10)
+    try:
+        with pytest.raises(Refusal) as refused:
+            docker_step.build(client, order)
+    finally:
+        client.close()
+    assert refused.value.reason is (Reason.BUILD_LOST if is_stopping else Reason.BUILD_MEMORY)
