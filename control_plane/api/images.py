@@ -5,8 +5,9 @@ registry, whatever that asks for. Names are NS/NAME, spaces/NS/NAME or the Space
 tags are `latest` and the first digits of a commit that can be rolled back to. Whoever may change a Space may pull its image, with a token
 that reads it: what a Dockerfile did with build secrets is in there.
 
-`/v2/token` is the other way: where the registry itself takes our tokens (VITRINE_REGISTRY_TOKENS), it sends clients here for one. Nodes of
-a cluster come with a password that is good for one Space's images.
+`/v2/token` is for nodes of a cluster: where the registry itself takes our tokens (VITRINE_REGISTRY_TOKENS), it sends clients here for one,
+and nodes come with a password that is good for one Space's images. People get none, whoever they are: that registry asks nobody again, so
+such a token would outlive a suspension by its own life, and a life that is short enough would end in the middle of docker's pulls.
 """
 
 from __future__ import annotations
@@ -40,12 +41,12 @@ _ASK = {**_SPOKEN, "WWW-Authenticate": 'Basic realm="Vitrine", charset="UTF-8"'}
 _PASSED_ON = ("content-type", "content-length", "docker-content-digest", "etag", "content-range", "accept-ranges")
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _COMMIT = re.compile(r"[0-9a-f]{7,64}")
-_LIFE_S = 60  # of a person's token for the registry itself: it asks nobody again, and docker takes no less
+_LIFE_S = 60  # of a node's token for the registry itself: clients take no less
 
 
 class Services(Protocol):
     @property
-    def settings(self) -> Any: ...  # settings.Settings: registry
+    def settings(self) -> Any: ...  # settings.Settings: registry, resolved_public_url
     @property
     def uow(self) -> UnitOfWorkFactory: ...
     @property
@@ -85,7 +86,7 @@ def images_router(services: Services) -> APIRouter:
         if repository:
             request.state.anonymous = False
             return await door.node_token(repository, scopes)
-        return await door.answer(request, lambda actor: door.token(actor, scopes))
+        return await door.answer(request, lambda _: door.no_token())
 
     @api.api_route("/v2/{rest:tail}", methods=["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"])
     async def of_image(request: Request, rest: str) -> Response:
@@ -121,21 +122,11 @@ class _Door:
     async def hello(self) -> Response:
         return JSONResponse({}, headers=_SPOKEN)
 
-    async def token(self, actor: Actor, scopes: Sequence[str]) -> Response:
-        """Rights on `PREFIX/<space id>` in the registry itself, as far as this person has them; what is not given is left out."""
-        sign = self._s.registry_sign
-        if sign is None:
+    async def no_token(self) -> Response:
+        if self._s.registry_sign is None:
             raise Refusal(404, "UNSUPPORTED", "the registry of this platform does not take its tokens")
-        rights: dict[str, Sequence[str]] = {}
-        async with self._s.uow.read() as uow:
-            for scope in scopes:
-                kind, _, rest = scope.partition(":")
-                name, _, actions = rest.rpartition(":")
-                space_id = name.removeprefix(self._prefix)
-                repo = await uow.repos.get(RepoId(space_id)) if name.startswith(self._prefix) else None
-                if kind == "repository" and "pull" in actions.split(",") and repo is not None and policy.may_pull_image(actor, repo):
-                    rights[f"repository:{name}"] = ("pull",)
-        return self._token(sign, rights)
+        host = str(self._s.settings.resolved_public_url).partition("//")[2]
+        raise Refusal(403, "DENIED", f"the registry itself has no tokens for people: docker login {host}, docker pull {host}/NS-NAME")
 
     def repository_of_node(self, authorization: str) -> str:
         """For a node of a cluster that pulls a Space's image: the repository its password is good for; "" = anybody else."""
@@ -154,10 +145,7 @@ class _Door:
         asked = any(scope.rpartition(":")[0] == f"repository:{repository}" for scope in scopes)
         if sign is None or repo is None:
             return Refusal(401, "UNAUTHORIZED", "there is no such Space any more").answer()
-        return self._token(sign, {f"repository:{repository}": ("pull",)} if asked else {})
-
-    def _token(self, sign: Sign, rights: Mapping[str, Sequence[str]]) -> Response:
-        text = sign(rights, life_s=_LIFE_S)
+        text = sign({f"repository:{repository}": ("pull",)} if asked else {}, life_s=_LIFE_S)
         issued = f"{self._s.clock.now():%Y-%m-%dT%H:%M:%SZ}"
         body = {"token": text, "access_token": text, "expires_in": _LIFE_S, "issued_at": issued}
         return JSONResponse(body, headers={"Cache-Control": "no-store"})

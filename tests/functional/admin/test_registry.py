@@ -34,14 +34,17 @@ from builder.oci import Entry, Registry, pack
 from builder.registry_login import RegistryLogin
 from builder.reporter import CancelToken
 from control_plane.accounts import people
+from control_plane.accounts.suspension import suspend
+from control_plane.accounts.tokens import create_token
 from control_plane.api.registry_garbage import RegistryImages
 from control_plane.asgi import build_app
 from control_plane.bootstrap import build_services, load_platform_keys
 from control_plane.bootstrap.runtimes import node_login
-from control_plane.domain.builds import BuildStatus
+from control_plane.domain.accounts import TokenRole
+from control_plane.domain.builds import Artifact, ArtifactKind, BuildStatus, LaunchPlan
 from control_plane.domain.errors import Unavailable
-from control_plane.domain.ids import RepoId
-from control_plane.domain.spaces import Repo, RepoType, Visibility
+from control_plane.domain.ids import BuildId, RepoId, Sha, SpaceId
+from control_plane.domain.spaces import Deployment, Repo, RepoType, Sdk, Space, SpaceConfig, Visibility
 from control_plane.net import registry as registry_net
 from control_plane.net.registry import SignedAuth, connect
 from control_plane.secrets.registry_tokens import ISSUER, SERVICE, RegistryTokens
@@ -301,6 +304,44 @@ async def test_a_node_pulls_what_its_space_s_word_is_good_for(tmp_path: Path) ->
                 async with services.uow.write() as uow:
                     await uow.repos.remove(RepoId(SPACE))
                 assert await pulled(SPACE) == 401, "with the Space goes its word"
+        finally:
+            await services.bus.close()
+            await services.database.close()
+
+
+async def test_a_person_who_is_suspended_holds_nothing_for_the_registry(tmp_path: Path) -> None:
+    """They pull at the platform's door, where each request is asked; the registry, which asks nobody, never has a token of a person."""
+    settings = Settings(data_dir=tmp_path / "d")
+    tokens = RegistryTokens(load_platform_keys(settings).registry)
+    with running_registry(partial(by_token, "http://localhost:7860/v2/token", tokens=tokens)) as address:
+        ref = push(address, SPACE, "v1", tmp_path, token=signed_for(SPACE, tokens))
+        services = build_services(replace(settings, registry=address, registry_tokens=True))
+        await services.database.migrate()
+        async with services.uow.write() as uow:
+            ann = await people.add_user(uow, services.clock, "ann")
+            _, word = await create_token(uow, services.clock, ann, "pull", TokenRole.READ)
+            await uow.repos.add(Repo(RepoId(SPACE), RepoType.SPACE, ann.id, ann.name, "app", Visibility.PRIVATE, NOW, NOW, ann.id))
+            space = Space(SpaceId(SPACE), "ann-app", Sdk.DOCKER, SpaceConfig(Sdk.DOCKER), generation=1)
+            await uow.spaces.add(space)
+            artifact = Artifact(ArtifactKind.IMAGE, ref)
+            await uow.deployments.add(
+                Deployment(space.id, 1, BuildId("b"), Sha("a" * 40), artifact, LaunchPlan(), "cpu-basic", NOW, space.config)
+            )
+        try:
+            transport = httpx.ASGITransport(build_app(services))
+            async with httpx.AsyncClient(transport=transport, base_url="http://localhost:7860", auth=("ann", word)) as door:
+                kinds = {"Accept": "application/vnd.oci.image.manifest.v1+json"}
+                found = await door.get("/v2/ann-app/manifests/latest", headers=kinds)
+                assert found.status_code == 200, found.text
+                layer = found.json()["layers"][0]["digest"]
+                refused = await door.get("/v2/token", params={"service": SERVICE, "scope": f"repository:spaces/{SPACE}:pull"})
+                assert (refused.status_code, refused.json()["errors"][0]["code"]) == (403, "DENIED")
+                assert "docker pull localhost:7860/NS-NAME" in refused.text
+                assert (await door.get(f"/v2/ann-app/blobs/{layer}")).status_code == 200
+                async with services.uow.write() as uow:
+                    await suspend(uow, services.clock, services.signals, ann, True)
+                for path in ("", "ann-app/manifests/latest", f"ann-app/blobs/{layer}", "token"):
+                    assert (await door.get(f"/v2/{path}")).status_code == 401, "in the middle of a pull"
         finally:
             await services.bus.close()
             await services.database.close()
