@@ -11,8 +11,8 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import IO
 
 ROOT = Path(__file__).parent.parent
 BIN = Path(sys.executable).parent
@@ -35,6 +35,8 @@ ON_POSTGRESQL = (
     "--ignore=tests/functional/hub_api/test_client_versions.py",
     "--ignore=tests/functional/admin/test_admin_cli.py",
 )
+
+DECISIONS = ("tests/unit", "tests/architecture", "tests/simulation")  # no platform, no waiting: good neighbours
 
 CONTAINER_TOOLS = ("dockerd", "runc", "nft", "ip", "docker-registry", "mmdebstrap")
 CONTAINER_PACKAGES = "docker.io nftables iproute2 docker-registry mmdebstrap"
@@ -59,28 +61,21 @@ class Step:
         """`noted`: a folder of pytest's own for which tests failed, where tests have neighbours."""
         self.name, self.command, self._noted = name, command, noted
         self._noting = ("-o", f"cache_dir={noted}") if noted else ()
-        self.code, self._began = 0, 0.0
-        self._process: subprocess.Popen[bytes] | None = None
-        self._output: IO[bytes] | None = None
+        self.code = 0
 
-    def begin(self, *, is_quiet: bool) -> None:
+    def run(self, *, is_quiet: bool) -> None:
         """`is_quiet`: what it prints is kept until its end, for another step is being watched."""
         print(f"── {self.name} …", flush=True)
-        self._began = time.monotonic()
-        self._output = tempfile.TemporaryFile() if is_quiet else None
-        self._process = subprocess.Popen((*self.command, *self._noting), cwd=ROOT, stdout=self._output, stderr=self._output)
-
-    def end(self) -> None:
-        assert self._process is not None
-        self.code = self._process.wait()
-        if self._output is not None:
-            print(f"── {self.name}:", flush=True)
-            with self._output:
-                self._output.seek(0)
-                shutil.copyfileobj(self._output, sys.stdout.buffer)
+        began = time.monotonic()
+        with tempfile.TemporaryFile() as kept:
+            output = kept if is_quiet else None
+            self.code = subprocess.run((*self.command, *self._noting), cwd=ROOT, stdout=output, stderr=output, check=False).returncode
+            if is_quiet:
+                kept.seek(0)
+                sys.stdout.buffer.write(f"── {self.name}:\n".encode() + kept.read())  # in one piece
                 sys.stdout.flush()
         said = "ok" if self.code == 0 else f"failed ({self.code})"
-        print(f"── {self.name}: {said} in {time.monotonic() - self._began:.1f} s", flush=True)
+        print(f"── {self.name}: {said} in {time.monotonic() - began:.1f} s", flush=True)
 
     def again(self) -> None:
         """A few tests that failed beside others are run once more by themselves.
@@ -97,6 +92,9 @@ class Step:
                 print(f"── {self.name}, passed alone, failed beside others: {', '.join(failed)}", flush=True)
 
 
+Lane = tuple[Step, ...]  # one after the other, beside the other lanes of its group
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--lint-only", action="store_true")
@@ -105,43 +103,49 @@ def main() -> int:
     if Path("/etc/ssl/certs/ca-certificates.crt").exists():
         # What tests install with uv trusts whom this machine trusts, as `make up` does.
         os.environ.setdefault("UV_SYSTEM_CERTS", "1")
-    together: list[tuple[Step, ...]] = [(Step(name, command),) for name, command in LINT]
+    lanes: list[tuple[Lane, ...]] = [((Step(name, command),),) for name, command in LINT]
     with tempfile.TemporaryDirectory() as folder:
         if not options.lint_only:
-            together += suites(Path(folder), options.rest)
-        return run(together)
+            lanes += suites(Path(folder), options.rest)
+        return run(lanes)
 
 
-def suites(folder: Path, options: Sequence[str]) -> Iterator[tuple[Step, ...]]:
+def suites(folder: Path, options: Sequence[str]) -> Iterator[tuple[Lane, ...]]:
     """With options, one run of pytest that has them."""
     pytest = (sys.executable, "-m", "pytest", "-q", "--durations=15", "--durations-min=8")  # the whole has 20 minutes on two cores
     here = ("-m", "not cluster and not docker and not compose and not images")
     if options:
-        yield (Step("pytest", (*pytest, *here, *options)),)
+        yield ((Step("pytest", (*pytest, *here, *options)),),)
         return
-    yield (Step("pytest", (*pytest, *AT_ONCE, *here), folder / "here"),)
-    rest = [Step("PostgreSQL and Redis", (*pytest, *AT_ONCE, "--database", "postgresql", *ON_POSTGRESQL), folder / "postgresql")]
+    elsewhere = tuple(f"--ignore={folder}" for folder in DECISIONS)
+    yield ((Step("services", (*pytest, *AT_ONCE, *here, *elsewhere), folder / "services"),),)
+    postgresql = Step("PostgreSQL and Redis", (*pytest, *AT_ONCE, "--database", "postgresql", *ON_POSTGRESQL), folder / "postgresql")
+    decisions = Step("decisions", (*pytest, *here, *DECISIONS), folder / "decisions")
     if missing := missing_for_containers():
         print(f"── containers: skipped, for want of {missing} (apt-get install {CONTAINER_PACKAGES})", flush=True)
-    else:
-        rest.append(Step("containers", (*pytest, "-m", "docker"), folder / "containers"))  # waits for its engine more than it works
-    yield tuple(rest)
+        yield ((postgresql, decisions),)
+    else:  # wait for their engine more than they work
+        yield (postgresql, decisions), (Step("containers", (*pytest, "-m", "docker"), folder / "containers"),)
 
 
-def run(together: Sequence[tuple[Step, ...]]) -> int:
-    """Steps of one tuple at the same time; the exit status."""
+def run(groups: Sequence[tuple[Lane, ...]]) -> int:
+    """One group after the other; the exit status."""
     failed = []
-    for steps in together:
-        for step in steps:
-            step.begin(is_quiet=step is not steps[0])
-        for step in steps:
-            step.end()
-        for step in steps:
+    for lanes in groups:
+        with ThreadPoolExecutor(len(lanes)) as threads:
+            list(threads.map(run_lane, lanes, [lane is not lanes[0] for lane in lanes]))
+        for step in (step for lane in lanes for step in lane):
             step.again()
-        failed += [step.name for step in steps if step.code]
+            if step.code:
+                failed.append(step.name)
     if failed:
         print(f"failed: {', '.join(failed)}", file=sys.stderr)
     return 1 if failed else 0
+
+
+def run_lane(lane: Lane, is_quiet: bool) -> None:
+    for step in lane:
+        step.run(is_quiet=is_quiet)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import time
-
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -165,10 +163,8 @@ def test_an_unknown_sdk_lists_the_allowed_ones() -> None:
         (b"---\nsdk: \xff\n---\n", "UTF-8"),
     ],
 )
-def test_hostile_yaml_is_answered_quickly(readme: bytes, words: str) -> None:
-    start = time.process_time()
+def test_hostile_yaml_is_answered_in_words(readme: bytes, words: str) -> None:
     found = validate(readme, RepoType.SPACE)
-    assert time.process_time() - start < 0.05
     assert words in found.errors[0].message and found.errors[0].line is not None
 
 
