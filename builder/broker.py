@@ -8,6 +8,7 @@ Everything else (bindings, exchanges) is kombu's. Why files can be defended at a
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import time
@@ -71,6 +72,8 @@ def prepare_spool(options: BrokerOptions) -> None:
 class SpoolChannel(filesystem.Channel):
     """kombu's filesystem channel with an atomic put and a get that survives any file."""
 
+    do_restore = False  # what a worker leaves unfinished is another attempt, with a message of its own
+
     def _put(self, queue: str, payload: Mapping[str, Any], **_: Any) -> None:  # type: ignore[override]  # kombu's own two differ
         # wall-clock first, so that names sort by age across a reboot (kombu uses the monotonic clock)
         name = f"{time.time_ns():020d}_{uuid.uuid4().hex}.{queue}.msg"
@@ -85,11 +88,22 @@ class SpoolChannel(filesystem.Channel):
         except OSError as error:
             raise ChannelError(f"Cannot add a message to {folder!r}: {error}") from error
 
-    def _get(self, queue: str, timeout: float | None = None) -> Any:
+    def _names(self, queue: str) -> list[str]:
+        """Of the messages that wait, oldest first."""
         ending = f"{queue}.msg"
-        for name in sorted(os.listdir(self.data_folder_in)):
-            if name.startswith(".") or name.partition(".")[2] != ending:
-                continue
+        return [name for name in sorted(os.listdir(self.data_folder_in)) if not name.startswith(".") and name.partition(".")[2] == ending]
+
+    def peek(self, queue: str) -> list[dict[str, Any]]:
+        """The messages that wait, left where they are."""
+        found = []
+        for name in self._names(queue):
+            with contextlib.suppress(OSError, ValueError):  # taken meanwhile, or no message
+                if _is_envelope(message := json.loads(Path(self.data_folder_in, name).read_bytes())):
+                    found.append(message)
+        return found
+
+    def _get(self, queue: str, timeout: float | None = None) -> Any:
+        for name in self._names(queue):
             taken = os.path.join(self.processed_folder, name)
             try:
                 os.rename(os.path.join(self.data_folder_in, name), taken)  # exactly one worker wins

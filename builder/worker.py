@@ -150,8 +150,8 @@ def make_worker_app(config: WorkerConfig, worker: BuildWorker | None = None) -> 
         accept_content=["json"],
         task_serializer="json",
         task_ignore_result=True,
-        # Redis keeps the message until the build ends; the spool's is gone when taken, and the row repairs a loss.
-        task_acks_late=not config.broker.is_spool,
+        # Acknowledged at the build's end: until then it counts against the prefetch limit, so no message waits inside a busy worker.
+        task_acks_late=True,
         worker_prefetch_multiplier=1,
         worker_pool="threads",
         worker_concurrency=config.concurrency,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import replace
 from datetime import datetime
 
@@ -14,6 +15,7 @@ from control_plane.domain.builds import (
     BuildLimits,
     BuildRequest,
     BuildStatus,
+    BuildTry,
     BuildVerdict,
     SourceKind,
     advance_build,
@@ -23,6 +25,7 @@ from control_plane.domain.hardware import FlavorCatalog
 from control_plane.domain.ids import BuildId, SpaceId
 from control_plane.domain.quotas import holds_room
 from control_plane.domain.reasons import Reason
+from control_plane.domain.repo_volumes import unpinned
 from control_plane.domain.spaces import Build, Deployment, DesiredState, Repo, Sdk, Setting, Space
 from control_plane.ports.clock import Clock
 from control_plane.ports.signals import Signals
@@ -32,6 +35,7 @@ from control_plane.ports.stores import UnitOfWork, UnitOfWorkFactory
 Admit = Callable[[UnitOfWork, Space], Awaitable[None]]
 BuildMeter = Callable[[UnitOfWork, Build], Awaitable[None]]
 
+UNHEARD_AFTER_S = 5.0  # from a message to its worker's first word, when a worker takes it at once
 LOST_AFTER_S = 12.0  # workers beat every 2 s; with the scan's period (REPAIR_EVERY_S) a crashed one is noticed within 15 s
 
 
@@ -130,7 +134,7 @@ async def _succeed(uow: UnitOfWork, clock: Clock, build: Build, event: BuildEven
     await uow.deployments.add(
         Deployment(
             space_id=space.id, generation=generation, build_id=build.id, revision=build.revision, artifact=event.result.artifact,
-            launch=event.result.launch, hardware=space.hardware, created_at=now, config=space.config,
+            launch=event.result.launch, hardware=space.hardware, created_at=now, config=space.config, volumes=unpinned(space.volumes),
         )
     )  # fmt: skip
     refused = await _refusal(uow, space, admit)
@@ -188,6 +192,32 @@ async def repair_lost(uow_factory: UnitOfWorkFactory, clock: Clock, *, limit_s: 
                 continue
             await _lose(uow, clock, build, Reason.BUILD_LOST)
     return tuple(touched)
+
+
+async def repair_unheard(
+    uow_factory: UnitOfWorkFactory, clock: Clock, waiting: Callable[[], Awaitable[AbstractSet[BuildTry]]]
+) -> tuple[SpaceId, ...]:
+    """Builds that were submitted a while ago, that no worker has started, and whose message is not in the queue: whoever took it died
+    before its first word, or it never arrived. They count as not submitted from here on. `waiting`: those whose message is in the queue.
+    """
+    now, touched = clock.now(), []
+    async with uow_factory.read() as uow:
+        suspects = [b for b in await uow.builds.open() if b.status is BuildStatus.QUEUED and _is_unheard(b, now)]
+    found = await waiting() if suspects else frozenset()
+    for suspect in suspects:
+        if (suspect.id, suspect.attempt) in found:
+            continue
+        async with uow_factory.write() as uow:
+            build = await uow.builds.get(suspect.id)
+            if build is None or (build.status, build.submitted_at) != (BuildStatus.QUEUED, suspect.submitted_at):
+                continue
+            await uow.builds.save(replace(build, submitted_at=None))
+            touched.append(build.space_id)
+    return tuple(touched)
+
+
+def _is_unheard(build: Build, now: datetime) -> bool:
+    return build.submitted_at is not None and (now - build.submitted_at).total_seconds() > UNHEARD_AFTER_S
 
 
 async def _lose(uow: UnitOfWork, clock: Clock, build: Build, reason: Reason) -> None:

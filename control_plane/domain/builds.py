@@ -21,6 +21,7 @@ from control_plane.domain.ids import BuildId, Sha, SpaceId
 PAYLOAD_VERSION = 1
 MAX_ATTEMPTS = 3
 TASK_NAME = "vitrine.build_revision"
+BuildTry = tuple[BuildId, int]  # a build and the number of its attempt
 
 
 class BuildStatus(StrEnum):

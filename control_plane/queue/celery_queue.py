@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import threading
 from collections.abc import Mapping
 from typing import Any
@@ -10,8 +11,11 @@ from typing import Any
 from celery import Celery
 from kombu.exceptions import KombuError, OperationalError
 
-from control_plane.domain.builds import TASK_NAME, BuildRequest
+from control_plane.domain.builds import TASK_NAME, BuildRequest, BuildTry
 from control_plane.domain.errors import Unavailable
+from control_plane.domain.ids import BuildId
+
+_TRY = "."  # between a build's id and the number of its attempt, in a message's id
 
 
 class CeleryBuildQueue:
@@ -61,7 +65,29 @@ class CeleryBuildQueue:
 
     def _send(self, payload: dict[str, Any]) -> None:
         with self._lock:
-            self._app.send_task(TASK_NAME, [payload], queue=self._queue, ignore_result=True)
+            name = f"{payload['build_id']}{_TRY}{payload['attempt']}"
+            self._app.send_task(TASK_NAME, [payload], queue=self._queue, ignore_result=True, task_id=name)
+
+    async def waiting(self) -> frozenset[BuildTry]:
+        """Raises Unavailable when the broker does not answer."""
+        try:
+            return await asyncio.to_thread(self._waiting)
+        except (KombuError, OperationalError, OSError) as error:
+            raise Unavailable(f"the build queue does not answer: {error}") from error
+
+    def _waiting(self) -> frozenset[BuildTry]:
+        with self._lock, self._app.connection_for_read() as connection:
+            try:
+                channel = connection.channel()
+                if hasattr(channel, "peek"):
+                    messages = channel.peek(self._queue)
+                else:
+                    with channel.conn_or_acquire() as redis:
+                        messages = map(json.loads, redis.lrange(self._queue, 0, -1))
+                names = [str(message["headers"].get("id")).rpartition(_TRY) for message in messages]
+            except (*connection.connection_errors, *connection.channel_errors) as error:
+                raise OperationalError(str(error)) from error
+        return frozenset((BuildId(build_id), int(attempt)) for build_id, _, attempt in names if attempt.isdigit())
 
     async def close(self) -> None:
         """Closes the connections to the broker."""

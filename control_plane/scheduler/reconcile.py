@@ -14,7 +14,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 
 from control_plane.background import ended
-from control_plane.builds.record import build_request, repair_lost
+from control_plane.builds.record import build_request, repair_lost, repair_unheard
 from control_plane.domain.builds import BuildStatus
 from control_plane.domain.errors import Unavailable, VitrineError
 from control_plane.domain.hardware import Flavor
@@ -50,8 +50,7 @@ from control_plane.scheduler.work_queue import WorkQueue
 log = logging.getLogger("vitrine.scheduler")
 
 _PASSES = 12  # steps of one reconcile before it goes back to the queue
-REPAIR_EVERY_S = 2.0  # between two looks for builds whose worker went silent
-_RESUBMIT_AFTER = timedelta(seconds=20)
+REPAIR_EVERY_S = 2.0  # between two looks for builds whose worker went silent, and for messages that nobody answered
 _CONCURRENCY = 8
 
 
@@ -85,6 +84,7 @@ class Reconciler:
             self._runtime_changes(),
             self._proxies(),
             self._every(REPAIR_EVERY_S, self._repair_builds),
+            self._every(REPAIR_EVERY_S, self._repair_messages),
             self._every(1.0, self._sleeper.look),
             self._every(1.0, self._look_for_room),
             self._every(10.0, self._sweep),
@@ -180,6 +180,10 @@ class Reconciler:
             self.request(space_id)
             await self._d.signals.notify("events", space_id)
 
+    async def _repair_messages(self) -> None:
+        for space_id in await repair_unheard(self._d.uow, self._d.clock, self._d.queue.waiting):
+            self.request(space_id)
+
     # --- one Space -------------------------------------------------------------------------------------------------
     async def reconcile_space(self, space_id: SpaceId) -> None:
         """Raises Unavailable while another scheduler leads, or when the runtime or database does not answer."""
@@ -239,13 +243,11 @@ class Reconciler:
                 await self._d.runtime.stop(replica_id, grace_s=1.0)
 
     async def _submit(self, space: Space) -> None:
-        """Tell the queue about a build it has not heard of, or may have lost."""
+        """Tell the queue about a build it has not heard of, or has lost (`repair_unheard`)."""
         now = self._d.clock.now()
         async with self._d.uow.read() as uow:
             build = await uow.builds.latest(space.id)
-            if build is None or build.status is not BuildStatus.QUEUED:
-                return
-            if build.submitted_at and now - build.submitted_at < _RESUBMIT_AFTER:
+            if build is None or build.status is not BuildStatus.QUEUED or build.submitted_at:
                 return
             repo, settings = await uow.repos.get(RepoId(space.id)), await uow.spaces.settings(space.id)
         if repo is None:

@@ -9,6 +9,7 @@ import subprocess
 import tempfile
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -98,6 +99,20 @@ async def test_requests_keep_their_order(options: BrokerOptions) -> None:
     assert [arguments[0]["build_id"] for _, arguments in got] == [request(n).build_id for n in range(5)]  # type: ignore[index]
 
 
+async def test_it_knows_what_nobody_has_taken(options: BrokerOptions) -> None:
+    queue = make_queue(options)
+    assert await queue.waiting() == frozenset()
+    for number in range(3):
+        await queue.submit(request(number))
+    await queue.submit(replace(request(2), attempt=2))
+    await asyncio.to_thread(receive, options, 2)
+    expected = {(request(2).build_id, 1), (request(2).build_id, 2)}
+    assert (await queue.waiting(), await queue.waiting()) == (expected, expected), "to look takes nothing away"
+    await asyncio.to_thread(receive, options, 2)
+    assert await queue.waiting() == frozenset()
+    await queue.close()
+
+
 async def test_many_at_once_all_arrive(options: BrokerOptions) -> None:
     queue = make_queue(options)
     await asyncio.gather(*(queue.submit(request(number)) for number in range(20)))
@@ -111,6 +126,8 @@ async def test_a_broker_that_is_away_is_unavailable(tmp_path: Path) -> None:
         queue = make_queue(options)
         with pytest.raises(Unavailable):
             await queue.submit(request())
+        with pytest.raises(Unavailable):
+            await queue.waiting()
         await queue.close()
 
 

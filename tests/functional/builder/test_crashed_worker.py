@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import socket
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import fields
@@ -17,8 +18,9 @@ from pathlib import Path
 import httpx
 import pytest
 
+from builder.broker import POLL_S
 from builder.config import DoorConfig, WorkerConfig
-from control_plane.builds.record import LOST_AFTER_S
+from control_plane.builds.record import LOST_AFTER_S, UNHEARD_AFTER_S
 from control_plane.db.engine import SystemClock
 from control_plane.domain.builds import MAX_ATTEMPTS, BuildPhase, BuildStatus
 from control_plane.domain.ids import SpaceId
@@ -50,9 +52,10 @@ def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WholePlatform
 
 
 def test_a_silent_worker_is_noticed_in_time() -> None:
-    """The last beat is at most one beat older than the crash, so this is the longest that a build waits for its next attempt."""
+    """Nothing that it said is newer than its crash, so these are the longest that a build waits for its next worker."""
     (beat_s,) = (float(one.default) for one in fields(WorkerConfig) if one.name == "heartbeat_s")  # type: ignore[arg-type]
-    assert LOST_AFTER_S + REPAIR_EVERY_S < 15
+    assert LOST_AFTER_S + REPAIR_EVERY_S + POLL_S < 15, "killed after its first word"
+    assert UNHEARD_AFTER_S + REPAIR_EVERY_S + POLL_S < 15, "killed before it"
     assert 3 * beat_s < LOST_AFTER_S, "a worker that is only slow is not taken for dead"
 
 
@@ -88,6 +91,16 @@ def crash(platform: WholePlatform, redis_url: str, survives: bool, tmp_path: Pat
         return build().attempt > attempt or build().status.is_terminal
 
     with worker_processes(tmp_path, door, index_url) as start:
+        turn()
+        with deaf_door() as (url, first_word):
+            victim = start(redis=redis_url, url=url)
+            assert b'"started"' in first_word(), "it has taken the message, and nobody has heard so"
+            victim.kill()
+            victim.wait()
+        assert platform.run(queue.waiting()) == frozenset() and build().status is BuildStatus.QUEUED
+        clock.ahead_s = UNHEARD_AFTER_S
+        until(lambda: platform.run(world.scheduler._repair_messages()) or build().submitted_at is None)
+        clock.ahead_s = 0.0
         for attempt in range(1, 2 if survives else MAX_ATTEMPTS + 1):
             turn()
             victim = start(uv=stuck_uv(tmp_path), redis=redis_url)
@@ -111,6 +124,22 @@ def crash(platform: WholePlatform, redis_url: str, survives: bool, tmp_path: Pat
         assert "went away" in ended.message
     platform.run(world.scheduler.close())
     platform.run(queue.close())
+
+
+@contextlib.contextmanager
+def deaf_door() -> Iterator[tuple[str, Callable[[], bytes]]]:
+    """An address that takes requests and answers none, and the first request to it."""
+    with socket.create_server(("127.0.0.1", 0)) as server, contextlib.ExitStack() as held:
+        server.settimeout(60)
+
+        def first_word() -> bytes:
+            asking, said = held.enter_context(server.accept()[0]), b""
+            asking.settimeout(60)
+            while not said.endswith(b"}"):
+                said += asking.recv(65536)
+            return said
+
+        yield f"http://127.0.0.1:{server.getsockname()[1]}", first_word
 
 
 async def latest(platform: WholePlatform, space_id: SpaceId) -> Build:

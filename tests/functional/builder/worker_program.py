@@ -7,7 +7,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from builder.broker import BrokerOptions, broker_options, prepare_spool
@@ -41,12 +41,13 @@ def broker_of(data_dir: Path, redis: str = "") -> BrokerOptions:
 
 @contextlib.contextmanager
 def worker_processes(data_dir: Path, door: DoorConfig, index_url: str) -> Iterator[Start]:
-    """Gives `start(uv="", redis="")`; `uv`: another program in its place. All of them are killed at the end."""
+    """Gives `start(uv="", redis="", url="")`; `uv`: another program in its place, `url`: another door. All are killed at the end."""
     running: list[subprocess.Popen[bytes]] = []
     broker_of(data_dir)
 
-    def start(uv: str = "", redis: str = "") -> subprocess.Popen[bytes]:
-        facts = {"data_dir": str(data_dir), "door": asdict(door), "index": index_url, "uv": uv, "redis": redis, "heartbeat_s": HEARTBEAT_S}
+    def start(uv: str = "", redis: str = "", url: str = "") -> subprocess.Popen[bytes]:
+        its = replace(door, base_url=url, socket_path="") if url else door
+        facts = {"data_dir": str(data_dir), "door": asdict(its), "index": index_url, "uv": uv, "redis": redis, "heartbeat_s": HEARTBEAT_S}
         process = subprocess.Popen([sys.executable, "-c", PROGRAM], stdin=subprocess.PIPE)
         running.append(process)
         assert process.stdin is not None
