@@ -72,8 +72,11 @@ class DockerEngine:
             if not done.ok:
                 said = plain_line(done.tail[-1], build.space) if done.tail else ""
                 reason = reason_of(done.text)
-                if watch and reason is Reason.BUILD_MEMORY and (written := watch.ended(since=began)):  # killed is killed; we know by whom
-                    raise BuildFailed(Reason.BUILD_DISK, too_much_written(written, runner.limits.disk_bytes))
+                if reason is Reason.BUILD_MEMORY:  # killed is killed: by whom?
+                    if watch and (written := watch.ended(since=began)):
+                        raise BuildFailed(Reason.BUILD_DISK, too_much_written(written, runner.limits.disk_bytes))
+                    if not self._is_there(runner):
+                        reason, said = Reason.BUILD_LOST, "the container engine stopped, and the build with it."
                 if reason is Reason.BUILD_LOST:
                     end_orphans()
                 raise BuildFailed(reason, f"A step of the Dockerfile failed: {(said or '')[:300]}")
@@ -134,6 +137,14 @@ class DockerEngine:
         if self._root is None:
             self._root = Path(str(self._step({"do": "root"}, runner, quiet=True)["root"]))
         return self._root if self._root.is_dir() else None
+
+    def _is_there(self, runner: StepRunner) -> bool:
+        """Whether the engine takes a new connection: one that is about to stop does not, while it still speaks on those it has."""
+        try:
+            self._step({"do": "root"}, runner, quiet=True)
+        except BuildFailed as failure:
+            return failure.reason is not Reason.BUILD_LOST
+        return True
 
     def _watch(self, room: Path, limit_bytes: int) -> KitWatch:
         return self._watches.setdefault(limit_bytes, KitWatch(room, limit_bytes))

@@ -5,13 +5,20 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import docker
 import pytest
 
 from builder.engines import docker_step
+from builder.engines.docker_engine import DockerConfig, DockerEngine
 from builder.engines.docker_step import Refusal
+from builder.engines.engine import ImageBuild
+from builder.errors import BuildFailed
+from builder.reporter import CancelToken
+from builder.steps import StepRunner
+from control_plane.domain.builds import BuildLimits
 from control_plane.domain.reasons import Reason
 
 
@@ -19,7 +26,7 @@ class _Engine(BaseHTTPRequestHandler):
     """Says that it is well, and has no containers."""
 
     def do_GET(self) -> None:
-        body = b"OK" if self.path.endswith("/_ping") else b"[]"
+        body = {"_ping": b"OK", "info": b'{"DockerRootDir": "/proc/nowhere"}'}.get(self.path.rpartition("/")[2], b"[]")
         self.send_response(200)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
@@ -64,3 +71,24 @@ def test_a_step_killed_by_an_engine_that_stops_is_a_lost_build(
     finally:
         client.close()
     assert refused.value.reason is (Reason.BUILD_LOST if is_stopping else Reason.BUILD_MEMORY)
+
+
+@pytest.mark.parametrize("is_stopping", [False, True])
+def test_the_same_for_buildkit(engine: ThreadingHTTPServer, tmp_path: Path, is_stopping: bool) -> None:
+    """Its client is a program of its own, and says of a killed step what the engine says."""
+    client = tmp_path / "docker"
+    client.write_text("#!/bin/sh\necho 'process \"/bin/sh -c make\" did not complete successfully: exit code: 137'\nexit 1\n")
+    client.chmod(0o755)
+    used = DockerEngine(DockerConfig(f"tcp://127.0.0.1:{engine.server_port}", buildkit_cli=(str(client),)))
+    runner = StepRunner(Unheard(), BuildLimits(), CancelToken())
+    assert used._room(runner) is None, "asked once, before the engine goes"
+    if is_stopping:
+        engine.socket.close()
+    with pytest.raises(BuildFailed) as failed:
+        used.build(ImageBuild(tmp_path, "Dockerfile", "registry/space:b1", "builds", with_buildkit=True), runner)
+    assert failed.value.reason is (Reason.BUILD_LOST if is_stopping else Reason.BUILD_MEMORY)
+
+
+class Unheard:
+    def line(self, text: str) -> None:
+        return
