@@ -43,7 +43,7 @@ class RepoListing:
         if page is None:
             return ()
         narrow = [
-            *self._words(query.search), *_tagged(query.tags), *_of_space(query.sdk, query.hardware, query.running_only),
+            *self._words(query.search, query.tags), *_tagged(query.tags), *_of_space(query.sdk, query.hardware, query.running_only),
             *([_GATED] if query.gated else ()),
         ]  # fmt: skip
         if not narrow:
@@ -161,17 +161,18 @@ class RepoListing:
             rows = await self._rows.all(query.limit(page.limit).offset(page.offset))
         return [row["seq"] for row in rows]
 
-    def _words(self, search: str | None) -> Sequence[_Narrow]:
+    def _words(self, search: str | None, tags: Sequence[str]) -> Sequence[_Narrow]:
         """Every word occurs somewhere in the name, the title, the description or a tag, or begins a word of README or source.
 
-        No index knows words of one or two characters: alone they are looked for in the first `_SHORT_WALK` of the order.
+        No index knows words of one or two characters: alone they are looked for in the first `_SHORT_WALK` of the order. The rows of
+        a word are narrowed by the `tags` that are asked for besides, where one index knows both.
         """
         found = []
         for word in words_of(search):
             if not self._knows_words or len(word) < TRIGRAM:
                 found.append(_Narrow(has_title(word), is_word=True, length=len(word)))
                 continue
-            titles = titles_with(self._rows, word)
+            titles = titles_with(self._rows, word, tags)
             term = source_term(self._rows, word)
             if not term:
                 found.append(_Narrow(has_title(word), titles, is_word=True, length=len(word)))

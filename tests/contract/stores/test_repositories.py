@@ -166,6 +166,26 @@ async def test_a_search_looks_into_readme_and_source(db: Database, ann: Account)
     assert await names("streamlit") == set()
 
 
+async def test_a_word_and_a_tag_meet_far_from_the_head_of_the_order(db: Database, ann: Account) -> None:
+    """The word's index knows tags too and is asked for both: whatever the tag's script, and wherever the word is."""
+    async with db.write() as work:
+        for number in range(12):
+            await work.repos.add(repo(ann, f"newer-zebra-{number}", created_at=NOW + timedelta(days=number), tags=("other",)))
+        for name, tags in (("zebra-titled", ("Ö-ΣΟΦΌΣ", "x%_y")), ("sourced", ("Ö-ΣΟΦΌΣ",)), ("untagged-zebra", ())):
+            made = repo(ann, name, created_at=NOW - timedelta(days=9), tags=tags, card={"title": "Ö-ΣΟΦΌΣ"})
+            await work.repos.add(made)
+            await work.repos.set_text(made.id, "import zebra" if name == "sourced" else "")
+
+    async def names(limit: int, *tags: str) -> set[str]:
+        async with db.read() as work:
+            return {r.name for r in await work.repos.list(RepoQuery(RepoType.SPACE, search="zebra", tags=tags), limit=limit)}
+
+    for limit in (2, 50):
+        assert await names(limit, "Ö-ΣΟΦΌΣ") == {"zebra-titled", "sourced"}
+        assert await names(limit, "Ö-ΣΟΦΌΣ", "x%_y") == {"zebra-titled"}
+        assert await names(limit, "ö-σοφός") == set()
+
+
 async def test_likes_count_once_and_move_the_trend(db: Database, ann: Account) -> None:
     bob = user("bob")
     young, liked = repo(ann, "young", created_at=NOW + timedelta(days=2)), repo(ann, "liked")
