@@ -134,7 +134,6 @@ CODES: dict[str, str] = {
     "IllegalTransition": "This cannot be done in its present state.",
     "Unavailable": "Not now; try again in a moment.",
     "NoCapacity": "No machine of this hardware is free yet; it starts as soon as one is.",
-    "WakeTimeout": "It did not wake in time; try again in a moment.",
     "Maintenance": "The platform is in maintenance; changes wait, reading works.",
     "RateLimited": "Too many tries; wait a moment.",
     "NotSupported": "This platform does not do this.",

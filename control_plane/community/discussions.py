@@ -22,7 +22,6 @@ from control_plane.ports.signals import Signals
 from control_plane.ports.stores import UnitOfWork, UnitOfWorkFactory
 
 KIND = "discussion"
-STATUSES = ("draft", "open", "closed", "merged")
 _MAX_EVENTS = 5000
 _MAX_TEXT = 65_536
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 
-from control_plane.domain.ids import AccountId, RepoId, SessionId, TokenId
+from control_plane.domain.ids import AccountId, SessionId, TokenId
 
 
 class AccountKind(StrEnum):
@@ -159,9 +159,3 @@ class Action(StrEnum):
     DISCUSS = "discuss"
     WRITE = "write"  # push, commit, settings, secrets, hardware, logs
     ADMIN = "admin"  # delete, move, visibility, members
-
-
-@dataclass(frozen=True, slots=True)
-class LikeKey:
-    user_id: AccountId
-    repo_id: RepoId

@@ -16,7 +16,6 @@
     │   └── IllegalTransition
     ├── Unavailable       try later
     │   ├── NoCapacity
-    │   ├── WakeTimeout
     │   ├── Maintenance
     │   └── RateLimited         too many tries; says when to come back
     └── Broken            our bug or our machine
@@ -164,10 +163,6 @@ class Unavailable(VitrineError):
 
 class NoCapacity(Unavailable):
     code = "NoCapacity"
-
-
-class WakeTimeout(Unavailable):
-    code = "WakeTimeout"
 
 
 class Maintenance(Unavailable):

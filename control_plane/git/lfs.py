@@ -61,17 +61,6 @@ class FileLfsStore:
         finally:
             await asyncio.to_thread(temporary.unlink, True)
 
-    async def put_file(self, repo_id: RepoId, oid: str, size: int, source: Path) -> None:
-        """Like `put` from a file on the same disk, which is used up. For parts that were put together elsewhere."""
-        target = self._owned(repo_id, oid)
-        try:
-            digest, received = await asyncio.to_thread(_hash_and_sync, source)
-            if received != size or digest != oid:
-                raise Rejected(f"the parts sent for object {oid} have {received} bytes and the sha256 {digest}", code="HashMismatch")
-            await asyncio.to_thread(self._adopt, source, oid, target)
-        finally:
-            await asyncio.to_thread(source.unlink, True)
-
     def incoming(self, name: str | None = None) -> Path:
         """A fresh name for a file that is being received (same disk, so that linking it into place is possible)."""
         return self._root / "incoming" / (name or secrets.token_hex(16))
@@ -198,13 +187,6 @@ async def _receive(path: Path, limit: int, chunks: AsyncIterator[bytes]) -> tupl
     return digest.hexdigest(), total
 
 
-def _hash_and_sync(path: Path) -> tuple[str, int]:
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-        os.fsync(file.fileno())
-        return digest, file.tell()
-
-
 def _size(path: Path) -> int | None:
     try:
         return path.stat().st_size
@@ -226,7 +208,8 @@ def _link(source: Path, target: Path) -> None:
             raise
         partial = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
         shutil.copyfile(source, partial)
-        _hash_and_sync(partial)
+        with partial.open("rb") as file:
+            os.fsync(file.fileno())
         partial.rename(target)
     sync_folder(target.parent)
 

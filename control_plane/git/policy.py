@@ -66,7 +66,6 @@ class PushFindings:
     remarks: tuple[str, ...] = ()
     new_objects: int = 0
     inflated_bytes: int = 0
-    lfs_bytes: int = 0  # of LFS objects named by the new commits
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +121,7 @@ async def inspect(
             "  git lfs push --all origin\nMissing objects:\n" + "\n".join(lines)
         )
     remarks = await asyncio.to_thread(_check_trees, repo, env, tips, trees, limits)
-    return PushFindings(tuple(remarks), total, sum(b.size for b in blobs), sum(p.size for p in named.values()))
+    return PushFindings(tuple(remarks), total, sum(b.size for b in blobs))
 
 
 def large_file_message(files: Sequence[_Blob], ref: str, limit: int) -> str:
@@ -140,18 +139,6 @@ def large_file_message(files: Sequence[_Blob], ref: str, limit: int) -> str:
         f"  git lfs migrate import --include={_quoted(include)} --everything",
     ]
     return "\n".join(lines)
-
-
-async def read_file(git: GitBinary, repo: Path, env: Mapping[str, str], sha: str, path: str) -> bytes | None:
-    """A file of a commit that is still in quarantine; None when it is absent or not a plain file."""
-    try:
-        listed = await git.run(repo, "ls-tree", "-z", sha, "--", path, env=env)
-        facts = listed.split(b"\t", 1)[0].split()
-        if len(facts) != 3 or facts[1] != b"blob" or facts[0] == b"120000":
-            return None
-        return await git.run(repo, "cat-file", "blob", facts[2].decode(), env=env)
-    except GitFailed:
-        return None
 
 
 async def _new_objects(

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import re
-from urllib.parse import quote, urlsplit
+from urllib.parse import urlsplit
 
 from starlette.requests import HTTPConnection
 
@@ -51,7 +51,3 @@ def app_url(public_url: str, apps_domain: str, subdomain: str) -> str:
 def repo_type(kind: str) -> RepoType:
     """The type of a plural path segment: `spaces` → SPACE."""
     return RepoType(kind.removesuffix("s"))
-
-
-def quoted(path: str) -> str:
-    return quote(path, safe="/")

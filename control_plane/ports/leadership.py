@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Protocol
 
 
@@ -20,19 +19,3 @@ class Leadership(Protocol):
 
     async def release(self) -> None:
         """Let the next one in at once. Harmless when not leading."""
-
-
-class Alone:
-    """No other scheduler can exist: the embedded default, whose data dir is locked by the supervisor."""
-
-    async def acquire(self) -> None:
-        return
-
-    def is_leading(self) -> bool:
-        return True
-
-    async def lost(self) -> None:
-        await asyncio.Event().wait()
-
-    async def release(self) -> None:
-        return

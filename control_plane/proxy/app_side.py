@@ -293,7 +293,7 @@ class AppSide(OwnAnswers):
         self._account()
         self._next()
 
-    def upstream_failed(self, code: Code, *, before_answer: bool) -> None:
+    def upstream_failed(self, code: Code) -> None:
         up, self._up = self._up, None
         if self.phase == CLOSED:
             return

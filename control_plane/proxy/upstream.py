@@ -96,11 +96,11 @@ class Upstream(asyncio.Protocol):
         if self.mode == EOF and error is None:
             client.response_done(self.pool, None)
         elif self.mode == HEAD:
-            client.upstream_failed(Code.APP_BAD_ANSWER if self._buffer else Code.APP_RESET, before_answer=True)
+            client.upstream_failed(Code.APP_BAD_ANSWER if self._buffer else Code.APP_RESET)
         elif self.mode == TUNNEL:
             client.tunnel_closed()
         else:
-            client.upstream_failed(Code.APP_CUT_SHORT, before_answer=False)
+            client.upstream_failed(Code.APP_CUT_SHORT)
 
     def pause_writing(self) -> None:
         self.write_paused = True
@@ -228,7 +228,7 @@ class Upstream(asyncio.Protocol):
             out, rest = reader.feed(data)
         except BadChunk:
             self.abort()
-            client.upstream_failed(Code.APP_CUT_SHORT, before_answer=False)
+            client.upstream_failed(Code.APP_CUT_SHORT)
             return
         if out:
             client.send(out)
@@ -252,4 +252,4 @@ class Upstream(asyncio.Protocol):
 
     def _refuse(self, client: ExpressSide, code: Code) -> None:
         self.abort()
-        client.upstream_failed(code, before_answer=True)
+        client.upstream_failed(code)

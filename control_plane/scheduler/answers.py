@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from control_plane.domain.hardware import Flavor
 from control_plane.domain.ids import ReplicaId, SpaceId
 from control_plane.domain.reasons import Reason
-from control_plane.domain.spaces import Refused
 from control_plane.scheduler.fair_queue import PriorityClass
 
 
@@ -42,6 +41,3 @@ class Waiting:
     position: int | None = None
     eta_s: float | None = None
     put_to_sleep: tuple[SpaceId, ...] = ()
-
-    def as_refused(self) -> Refused:
-        return Refused(self.reason, self.message, self.position, self.eta_s)

@@ -99,7 +99,6 @@ class PoolUse:
 
     pool: str
     nodes: int
-    schedulable_nodes: int
     gpus: int
     used_gpus: int
     vcpu: float
@@ -292,10 +291,6 @@ class CapacityIndex:
         pool_name = self._node_pool.get(node)
         return None if pool_name is None else self._pools[pool_name].nodes[node].free
 
-    def claims_on(self, node: str) -> tuple[Claim, ...]:
-        pool_name = self._node_pool.get(node)
-        return () if pool_name is None else tuple(self._pools[pool_name].nodes[node].claims.values())
-
     def claims(self) -> Iterator[Claim]:
         return iter(self._claims.values())
 
@@ -392,7 +387,6 @@ class CapacityIndex:
         return PoolUse(
             pool=pool.pool.name,
             nodes=len(pool.nodes),
-            schedulable_nodes=sum(1 for s in states if s.report.is_schedulable),
             gpus=sum(s.capacity.gpus for s in states),
             used_gpus=sum(s.capacity.gpus - s.free.gpus for s in states),
             vcpu=sum(s.capacity.milli_cpu for s in states) / 1000,

@@ -34,7 +34,6 @@ class ClusterCache:
         self._uses: dict[str, dict[str, PodUse]] = {}  # node → pod uid → use
         self._node_of_pod: dict[str, str] = {}
         self._nodes: dict[str, Item] = {}
-        self._ours_on: dict[str, set[SpaceId]] = {}
         self._hints: dict[str, Hint] = {}
         self._agents: dict[str, str] = {}  # pod uid → the NetworkPolicy engine whose agent it is
         self.heartbeats = Heartbeats(self._node_turned)

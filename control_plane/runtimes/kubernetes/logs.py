@@ -66,10 +66,6 @@ class LogFollowers:
         with self._lock:
             self._tails.pop(replica_id, None)
 
-    def uids(self) -> tuple[str, ...]:
-        with self._lock:
-            return tuple(self._followers)
-
     def close(self) -> None:
         with self._lock:
             followers = list(self._followers.values())

@@ -18,7 +18,6 @@ SPACE_NAME = "vitrine.dev/space-name"
 REVISION = "vitrine.dev/revision"
 FLAVOR = "vitrine.dev/flavor"
 POOL = "vitrine.dev/pool"
-TENANT = "vitrine.dev/tenant"
 MANAGED_BY = "app.kubernetes.io/managed-by"
 
 _ID = re.compile(r"[a-z0-9]([-a-z0-9]{0,51}[a-z0-9])?")

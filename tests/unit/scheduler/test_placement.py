@@ -264,7 +264,7 @@ def test_nothing_large_enough_says_so() -> None:
     answer = waits(placer(node("a", vcpu=1, memory=1)).ask(ask(1), 0.0))
     assert answer.reason is Reason.NO_CAPACITY
     assert "No machine for the hardware" in answer.message
-    assert answer.as_refused().position == 1
+    assert answer.position == 1
 
 
 def test_place_is_fair_whatever_the_order_of_arguments() -> None:
