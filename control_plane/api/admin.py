@@ -13,6 +13,7 @@ import httpx
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
+from starlette.responses import Response
 
 from control_plane.accounts import people, policy, sign_in, tokens
 from control_plane.accounts.audit import record
@@ -28,6 +29,7 @@ from control_plane.domain.errors import Rejected
 from control_plane.domain.ids import TokenId
 from control_plane.domain.spaces import RepoType
 from control_plane.http import raw_path  # registers the path convertor that the routes name
+from control_plane.http.long_work import Tell, follow
 from control_plane.ports.stores import UnitOfWork
 
 assert raw_path.SLASH
@@ -168,16 +170,16 @@ def _accounts(api: APIRouter, door: Door) -> None:
         return account_json(user)
 
     @api.post("/users/{name:seg}/suspension")
-    async def suspend_user(request: Request, name: str, body: Suspension) -> dict[str, Any]:
+    async def suspend_user(request: Request, name: str, body: Suspension) -> Response:
         actor = await door.admin(request)
-        async with uow.write() as work:
-            user = await people.find_account(work, name, AccountKind.USER)
-            if body.suspended and actor.user is not None and user.id == actor.user.id:
-                raise Rejected("you cannot suspend yourself; another admin can")
-            changed, spaces = await suspend(work, clock, signals, user, body.suspended)
-            facts = {"before": user.is_suspended, "after": body.suspended, "spaces": spaces}
-            await door.note(work, actor, "user.suspend" if body.suspended else "user.resume", f"user:{user.name}", **facts)
-        return {**account_json(changed), "spaces": spaces}
+
+        async def work(tell: Tell) -> dict[str, Any]:
+            changed, spaces = await suspend(
+                uow, clock, signals, actor, name, body.suspended, lambda done, total: tell("Spaces", done, total)
+            )
+            return {**account_json(changed), "spaces": spaces}
+
+        return await follow(request, work)
 
     @api.post("/users/{name:seg}/sign-in-link", status_code=201)
     async def sign_in_link(request: Request, name: str) -> dict[str, Any]:

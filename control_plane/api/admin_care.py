@@ -90,6 +90,7 @@ def _audit(api: APIRouter, door: Door) -> None:
         actor = await door.admin(request)
         async with uow.write() as work:
             await door.note(work, actor, "audit.export", "platform")
+            total = await work.audit.count_before(door.services.clock.now() + timedelta(days=1))
 
         async def lines() -> AsyncIterator[bytes]:
             seen = 0
@@ -103,7 +104,7 @@ def _audit(api: APIRouter, door: Door) -> None:
                 if len(page) < _EXPORT_PAGE:
                     return
 
-        return StreamingResponse(lines(), media_type="application/x-ndjson")
+        return StreamingResponse(lines(), media_type="application/x-ndjson", headers={"X-Vitrine-Expected-Lines": str(total)})
 
 
 def _maintenance(api: APIRouter, door: Door) -> None:

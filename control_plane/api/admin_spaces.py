@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
+from starlette.responses import Response
 
 from control_plane.accounts import people
 from control_plane.accounts.metering import meter_ended_build
@@ -13,6 +14,7 @@ from control_plane.domain.errors import NotFound
 from control_plane.domain.ids import BuildId, RepoId, SpaceId
 from control_plane.domain.repo_query import RepoQuery
 from control_plane.domain.spaces import Build, Repo, RepoType, Space
+from control_plane.http.long_work import Tell, follow
 from control_plane.ports.space_actions import RuntimeView
 from control_plane.ports.stores import UnitOfWork
 
@@ -113,12 +115,17 @@ def routes(api: APIRouter, door: Door) -> None:
         return _space_json(repo, changed, await actions.runtime_view(changed))
 
     @api.delete("/spaces/{ns:seg}/{name:seg}")
-    async def remove_space(request: Request, ns: str, name: str) -> dict[str, Any]:
+    async def remove_space(request: Request, ns: str, name: str) -> Response:
         actor = await door.admin(request)
         async with uow.read() as work:
             repo, space = await _find(work, ns, name)
-        await services.actions.delete_repo(actor, repo)
-        return _space_json(repo, space, None)
+
+        async def remove(tell: Tell) -> dict[str, Any]:
+            tell("deleting files", 0, None)
+            await services.actions.delete_repo(actor, repo)
+            return _space_json(repo, space, None)
+
+        return await follow(request, remove)
 
     @api.get("/builds")
     async def list_builds(request: Request, space: str | None = None, limit: int = 100) -> JSONResponse:

@@ -9,6 +9,7 @@ import click
 from control_plane.cli import names
 from control_plane.cli.client import Platform, part
 from control_plane.cli.output import Duration, Out, cell, confirm, talks
+from control_plane.cli.progress import counting
 
 _ACCOUNT = {"name": "User", "admin": "Admin", "suspended": "Suspended", "email": "E-mail", "created_at": "Since"}
 
@@ -49,7 +50,8 @@ def list_users(platform: Platform, out: Out) -> None:
 @talks
 def suspend_user(name: str, undo: bool, platform: Platform, out: Out) -> None:
     """Stop a user's apps, builds and tokens at once; nothing is deleted."""
-    found = platform.call("POST", f"/api/admin/users/{part(name)}/suspension", body={"suspended": not undo})
+    with counting("Spaces", out) as task:
+        found = platform.follow("POST", f"/api/admin/users/{part(name)}/suspension", task, body={"suspended": not undo})
     line = (
         f"{found['name']} is back; {found['spaces']} Spaces may run again."
         if undo

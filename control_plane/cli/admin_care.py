@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import os
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import click
 
-from control_plane.cli.client import Platform
+from control_plane.cli.client import EXPECTED_LINES, Platform
 from control_plane.cli.output import Out, Row, Since, cell, confirm, size, talks
-from control_plane.cli.progress import Task, Unit, bar
+from control_plane.cli.progress import Task, bar, counting
 
 
 @click.command(epilog="\b\nExamples:\n  vitrine admin audit --since 7d --actor ann\n  vitrine admin audit --verify")
@@ -32,11 +31,12 @@ def audit(since: str | None, actor: str | None, limit: int, verify: bool, target
     if verify and target is not None:
         raise click.UsageError("give either --verify or --export")
     if target is not None:
-        count = _written(platform, target)
+        with counting("Audit log", out) as task:
+            count = _written(platform, target, task)
         out.one({"file": str(target), "events": count}, f"{count} events written to {target}.", bare=count)
         return
     if verify:
-        with _counting("Audit log", out) as task:
+        with counting("Audit log", out) as task:
             found = platform.follow("GET", "/api/admin/audit/verification", task)
         if not found["whole"]:
             out.one(found, "", bare=None) if out.as_json else None
@@ -54,19 +54,17 @@ def audit(since: str | None, actor: str | None, limit: int, verify: bool, target
     out.story(rows, tell, bare="id", empty="Nothing was recorded in this time.")
 
 
-def _counting(words: str, out: Out) -> AbstractContextManager[Task]:
-    return bar(words, None, wanted=not (out.as_json or out.quiet), unit=Unit.THINGS)
-
-
-def _written(platform: Platform, target: Path) -> int:
+def _written(platform: Platform, target: Path, told: Task) -> int:
     """How many lines came. The file is there whole or not at all."""
     draft = target.with_name(f".{target.name}.{os.getpid()}")
     try:
         count = 0
         with open(draft, "xb", opener=lambda p, flags: os.open(p, flags, 0o600)) as file:
-            for chunk in platform.stream("/api/admin/audit/export"):
+            expected, chunks = platform.download("/api/admin/audit/export", EXPECTED_LINES)
+            for chunk in chunks:
                 file.write(chunk)
                 count += chunk.count(b"\n")
+                told.now(count, expected, "events written")
         os.replace(draft, target)
     except OSError as error:
         raise click.ClickException(f"{target} cannot be written: {error.strerror}") from None
@@ -128,7 +126,7 @@ def list_keys(platform: Platform, out: Out) -> None:
 
 
 def _rekeyed(order: dict[str, bool], platform: Platform, out: Out, more: str = "") -> None:
-    with _counting("Secrets", out) as task:
+    with counting("Secrets", out) as task:
         found = platform.follow("POST", "/api/admin/keys", task, body=order)
     words = f"Key {found['key']} seals now; {found['rewrapped']} secrets were wrapped with it."
     if found["unreadable"]:
@@ -186,7 +184,7 @@ def gc(dry_run: bool, yes: bool, platform: Platform, out: Out) -> None:
     """
     if not dry_run:
         confirm("Delete everything that nothing refers to?", yes)
-    with _counting("Garbage", out) as task:
+    with counting("Garbage", out) as task:
         found = platform.follow("POST", "/api/admin/gc", task, params={"dry_run": "true" if dry_run else "false"})
     if out.as_json or out.quiet:
         out.one(found, "", bare=found["bytes"])

@@ -9,7 +9,7 @@ import click
 from control_plane.cli import names
 from control_plane.cli.client import Platform, part
 from control_plane.cli.output import Out, cell, clean, confirm, talks
-from control_plane.cli.progress import Unit, bar
+from control_plane.cli.progress import Unit, bar, counting
 
 _PAGE = 1000
 _SPACES = {"name": "Space", "stage": "Stage", "reason": "Reason", "hardware": "Hardware", "replicas": "Up", "last_used_at": "Last used"}
@@ -96,7 +96,8 @@ def remove_space(name: str, yes: bool, platform: Platform, out: Out) -> None:
     """Delete a Space with its repository."""
     path = _path(name)
     confirm(f"Delete the Space {name} with its repository?", yes)
-    found = platform.call("DELETE", path)
+    with counting("Space", out) as task:
+        found = platform.follow("DELETE", path, task)
     out.one(found, f"{found['name']} is deleted.", bare=found["name"])
 
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 TIMEOUT_S = 60.0
 _LINES = "application/x-ndjson"
 EXPECTED_BYTES = "x-vitrine-expected-bytes"  # of a download whose length nobody knows beforehand
+EXPECTED_LINES = "x-vitrine-expected-lines"
 _LOCAL = ("localhost", "127.0.0.1", "::1")
 
 
@@ -138,12 +139,12 @@ class Platform:
         except httpx.HTTPError as error:
             raise click.ClickException(self._unreachable(error)) from None
 
-    def download(self, path: str) -> tuple[int | None, Iterator[bytes]]:
-        """The stream, begun, and about how many bytes it will have: None where the platform does not say."""
+    def download(self, path: str, measure: str = EXPECTED_BYTES) -> tuple[int | None, Iterator[bytes]]:
+        """The stream, begun, and about how much it will have of what `measure` counts: None where the platform does not say."""
         said: dict[str, str] = {}
         chunks = self.stream(path, said)
         first = next(chunks, b"")
-        expected = said.get(EXPECTED_BYTES, "")
+        expected = said.get(measure, "")
         return int(expected) if expected.isdigit() else None, itertools.chain((first,) if first else (), chunks)
 
     def _unreachable(self, error: Exception) -> str:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from enum import Enum
 from typing import Any
 
-from control_plane.cli.output import WIDTH
+from control_plane.cli.output import WIDTH, Out
 
 Advance = Callable[[int], None]
 
@@ -71,3 +71,8 @@ def bar(words: str, total: int | None, *, wanted: bool, unit: Unit = Unit.BYTES)
         yield Task(progress, task_id)
         if progress.tasks[0].completed:
             progress.update(task_id, total=progress.tasks[0].completed)
+
+
+def counting(words: str, out: Out) -> AbstractContextManager[Task]:
+    """A bar of things whose number the platform tells while it works."""
+    return bar(words, None, wanted=not (out.as_json or out.quiet), unit=Unit.THINGS)

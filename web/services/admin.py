@@ -144,16 +144,8 @@ class AdminFamily(PeopleFamily, GalleryFamily):
         return tuple(rows), whole
 
     async def admin_suspend(self, actor: Actor, name: str, suspended: bool) -> None:
-        admin = self._admin(actor)
-        async with self.d.uow.write() as uow:
-            user = await people.find_account(uow, name, AccountKind.USER)
-            if user.id == admin.id:
-                raise Rejected("You cannot suspend yourself.")
-            _, spaces = await suspension.suspend(uow, self.d.clock, self.d.signals, user, suspended)
-            await uow.audit.append(
-                at=self.d.clock.now(), actor=admin.name, action="user.suspend" if suspended else "user.resume", subject=f"user:{name}",
-                address=actor.address, facts={"before": user.is_suspended, "after": suspended, "spaces": spaces},
-            )  # fmt: skip
+        self._admin(actor)
+        await suspension.suspend(self.d.uow, self.d.clock, self.d.signals, actor, name, suspended, lambda done, total: None)
 
     async def admin_add_user(self, actor: Actor, name: str, email: str, password: str, *, admin: bool) -> None:
         operator = self._admin(actor)

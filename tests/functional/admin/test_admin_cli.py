@@ -16,6 +16,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
+from control_plane.accounts import suspension
 from control_plane.cli import admin_spaces
 from control_plane.cli.admin import admin
 from control_plane.cli.main import vitrine as cli
@@ -224,6 +225,32 @@ def test_a_space_from_list_to_remove_with_its_usage(platform: Platform) -> None:
     assert platform.json("space", "list", "--owner", "sue") == []
     assert platform.json("usage", "sue")[0]["space"] == "sue/demo"
     platform.admin("user", "remove", "sue", "--yes")
+
+
+def test_rights_end_before_the_spaces_are_gone_through_and_what_was_left_is_done_by_asking_again(
+    platform: Platform, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    platform.admin("user", "add", "wide")
+    for number in range(3):
+        make_space(platform, "wide", f"s{number}")
+    token = platform.admin("token", "add", "wide", "--role", "write", "--quiet").strip()
+    monkeypatch.setattr(suspension, "_AT_ONCE", 1)
+
+    def ends(done: int, total: int) -> None:
+        if done == 1:
+            raise ConnectionResetError
+
+    async def killed() -> None:
+        async with platform.services.uow.read() as work:
+            admin_user = await work.accounts.by_name("root-admin")
+        services, actor = platform.services, Actor(via=Via.TOKEN, user=admin_user)
+        await suspension.suspend(services.uow, services.clock, services.signals, actor, "wide", True, ends)
+
+    with pytest.raises(ConnectionResetError):
+        platform.run(killed())
+    assert "not accepted" in platform.admin("space", "list", token=token, code=1)
+    assert platform.json("user", "suspend", "wide")["spaces"] == 2
+    assert platform.json("user", "suspend", "wide", "--undo")["spaces"] == 3
 
 
 def test_a_listing_of_more_than_a_page_is_whole(platform: Platform, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@ import pty
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -20,6 +21,7 @@ from control_plane.domain.errors import Rejected
 from control_plane.http import error_map
 from control_plane.http.long_work import MEDIA_TYPE, Tell, follow
 from tests.functional.admin.platform import ROOT, Platform
+from tests.functional.admin.test_admin_cli import make_space
 
 Work = Callable[[Tell], Awaitable[dict[str, Any]]]
 
@@ -76,8 +78,17 @@ async def test_what_fails_at_once_is_an_answer_and_what_fails_later_is_the_last_
 @pytest.fixture(scope="module")
 def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
     running = Platform(tmp_path_factory.mktemp("long") / "d").start()
+    for name in ("one", "two"):
+        make_space(running, "root-admin", name)
+        running.admin("user", "add", name)
+        make_space(running, name, "app")
     yield running
     running.stop()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("written")
 
 
 @pytest.mark.parametrize(
@@ -86,16 +97,26 @@ def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
         (("audit", "--verify"), "events checked"),
         (("gc", "--dry-run"), "Garbage"),
         (("key", "rotate", "--yes"), "Secrets"),
+        (("key", "rewrap"), "Secrets"),
+        (("key", "retire", "--yes"), "Secrets"),
+        (("audit", "--export", "{folder}/log"), "events written"),
+        (("user", "suspend", "{name}"), "Spaces"),
+        (("space", "remove", "root-admin/{name}", "--yes"), "deleting files"),
+        (("backup", "{folder}/{name}"), "Backup"),
+        (("restore", "{folder}/{name}", "--into", "{folder}/{name}-again"), "Restore"),
     ],
 )
-def test_a_terminal_sees_a_bar_and_a_script_its_answer_alone(platform: Platform, command: tuple[str, ...], drawn: str) -> None:
+def test_a_terminal_sees_a_bar_and_a_script_its_answer_alone(
+    platform: Platform, folder: Path, command: tuple[str, ...], drawn: str
+) -> None:
     ours, theirs = pty.openpty()
     os.set_blocking(ours, False)
     env = {**os.environ, "TERM": "xterm", "COLUMNS": "80", "VITRINE_ENDPOINT": platform.url, "VITRINE_TOKEN": platform.token}
     try:
-        for flags, is_drawn in ((("--json",), False), ((), True)):
+        for name, flags, is_drawn in (("one", ("--json",), False), ("two", (), True)):
+            words = [word.format(name=name, folder=folder) for word in command]
             done = subprocess.run(
-                [sys.executable, "-m", "control_plane.cli.main", "admin", *command, *flags],
+                [sys.executable, "-m", "control_plane.cli.main", "admin", *words, *flags],
                 stdout=subprocess.PIPE, stderr=theirs, env=env, cwd=ROOT, timeout=60, text=True,
             )  # fmt: skip
             assert done.returncode == 0

@@ -34,7 +34,6 @@ from builder.oci import Entry, Registry, pack
 from builder.registry_login import RegistryLogin
 from builder.reporter import CancelToken
 from control_plane.accounts import people
-from control_plane.accounts.suspension import suspend
 from control_plane.accounts.tokens import create_token
 from control_plane.api.registry_garbage import RegistryImages
 from control_plane.asgi import build_app
@@ -339,7 +338,7 @@ async def test_a_person_who_is_suspended_holds_nothing_for_the_registry(tmp_path
                 assert "docker pull localhost:7860/NS-NAME" in refused.text
                 assert (await door.get(f"/v2/ann-app/blobs/{layer}")).status_code == 200
                 async with services.uow.write() as uow:
-                    await suspend(uow, services.clock, services.signals, ann, True)
+                    await people.set_suspended(uow, services.signals, ann, True)
                 for path in ("", "ann-app/manifests/latest", f"ann-app/blobs/{layer}", "token"):
                     assert (await door.get(f"/v2/{path}")).status_code == 401, "in the middle of a pull"
         finally:
