@@ -23,6 +23,7 @@ from control_plane.domain.spaces import (
     Replica,
     Repo,
     RepoType,
+    RepoVolume,
     Sdk,
     Setting,
     Space,
@@ -193,6 +194,7 @@ def space_to_row(space: Space) -> dict[str, Any]:
         "storage_tier": space.storage_tier,
         "storage_key": space.storage_key,
         "storage_bytes": space.storage_bytes,
+        "volumes": [asdict(volume) for volume in space.volumes],
         "hardware": space.hardware,
         "sleep_after_s": space.sleep_after_s,
         "idle_rule": space.idle_rule.value,
@@ -221,6 +223,7 @@ def space_to_domain(row: Row) -> Space:
         storage_tier=row["storage_tier"],
         storage_key=row["storage_key"],
         storage_bytes=row["storage_bytes"],
+        volumes=_volumes(row["volumes"]),
         hardware=row["hardware"],
         sleep_after_s=row["sleep_after_s"],
         idle_rule=IdleRule(row["idle_rule"]),
@@ -329,6 +332,7 @@ def deployment_to_row(deployment: Deployment) -> dict[str, Any]:
         "failed_message": deployment.failed_message,
         "log_tail": list(deployment.log_tail),
         "live_at": deployment.live_at,
+        "volumes": [asdict(volume) for volume in deployment.volumes],
     }
 
 
@@ -349,7 +353,12 @@ def deployment_to_domain(row: Row) -> Deployment:
         failed_message=row["failed_message"],
         log_tail=tuple(row["log_tail"]),
         live_at=row["live_at"],
+        volumes=_volumes(row["volumes"]),
     )
+
+
+def _volumes(body: list[dict[str, Any]] | None) -> tuple[RepoVolume, ...]:
+    return tuple(RepoVolume(**{**one, "type": RepoType(one["type"])}) for one in body or ())
 
 
 def replica_to_row(replica: Replica) -> dict[str, Any]:

@@ -184,6 +184,7 @@ spaces = Table(
     Column("storage_tier", Text, server_default="", nullable=False),
     Column("storage_key", Text, server_default="", nullable=False),
     Column("storage_bytes", BigInteger, server_default="0", nullable=False),
+    Column("volumes", JSON, server_default="[]", nullable=False),
     Column("hardware", Text, nullable=False),
     Column("sleep_after_s", Integer),
     Column("idle_rule", Text, nullable=False),
@@ -267,6 +268,7 @@ deployments = Table(
     Column("failed_message", Text, nullable=False),
     Column("log_tail", JSON, nullable=False),
     Column("live_at", UtcTime),
+    Column("volumes", JSON, server_default="[]", nullable=False),
 )
 
 _OPEN_REPLICA = text("state NOT IN ('stopped', 'failed')")

@@ -12,11 +12,13 @@ class Reason(StrEnum):
     QUOTA = "QUOTA"
     STARTING = "STARTING"
     BACK_OFF = "BACK_OFF"
+    VOLUME_FETCHING = "VOLUME_FETCHING"
     # configuration
     CONFIG_ERROR = "CONFIG_ERROR"
     NO_APP_FILE = "NO_APP_FILE"
     UNSUPPORTED_HERE = "UNSUPPORTED_HERE"  # needs another runtime (Docker Space, system packages, GPU)
     SANDBOX_UNAVAILABLE = "SANDBOX_UNAVAILABLE"
+    VOLUME_UNAVAILABLE = "VOLUME_UNAVAILABLE"
     # builds
     REQUIREMENTS_UNRESOLVED = "REQUIREMENTS_UNRESOLVED"
     REQUIREMENTS_FAILED = "REQUIREMENTS_FAILED"
@@ -67,6 +69,7 @@ _RETRYABLE = frozenset(
         Reason.QUOTA,
         Reason.STARTING,
         Reason.BACK_OFF,
+        Reason.VOLUME_FETCHING,
         Reason.BUILD_LOST,
         Reason.REGISTRY_UNAVAILABLE,
         Reason.NODE_LOST,
@@ -84,10 +87,12 @@ _WORDS: dict[Reason, str] = {
     Reason.QUOTA: "A quota is reached; it starts when something else stops or the limit is raised.",
     Reason.STARTING: "The app is starting; it goes live when it answers.",
     Reason.BACK_OFF: "The app stopped several times; the next try follows after a pause.",
+    Reason.VOLUME_FETCHING: "The repositories that it mounts are being fetched.",
     Reason.CONFIG_ERROR: "The README front matter has a mistake; fix it and push again.",
     Reason.NO_APP_FILE: "There is no app file yet; push one.",
     Reason.UNSUPPORTED_HERE: "This Space needs a runtime that this platform does not run.",
     Reason.SANDBOX_UNAVAILABLE: "This machine cannot isolate apps; an operator sees the fix in `vitrine doctor`.",
+    Reason.VOLUME_UNAVAILABLE: "A repository that it mounts cannot be had any more; look at its volumes in the settings.",
     Reason.REQUIREMENTS_UNRESOLVED: "The requirements cannot be resolved; the build log names the ones that conflict.",
     Reason.REQUIREMENTS_FAILED: "A requirement could not be installed; the build log has its error.",
     Reason.PYTHON_MISSING: "The Python version asked for is not on this machine.",

@@ -77,6 +77,21 @@ class Mount:
 
 
 @dataclass(frozen=True, slots=True)
+class Fetch:
+    """A part of a repository that a replica's machine downloads before the app starts and mounts read-only at `path`.
+
+    `url` answers with a tar of it for `token`, and for nothing else; the token is good for as long as that replica is.
+    """
+
+    url: str
+    token: Sensitive
+    path: str
+    total_bytes: int
+    files: int
+    is_file: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class ReplicaSpec:
     """All that a runtime needs to start one replica. Made by the scheduler; a runtime has no choices left.
 
@@ -94,6 +109,7 @@ class ReplicaSpec:
     flavor: Flavor
     env: Mapping[str, str | Sensitive] = field(default_factory=dict)
     mounts: tuple[Mount, ...] = ()
+    fetches: tuple[Fetch, ...] = ()  # for runtimes whose machines do not see the platform's disk
     start_timeout_s: int = 1800
     node: str = ""
     pool: str = ""

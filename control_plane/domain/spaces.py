@@ -122,6 +122,25 @@ class SpaceConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class RepoVolume:
+    """A repository, or a part of it, as a read-only folder or file of a Space. Rules: `domain.repo_volumes`.
+
+    `set_by` mounted it: it stays mountable for as long as they may read the repository and change the Space. `commit` and `oid` (of the
+    git tree or blob) are what a deployment runs with; "" = it has not started yet.
+    """
+
+    type: RepoType
+    repo_id: RepoId
+    source: str  # "ns/name" as it was when it was set
+    mount_path: str
+    set_by: AccountId
+    revision: str = ""  # as asked for; "" = main
+    path: str = ""  # below the repository's root
+    commit: str = ""
+    oid: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Space:
     """Settings and desired state of one Space; `id` equals its repository's id.
 
@@ -152,6 +171,7 @@ class Space:
     storage_tier: str = ""  # a StorageTier, "" = nothing at /data
     storage_key: str = ""  # which volume; another one after it was deleted and asked for again
     storage_bytes: int = 0  # its size when it was asked for: what it takes of its owner's quota
+    volumes: tuple[RepoVolume, ...] = ()  # what its next deployment mounts
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,6 +233,7 @@ class Deployment:
     failed_message: str = ""
     log_tail: tuple[str, ...] = ()
     live_at: datetime | None = None  # first routed
+    volumes: tuple[RepoVolume, ...] = ()  # the Space's when it was made; pinned to a commit by its first start
 
 
 @dataclass(frozen=True, slots=True)
