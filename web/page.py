@@ -123,6 +123,9 @@ class Pages:
             price=_filter(lambda value, t, _now: words.price(value, t)),
             amount=_filter(lambda value, t, _now: words.amount(value, t)),
             iso=lambda at: at.isoformat(timespec="seconds") if at else "",
+            day=_filter(lambda at, t, now: words.day(at, now, t)),
+            moment=_filter(lambda at, t, _now: words.moment(at, t)),
+            dated=_filter(lambda text, t, now: words.dated(str(text), now, t)),
         )
         self.env.globals.update(
             languages=LANGUAGES,

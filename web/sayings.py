@@ -17,6 +17,8 @@ from web.catalog import Catalog
 
 _LONGEST = 400  # characters; what is longer is a tool's output and no sentence of ours
 _BLANK = re.compile(r"\{([a-z]+)\}")
+_FILLED = {"x": "[0-9.,]+", "when": ".*?"}
+_SENTENCES = frozenset(("how", "span", "when"))  # blanks that hold words of their own
 
 SAID: tuple[str, ...] = (
     "No node pool of this platform serves the hardware '{flavor}'.",
@@ -39,6 +41,9 @@ SAID: tuple[str, ...] = (
     "generation {number}",
     "{x} ms",
     "{x} s",
+    "{x} min",
+    "{x} h",
+    "{x} d",
     "{size} in",
     "of {x} vCPU",
     "of {x} GB",
@@ -103,6 +108,8 @@ SAID: tuple[str, ...] = (
     "only Spaces can be protected; use public or private",
     "You already created this {kind} repo",
     "A {kind} repo {name} already exists; choose another name",
+    "Quota '{key}' of {subject} is reached: limit {limit}, in use {used}, this asks for {asked} more{when}. {how}",
+    "; it resets at {date}",
     "Wait for the new month or ask an operator to raise '{key}' of {name}.",
     "Delete a Space or ask an operator to raise '{key}' of {name}.",
     "Delete files or repositories or ask an operator to raise '{key}' of {name}.",
@@ -171,7 +178,9 @@ def said(t: Catalog, words: str) -> str:
         return ""
     for sentence, shape in _shapes():
         if (found := shape.fullmatch(words)) and sentence in t.entries:
-            return t(sentence, **found.groupdict())
+            return t(
+                sentence, **{name: (said(t, text) or text) if name in _SENTENCES else text for name, text in found.groupdict().items()}
+            )
     return ""
 
 
@@ -186,8 +195,8 @@ def _shapes() -> tuple[tuple[str, re.Pattern[str]], ...]:
 
 
 def _shape(sentence: str) -> re.Pattern[str]:
-    """What the sentence looks like when its blanks are filled; `x` stands for a figure."""
+    """What the sentence looks like when its blanks are filled; `x` stands for a figure, `when` for something or nothing."""
     parts = _BLANK.split(sentence)  # text, name, text, …
-    blanks = (f"(?P<{name}>{'[0-9.,]+' if name == 'x' else '.+?'})" for name in parts[1::2])
+    blanks = (f"(?P<{name}>{_FILLED.get(name, '.+?')})" for name in parts[1::2])
     texts = (re.escape(text) for text in parts[::2])
     return re.compile("".join(text + blank for text, blank in zip_longest(texts, blanks, fillvalue="")), re.DOTALL)

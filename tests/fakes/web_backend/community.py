@@ -22,7 +22,10 @@ class Community(World):
         if number not in (1, 2):
             raise NotFound("no such discussion")
         row = self._row() if number == 1 else DiscussionRow(2, self.any_text or "Faster search", "bob", "open", True, self.now, 0)
-        entries = (DiscussionEntry("comment", "mira", self.now, self.comment_text), DiscussionEntry("status", "alice", self.now, "closed"))
+        entries = (
+            DiscussionEntry("comment", row.author, row.created_at, self.comment_text),
+            DiscussionEntry("status", "alice", self.now, "closed"), DiscussionEntry("status", row.author, self.now, "open"),
+        )  # fmt: skip
         is_pull, may = number == 2, actor.user is not None
         diff = DIFF + (f"+{self.any_text}\n" if self.any_text else "") if is_pull else ""
         return DiscussionPage(row, entries, may, may, is_pull, diff, preview=self._card("alice", "marginalia") if is_pull else None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime, timedelta
 
+from control_plane.accounts.quotas import next_month
 from control_plane.domain.accounts import ANONYMOUS, Account, AccountKind, Actor, Session, Via
 from control_plane.domain.errors import NameTaken, NotSignedIn, Rejected
 from control_plane.domain.ids import AccountId, SessionId
@@ -72,7 +73,7 @@ class People(World):
             raise Rejected("The old password is not right.")
 
     async def own_quotas(self, actor: Actor) -> tuple[QuotaRow, ...]:
-        return (QuotaRow("spaces", 10, 4), QuotaRow("gpu-hours", 20, 1.6), QuotaRow("storage-gb", None, 0.4))
+        return (QuotaRow("spaces", 10, 4), QuotaRow("gpu-hours", 20, 1.6, frees_at=next_month(self.now)), QuotaRow("storage-gb", None, 0.4))
 
     def may_make_org(self, actor: Actor) -> bool:
         return actor.user is not None

@@ -6,6 +6,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from dataclasses import replace
 from datetime import timedelta
 
+from control_plane.accounts.quotas import next_month
 from control_plane.domain.accounts import Actor
 from control_plane.domain.errors import NameTaken, NotFound, QuotaExceeded, Rejected
 from control_plane.domain.hardware import DEFAULT_FLAVORS
@@ -198,12 +199,14 @@ class Spaces(World):
         variables = tuple(SettingRow(k, v, "", self.now) for k, v in self.variables.items())
         return SettingsView(
             options,
-            (QuotaRow("gpu-hours", 20, 1.6),),
+            (QuotaRow("gpu-hours", 20, 1.6, frees_at=next_month(self.now)),),
             3600,
             variables,
             tuple(SettingRow(k, "", "", self.now) for k in self.secrets),
             "public",
             "running",
+            storage_bytes=14_200,
+            replicas_now=1,
             storage_tier="small",
             storage_offers=(("small", 20 * 10**9), ("medium", 150 * 10**9)),
         )
@@ -211,8 +214,9 @@ class Spaces(World):
     async def set_hardware(self, actor: Actor, owner: str, name: str, flavor: str) -> None:
         if flavor == "a100-large":
             raise QuotaExceeded(
-                subject=owner, key="running.a100-large", limit=0, used=0, asked=1, frees_at=None, how="Ask an operator for more."
-            )
+                subject=owner, key="gpu-hours", limit=20, used=20.0, asked=0.5, frees_at=next_month(self.now),
+                how=f"Wait for the new month or ask an operator to raise 'gpu-hours' of {owner}.",
+            )  # fmt: skip
         await self._note(actor, owner, name, "hardware", flavor)
 
     async def set_replicas(self, actor: Actor, owner: str, name: str, count: int) -> None:

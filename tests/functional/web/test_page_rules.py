@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import datetime
 
 import pytest
 from fastapi.routing import iter_route_contexts
@@ -156,7 +157,7 @@ def test_a_quota_refusal_is_explained_where_it_happened(alice: TestClient) -> No
     assert response.status_code == 403
     assert "limit 3, in use 3" in response.text and 'value="one-too-many"' in response.text
     response = alice.post("/spaces/alice/marginalia/settings/hardware", data={"csrf": CSRF, "flavor": "a100-large"})
-    assert response.status_code == 403 and "running.a100-large" in response.text
+    assert response.status_code == 403 and "gpu-hours" in response.text
 
 
 def test_the_address_holds_the_whole_gallery(alice: TestClient) -> None:
@@ -187,3 +188,39 @@ def test_gallery_is_small(world: tuple[TestClient, MemoryWebBackend]) -> None:
 def test_event_streams_resume(alice: TestClient) -> None:
     body = alice.get("/-/spaces/alice/marginalia/logs/run", headers={"last-event-id": "4"}).text
     assert body.startswith("id: 5\nevent: line\n")
+
+
+_STAMP = re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d")
+_TIME = re.compile(r'<time datetime="([^"]+)"(?: title="([^"]+)")?>([^<]+)</time>')
+
+
+@pytest.mark.parametrize(("language", "month", "until"), [("en", "September", "until"), ("zh", "9月1日", "至"), ("ru", "сентября", "до")])
+def test_every_date_is_in_the_readers_words_and_readable_for_machines(
+    settled: tuple[TestClient, MemoryWebBackend], language: str, month: str, until: str
+) -> None:
+    """Also the day on which a quota is free again, in a table, in the refusal itself and in its facts."""
+    client, backend = settled
+    client.cookies.set("vitrine", backend.signed_in)
+    client.cookies.set("vitrine-lang", language)
+    try:
+        pages = {path: client.get(path).text for path in PAGES.values()}
+        refused = client.post(
+            "/spaces/alice/marginalia/settings/hardware",
+            data={"csrf": CSRF, "flavor": "a100-large"},
+            headers={"origin": "http://localhost:7860"},
+        ).text
+    finally:
+        client.cookies.clear()
+    dates = 0
+    for path, page in {**pages, "refused": refused}.items():
+        for at, title, said in _TIME.findall(page):
+            assert datetime.fromisoformat(at.replace("Z", "+00:00")).tzinfo is not None, path
+            assert not _STAMP.search(title + said), f"{path}: {said} {title}"
+            dates += 1
+        shown = re.sub(r"<(?:script|pre)[^>]*>.*?</(?:script|pre)>|<ol tabindex.*?</ol>", "", page, flags=re.DOTALL)
+        assert not _STAMP.search(re.sub(r'(?:datetime|data-since)="[^"]+"', "", shown)), path
+    assert dates > 50
+    day = '<time datetime="2026-09-01T00:00:00'
+    assert day in pages["/settings/account"] and f"{until} {day}" in pages["/settings/account"] and month in pages["/settings/account"]
+    assert refused.count(day) >= 3, "the sentence, its facts and the picker's quota"
+    assert "resets at" not in re.sub(r"<[^>]+>", "", refused) or language == "en"

@@ -24,6 +24,7 @@ from web.pages.consent import POWERS
 from web.services.history import WORDS
 from web.services.notices import SAYS
 from web.services.stages import badge
+from web.words import MONTHS
 
 ROOT = Path(web.__file__).parent
 _SENTENCE = re.compile(r"""\bt\((["'])((?:(?!\1).)*)\1""")
@@ -33,7 +34,7 @@ OTHERS = [code for code, _ in LANGUAGES if code != "en"]
 
 def sentences() -> set[str]:
     found = set(DONE.values()) | {r.words for r in Reason} | set(WORDS.values()) | set(CAUSES.values()) | set(PHASES.values())
-    found |= {label for _, label in SAYS.values()} | set(POWERS.values())
+    found |= {label for _, label in SAYS.values()} | set(POWERS.values()) | set(MONTHS)
     for words in (OrgRole, TokenRole, BuildStatus, RequestStatus, Visibility):
         found |= {word.value for word in words}
     found |= {"open", "closed", "merged", "draft"} | _labels()

@@ -17,7 +17,7 @@ from web.catalog import LANGUAGES, load
 from web.sayings import CODES, SAID, said, say
 
 OTHERS = [code for code, _ in LANGUAGES if code != "en"]
-FIGURES = {"{x} ms", "{x} s", "of {x} vCPU", "of {x} GB", "{size} in"}  # measures, put together from units
+FIGURES = {"{x} ms", "{x} s", "{x} min", "{x} h", "{x} d", "of {x} vCPU", "of {x} GB", "{size} in"}  # measures, put together from units
 
 
 def _skeletons() -> Iterator[str]:
@@ -66,7 +66,7 @@ def test_every_error_has_a_sentence() -> None:
         (Reason.NO_CAPACITY.words, "NO_CAPACITY", "Свободной машины", ""),
         (
             "All machines for the hardware 't4-small' are in use. Place 3 in the queue, about 4 min.", "NO_CAPACITY",
-            "«t4-small» заняты. Место в очереди: 3, ждать около 4 min.", "",
+            "«t4-small» заняты. Место в очереди: 3, ждать около 4 мин.", "",
         ),
         ("The app exited with code 137.", "APP_EXITED", "с кодом 137.", ""),
         ("  × No solution found", "REQUIREMENTS_UNRESOLVED", "Зависимости", "  × No solution found"),

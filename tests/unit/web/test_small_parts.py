@@ -13,7 +13,8 @@ from control_plane.domain.reasons import Reason
 from control_plane.domain.replicas import ReplicaState
 from control_plane.domain.spaces import Build, Deployment, Replica, Sdk, SpaceConfig
 from control_plane.spaces.timeline import timeline, usual_seconds
-from web import ansi, diffs, security
+from web import ansi, diffs, security, words
+from web.catalog import load
 from web.markup import markdown, without_front_matter
 
 NOW = datetime(2026, 8, 1, 12, 0, tzinfo=UTC)
@@ -105,3 +106,22 @@ def test_the_estimate_is_the_median_of_pushes_that_went_live() -> None:
     made = [_deployment(build_id=BuildId(str(i)), live_at=NOW + timedelta(seconds=s)) for i, s in enumerate((4, 30, 6))]
     assert usual_seconds(builds, made) == 6.0
     assert usual_seconds(builds, [_deployment(cause="restart", live_at=NOW)]) is None
+
+
+@pytest.mark.parametrize(
+    ("language", "this_year", "another", "time", "soon"),
+    [
+        ("en", "1 December", "1 January 2027", "1 August 2026, 12:00 UTC", "in 3 d"),
+        ("zh", "12月1日", "2027年1月1日", "2026年8月1日 12:00 UTC", "3 天后"),
+        ("ru", "1 декабря", "1 января 2027 г.", "1 августа 2026 г., 12:00 UTC", "через 3 дн."),
+    ],
+)
+def test_dates_are_said_in_words(language: str, this_year: str, another: str, time: str, soon: str) -> None:
+    t = load(language)
+    december, january = datetime(2026, 12, 1, tzinfo=UTC), datetime(2027, 1, 1, tzinfo=UTC)
+    assert (words.ago(december, NOW, t), words.ago(january, NOW, t)) == (this_year, another)
+    assert words.ago(NOW + timedelta(days=3), NOW, t) == soon
+    assert words.day(NOW - timedelta(days=300), NOW, t).find("2025") >= 0
+    assert words.moment(NOW, t) == time
+    said = words.dated("<b> resets at 2026-12-01T00:00:00Z, not 2026-99-99T00:00:00Z", NOW, t)
+    assert said == f'&lt;b&gt; resets at <time datetime="2026-12-01T00:00:00Z">{this_year}</time>, not 2026-99-99T00:00:00Z'
