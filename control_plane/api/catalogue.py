@@ -14,7 +14,7 @@ from control_plane.api import views
 from control_plane.api.deps import Hub, ok
 from control_plane.domain.accounts import Action, Actor
 from control_plane.domain.errors import RepoNotFound, RevisionNotFound
-from control_plane.domain.ids import Sha
+from control_plane.domain.ids import RepoId, Sha
 from control_plane.domain.repo_query import RepoQuery
 from control_plane.domain.spaces import Repo, RepoType, Sdk, Space
 from control_plane.http.addresses import repo_type
@@ -125,7 +125,7 @@ def router(hub: Hub) -> APIRouter:
         actor = await hub.actor(request)
         async with services.uow.read() as uow:
             space = await uow.spaces.by_subdomain(subdomain.lower()) if len(subdomain) <= 63 else None
-            repo = await uow.repos.get(space.id) if space else None  # type: ignore[arg-type]
+            repo = await uow.repos.get(RepoId(space.id if space else ""))  # in any case: a hidden one takes as long as an absent one
         repo = policy.require(actor, Action.VIEW, repo)
         if space is None:
             raise RepoNotFound()

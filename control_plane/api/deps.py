@@ -125,10 +125,9 @@ class Hub:
         space: Space | None = None
         async with self.services.uow.read() as uow:
             found, moved = await find_repo(uow, addresses.repo_type(kind), ns, name)
-            asked = await gates.request_of(uow, actor, action, found)
-            if found is not None and found.type is RepoType.SPACE:
-                space = await uow.spaces.get(SpaceId(found.id))
-        repo = policy.require(actor, action, found, asked)
+            repo = policy.require(actor, action, found, await gates.request_of(uow, actor, action, found))
+            if repo.type is RepoType.SPACE:  # asked for last: nothing is done for a hidden one that is not done for an absent one
+                space = await uow.spaces.get(SpaceId(repo.id))
         if moved:
             raise Moved(_relocated(request, ns, name, repo))
         return actor, repo, space
@@ -157,10 +156,7 @@ async def find_repo(uow: UnitOfWork, type: RepoType, ns: str, name: str) -> tupl
     name = name.removesuffix(".git")
     if not ns or not name or len(ns) > 96 or len(name) > 96:
         return None, False
-    repo = await uow.repos.by_name(type, ns, name)
-    if repo is None:
-        moved_id = await uow.repos.moved_to(type, ns, name)
-        repo = await uow.repos.get(moved_id) if moved_id else None
+    repo = await uow.repos.by_any_name(type, ns, name)
     return repo, repo is not None and (repo.owner_name, repo.name) != (ns, name)
 
 

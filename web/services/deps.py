@@ -84,13 +84,11 @@ class Base:
 
     async def find(self, uow: UnitOfWork, actor: Actor, kind: RepoType, owner: str, name: str, action: Action = Action.VIEW) -> Repo:
         """The repository when the actor may do `action`. MovedTo when it has another name now."""
-        repo = await uow.repos.by_name(kind, owner, name)
-        if repo is None:
-            moved = await uow.repos.moved_to(kind, owner, name)
-            target = await uow.repos.get(moved) if moved else None
-            if target is not None and policy.allowed(actor, Action.VIEW, target):
-                raise MovedTo((kind, owner, name), target.owner_name, target.name)
-        return policy.require(actor, action, repo, await gates.request_of(uow, actor, action, repo))
+        found = await uow.repos.by_any_name(kind, owner, name)
+        is_renamed = found is not None and (found.owner_name.lower(), found.name.lower()) != (owner.lower(), name.lower())
+        if found is not None and is_renamed and policy.allowed(actor, Action.VIEW, found):
+            raise MovedTo((kind, owner, name), found.owner_name, found.name)
+        return policy.require(actor, action, found, await gates.request_of(uow, actor, action, found))
 
     async def repo_for(self, actor: Actor, kind: RepoType, owner: str, name: str, action: Action) -> Repo:
         async with self.d.uow.read() as uow:

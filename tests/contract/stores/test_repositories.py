@@ -52,11 +52,14 @@ async def test_an_old_name_leads_to_the_repo_until_somebody_takes_it(db: Databas
         await work.repos.remember_old_name(first)
         await work.repos.save(replace(first, name="new"))
     async with db.read() as work:
-        assert await work.repos.moved_to(RepoType.SPACE, "ann", "OLD") == first.id
         assert await work.repos.by_name(RepoType.SPACE, "ann", "old") is None
+        renamed = await work.repos.by_any_name(RepoType.SPACE, "ann", "OLD")
+        assert renamed is not None and renamed == await work.repos.by_any_name(RepoType.SPACE, "Ann", "new")
+        assert await work.repos.by_any_name(RepoType.MODEL, "ann", "old") is None
     async with db.write() as work:
-        await work.repos.add(repo(ann, name="old"))
-        assert await work.repos.moved_to(RepoType.SPACE, "ann", "old") is None
+        taken = repo(ann, name="old")
+        await work.repos.add(taken)
+        assert await work.repos.by_any_name(RepoType.SPACE, "ann", "old") == taken
         with pytest.raises(NameTaken):
             await work.repos.save(replace(first, name="Old"))
 
