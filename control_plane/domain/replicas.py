@@ -95,7 +95,8 @@ class Fetch:
 class ReplicaSpec:
     """All that a runtime needs to start one replica. Made by the scheduler; a runtime has no choices left.
 
-    `generation` fences: a runtime refuses to start a generation older than one it has started for this Space.
+    `fence`: a runtime refuses who decides by less than an earlier one knew of this Space. It is the newest generation that the scheduler
+    knows, which is above `generation` where that one failed and an older one is to run again.
     `start_timeout_s` bounds STARTING. `trusted` allows the sandbox floor to be missed (documented opt-out).
     """
 
@@ -117,6 +118,11 @@ class ReplicaSpec:
     # "host:port" or socket path of the platform's listener that the app may reach as its Hub endpoint
     hub_upstream: str = ""
     hub_host: str = ""
+    newest: int = 0  # the Space's newest generation; 0 = this one
+
+    @property
+    def fence(self) -> int:
+        return max(self.generation, self.newest)
 
 
 @dataclass(frozen=True, slots=True)

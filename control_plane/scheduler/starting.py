@@ -113,5 +113,5 @@ class Starter:
             revision=deployment.revision, artifact=deployment.artifact, launch=deployment.launch, flavor=flavor, env=env,
             mounts=self._c.volume_of(space), start_timeout_s=deployment.config.startup_timeout_s, trusted=self._c.trusted(owner),
             hub_upstream=self._c.hub_upstream, hub_host=self._c.hub_host,
-            node=place.node if place else "", pool=place.pool if place else "",
+            node=place.node if place else "", pool=place.pool if place else "", newest=space.generation,
         )  # fmt: skip

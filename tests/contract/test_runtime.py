@@ -136,6 +136,18 @@ async def test_two_generations_run_side_by_side_and_an_older_one_is_refused(harn
     assert len(await harness.runtime.observe(first.space_id)) == 2
 
 
+async def test_an_older_generation_starts_again_for_who_knows_of_the_newer_one(harness: Harness) -> None:
+    """The newer one failed; a scheduler that never heard of it is refused all the same."""
+    failed = harness.spec(generation=2)
+    await harness.runtime.apply(failed)
+    await harness.runtime.stop(failed.replica_id, grace_s=0)
+    before = harness.spec(space=failed.space_id, generation=1)
+    with pytest.raises(StaleGeneration):
+        await harness.runtime.apply(before)
+    await harness.runtime.apply(replace(before, newest=2))
+    assert [seen.generation for seen in await harness.runtime.observe(failed.space_id)] == [1]
+
+
 async def test_spaces_are_told_apart(harness: Harness) -> None:
     one, two = harness.spec(), harness.spec()
     await harness.runtime.apply(one)

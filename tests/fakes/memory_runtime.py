@@ -61,9 +61,9 @@ class MemoryRuntime:
         if known is not None and not known.state.is_terminal:
             return
         newest = self._generations.get(spec.space_id, 0)
-        if spec.generation < newest:
-            raise StaleGeneration(f"generation {spec.generation} is older than {newest}")
-        self._generations[spec.space_id] = spec.generation
+        if spec.fence < newest:
+            raise StaleGeneration(f"generation {spec.fence} is older than {newest}")
+        self._generations[spec.space_id] = spec.fence
         self.specs[spec.replica_id] = spec
         self.applied.append(spec)
         endpoint = Endpoint(EndpointKind.DOOR, f"/memory/{spec.replica_id}", spec.replica_id)

@@ -197,8 +197,8 @@ class DockerRuntime:
         if spec.replica_id in self._waiting or await self._do(lambda: self._containers.is_there(spec.replica_id)):
             return
         newest = self._generations.get(spec.space_id, 0)
-        if spec.generation < newest:
-            raise StaleGeneration(f"generation {spec.generation} of {spec.space_name} is older than {newest}, which was started here")
+        if spec.fence < newest:
+            raise StaleGeneration(f"generation {spec.fence} of {spec.space_name} is older than {newest}, which was started here")
         if self._containers.missing and not spec.trusted:
             raise Rejected(
                 f"{Reason.SANDBOX_UNAVAILABLE.words} {self._containers.missing}",
@@ -208,7 +208,7 @@ class DockerRuntime:
             )
         granted = manifests.grant(spec, self._machine)
         manifests.container(spec, granted, self._names, "0.0.0.0", disk_by_engine=False)  # refused before anything is made
-        self._generations[spec.space_id] = spec.generation
+        self._generations[spec.space_id] = spec.fence
         if await self._do(lambda: self._engine.has_image(spec.artifact.ref)):
             await self._launch(spec)
         else:

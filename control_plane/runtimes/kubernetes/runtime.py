@@ -159,9 +159,9 @@ class KubernetesRuntime:
             if self.cache.deployment(spec.replica_id) is not None:
                 return
             highest = max(self._highest.get(spec.space_id, 0), self.cache.newest_generation(spec.space_id))
-            if spec.generation < highest:
-                raise StaleGeneration(f"generation {spec.generation} is older than {highest}")
-            self._highest[spec.space_id] = spec.generation
+            if spec.fence < highest:
+                raise StaleGeneration(f"generation {spec.fence} is older than {highest}")
+            self._highest[spec.space_id] = spec.fence
             await self._do(lambda: self._objects.apply(spec, pool))
 
     async def observe(self, space_id: SpaceId) -> tuple[ReplicaObservation, ...]:

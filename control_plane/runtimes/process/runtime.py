@@ -104,11 +104,11 @@ class ProcessRuntime:
             if known is not None and not known.state.is_terminal:
                 return
             newest = self._generations.get(spec.space_id, 0)
-            if spec.generation < newest:
-                raise StaleGeneration(f"generation {spec.generation} of {spec.space_name} is older than {newest}, which was started here")
+            if spec.fence < newest:
+                raise StaleGeneration(f"generation {spec.fence} of {spec.space_name} is older than {newest}, which was started here")
             self._check_floor(spec)
             place = self._place(spec)
-            self._generations[spec.space_id] = spec.generation
+            self._generations[spec.space_id] = spec.fence
             await self._launch(spec, place)
 
     async def observe(self, space_id: SpaceId) -> tuple[ReplicaObservation, ...]:

@@ -290,3 +290,21 @@ async def test_visitors_of_a_paused_space_wait_from_the_restart_on(world: World,
         await look
     await world.up(one)
     assert world.routes[one].state is RouteState.READY
+
+
+async def test_the_version_before_starts_again_after_a_newer_one_failed(world: World, ann: Account) -> None:
+    """It sleeps, wakes, crashes and moves like any other, though the runtime has started a newer one of this Space before."""
+    one = await world.make(ann, "one")
+    await world.up(one)
+    await world.push(one, 2)
+    await world.turn(one)
+    (broken,) = [r for r in await world.replicas(one) if r.generation == 2]
+    world.runtime.exit(broken.id)
+    await world.turn(one)
+    (old,) = await world.replicas(one)
+    assert (old.generation, old.state) == (1, ReplicaState.READY), "it serves on"
+    world.runtime.exit(old.id, reason=Reason.NODE_LOST)
+    await world.up(one)
+    (again,) = await world.replicas(one)
+    assert (again.generation, again.state) == (1, ReplicaState.READY)
+    assert world.routes[one].state is RouteState.READY
