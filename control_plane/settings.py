@@ -84,10 +84,18 @@ class Settings:
     kube_pull_secret: str = field(
         default="", metadata={"doc": "Name of a Secret with which nodes pull all images; default: one per Space, made by Vitrine"}
     )
+    kube_volume_image: str = field(
+        default="",
+        metadata={"doc": "Image with Python 3 in which nodes fetch the repositories that a Space mounts; default: the scheduler's own"},
+    )
     kube_user_namespaces: bool = field(default=False, metadata={"doc": "Apps in user namespaces (`hostUsers: false`, Kubernetes 1.33)"})
     storage_tiers: str = field(
         default="small=20,medium=150,large=1000",
         metadata={"doc": "Persistent `/data` that owners may ask for: GB of each tier, comma-separated; what is not named is not offered"},
+    )
+    volume_trees_gb: int = field(
+        default=50,
+        metadata={"doc": "Disk for copies of repositories that Spaces mount, GB; large files are links to the repository's and need none"},
     )
     preempt_idle_s: int = field(
         default=60, metadata={"doc": "Seconds without use after which a Space may be put to sleep to make room for another"}

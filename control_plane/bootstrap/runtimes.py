@@ -126,8 +126,9 @@ def build_volumes(settings: Settings, runtime: Any) -> Volumes:
 
 def cluster_options(settings: Settings) -> ClusterOptions:
     """What the operator decided about the cluster."""
-    from control_plane.runtimes.kubernetes.assemble import own_account, own_namespace, proxy_address
+    from control_plane.runtimes.kubernetes.assemble import own_account, proxy_address
     from control_plane.runtimes.kubernetes.manifests import ClusterOptions
+    from control_plane.runtimes.kubernetes.own_pod import own_namespace
 
     def listed(text: str) -> tuple[str, ...]:
         return tuple(part.strip() for part in text.split(",") if part.strip())
@@ -138,7 +139,7 @@ def cluster_options(settings: Settings) -> ClusterOptions:
         dns_addresses=listed(settings.kube_dns_addresses), cluster_ranges=listed(settings.kube_cluster_ranges),
         egress_ports=tuple(int(port) for port in listed(settings.egress_ports)), image_pull_secret=settings.kube_pull_secret or None,
         storage_class=settings.kube_storage_class or None, storage_gib=settings.kube_storage_gb,
-        user_namespaces=settings.kube_user_namespaces, hub_address=proxy_address(),
+        user_namespaces=settings.kube_user_namespaces, hub_address=proxy_address(), volume_image=settings.kube_volume_image,
     )  # fmt: skip
 
 

@@ -26,16 +26,18 @@ from control_plane.bootstrap.services import (
 from control_plane.domain.accounts import Account
 from control_plane.domain.builds import SourceKind
 from control_plane.domain.errors import Unavailable, VitrineError
-from control_plane.domain.ids import RepoId
+from control_plane.domain.ids import ReplicaId, RepoId, SpaceId
 from control_plane.domain.replicas import HUB_HOST
 from control_plane.domain.routes import Endpoint
+from control_plane.domain.sensitive import Sensitive
 from control_plane.domain.spaces import Repo, Setting, Space
 from control_plane.ports.leadership import Leadership
-from control_plane.ports.stores import UnitOfWork
+from control_plane.ports.stores import UnitOfWork, UnitOfWorkFactory
 from control_plane.settings import Settings
 
 if TYPE_CHECKING:
     from control_plane.net.listen import Address
+    from control_plane.scheduler.repo_volumes import VolumePreparer
     from control_plane.telemetry.health import Health
 
 
@@ -145,12 +147,13 @@ async def run_scheduler(settings: Settings, ready: Callable[[dict[str, Any]], No
         metrics.reconcile.observe(took_s)
 
     reconciler: Reconciler
+    preparer = build_preparer(settings, services, uow, config.hub_endpoint, lambda space_id: reconciler.request(space_id))
     prober = Prober(look, lambda space_id: reconciler.request(space_id))
     reconciler = Reconciler(
         SchedulerDeps(
             uow=uow, clock=services.clock, runtime=runtime, routes=bus, signals=bus, queue=queue, logs=services.logs,
             prober=prober, catalog=lambda: services.catalog, open_secret=open_setting, check_running_quota=check_running, meter=meter,
-            discard=discard, is_leading=leadership.is_leading, observe_look=observe_look,
+            discard=discard, repo_mounts=preparer, is_leading=leadership.is_leading, observe_look=observe_look,
         ),
         config,
     )  # fmt: skip
@@ -161,6 +164,7 @@ async def run_scheduler(settings: Settings, ready: Callable[[dict[str, Any]], No
         await usage.open_socket(settings.run_dir / USAGE_SOCKET)
     history = asyncio.ensure_future(HistoryFollower(services.uow, metrics, traces).run())
     emptying = asyncio.ensure_future(VolumeRemover(uow, volumes).run())
+    sweeping = asyncio.ensure_future(preparer.sweep_forever())
     lost = asyncio.ensure_future(leadership.lost())
     told = {"warnings": [warning] if warning else [], **(health.told if health else {})}
     acting = asyncio.ensure_future(reconciler.run(lambda: ready(told)))
@@ -171,7 +175,8 @@ async def run_scheduler(settings: Settings, ready: Callable[[dict[str, Any]], No
         else:
             raise Unavailable("another scheduler leads now; this one ends and waits for its turn")
     finally:
-        await ended(lost, acting, history, emptying)
+        await ended(lost, acting, history, emptying, sweeping)
+        await preparer.close()
         if traces is not None:
             traces.close()
         await usage.close()
@@ -182,6 +187,25 @@ async def run_scheduler(settings: Settings, ready: Callable[[dict[str, Any]], No
         if health:
             health.close()
         await services.database.close()
+
+
+def build_preparer(
+    settings: Settings, services: Services, uow: UnitOfWorkFactory, hub_endpoint: str, request: Callable[[SpaceId], None]
+) -> VolumePreparer:
+    """Copies on this machine's disk, or links for a cluster's nodes to fetch with."""
+    from control_plane.accounts.mounting import may_mount
+    from control_plane.git.volume_links import VolumeLinks
+    from control_plane.scheduler.repo_volumes import VolumeDeps, VolumePreparer
+    from control_plane.spaces.mounted import mounted_trees
+
+    links = VolumeLinks(services.signing_key)
+
+    def grant(replica_id: ReplicaId, number: int) -> tuple[str, Sensitive]:
+        return f"{hub_endpoint}{links.path(replica_id, number)}", links.token(replica_id, number)
+
+    by_node = settings.runtime == "kubernetes"
+    deps = VolumeDeps(uow, services.repo_trees, may_mount, mounted_trees, grant if by_node else None)
+    return VolumePreparer(deps, request)
 
 
 def build_leadership(settings: Settings, services: Services) -> Leadership:

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from control_plane.db.engine import Database
     from control_plane.git.hub_cache import HubCache
     from control_plane.git.lfs import FileLfsStore
+    from control_plane.git.repo_trees import RepoTrees
     from control_plane.git.store import BareGitStore
     from control_plane.git.upkeep import Upkeep
     from control_plane.net.registry import Sign
@@ -113,6 +114,7 @@ class Services:
     storage: StorageRoom
     metrics: ApiMetrics
     app_downloads: HubCache
+    repo_trees: RepoTrees
     keys: Keys
     pools: Callable[[], Hardware]
 
@@ -337,8 +339,10 @@ def build_services(settings: Settings) -> Services:
     from control_plane.accounts.throttle import Throttle
     from control_plane.community.previews import Previews
     from control_plane.db.engine import SystemClock, create_database
+    from control_plane.db.process_marks import ProcessMarks
     from control_plane.git.hub_cache import HubCache
     from control_plane.git.lfs import FileLfsStore
+    from control_plane.git.repo_trees import RepoTrees
     from control_plane.git.store import BareGitStore
     from control_plane.git.xet import XetStore
     from control_plane.logs.files import FileLogStore
@@ -381,12 +385,13 @@ def build_services(settings: Settings) -> Services:
 
     metrics = ApiMetrics()
     database.observe = metrics.database
-    storage = StorageRoom(database, clock, lambda: pools().catalog, git.size_bytes)
+    storage = StorageRoom(database, clock, lambda: pools().catalog, git.size_bytes, ProcessMarks(settings.data_dir / "processes"))
     actions = Actions(deps, usage_of, storage.room)
     return Services(
         settings=settings, database=database, uow=database, clock=clock, git=git, lfs=lfs, logs=logs, secret_box=keys.box, signals=bus,
         bus=bus, actions=actions, spaces=deps, throttle=Throttle(database, clock), storage=storage, metrics=metrics,
         app_downloads=HubCache(settings.data_dir / "hub-cache", git, lfs), keys=keys, pools=pools,
+        repo_trees=RepoTrees(settings.data_dir / "volume-trees", git, lfs, max_bytes=round(settings.volume_trees_gb * 1e9)),
     )  # fmt: skip
 
 

@@ -33,7 +33,10 @@ def leaves_tree(path: str, target: str) -> bool:
     return ".git" in posixpath.normpath(posixpath.join(posixpath.dirname(path), target)).lower().split("/")
 
 
-async def stream(git: GitBinary, repo: Path, repo_id: RepoId, lfs: LfsStore, entries: Sequence[TreeEntry]) -> AsyncIterator[bytes]:
+async def stream(
+    git: GitBinary, repo: Path, repo_id: RepoId, lfs: LfsStore, entries: Sequence[TreeEntry], *, drops_escaping: bool = False
+) -> AsyncIterator[bytes]:
+    """`drops_escaping`: a link that leaves the tree is left out, instead of refusing it all."""
     process = await git.spawn(repo, "cat-file", "--batch", stdin=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL)
     assert process.stdout is not None
     try:
@@ -49,17 +52,19 @@ async def stream(git: GitBinary, repo: Path, repo_id: RepoId, lfs: LfsStore, ent
                     )
                 files[entry.path] = found
             elif entry.is_symlink:
-                target = b"".join([chunk async for chunk in _blob(process, entry)]).decode(errors="replace")
+                target = b"".join([chunk async for chunk in blob(process, entry)]).decode(errors="replace")
                 if leaves_tree(entry.path, target):
+                    if drops_escaping:
+                        continue
                     raise Rejected(f"the symbolic link {entry.path} points outside of the repository", facts={"path": entry.path})
                 links[entry.path] = target
         for entry in entries:
-            if entry.is_submodule:
+            if entry.is_submodule or (entry.is_symlink and entry.path not in links):
                 continue
             yield _header(entry, links.get(entry.path))
             if entry.is_dir or entry.is_symlink:
                 continue
-            async for chunk in _file(files[entry.path]) if entry.path in files else _blob(process, entry):
+            async for chunk in _file(files[entry.path]) if entry.path in files else blob(process, entry):
                 yield chunk
             if padding := -entry.size % _BLOCK:
                 yield bytes(padding)
@@ -80,7 +85,8 @@ def _header(entry: TreeEntry, target: str | None) -> bytes:
     return info.tobuf(tarfile.PAX_FORMAT)
 
 
-async def _blob(process: asyncio.subprocess.Process, entry: TreeEntry) -> AsyncIterator[bytes]:
+async def blob(process: asyncio.subprocess.Process, entry: TreeEntry) -> AsyncIterator[bytes]:
+    """The bytes of one object, by a `git cat-file --batch` that is asked for nothing else meanwhile."""
     assert process.stdin is not None
     assert process.stdout is not None
     process.stdin.write(f"{entry.oid}\n".encode())

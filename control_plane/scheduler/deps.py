@@ -20,6 +20,7 @@ from control_plane.ports.log_store import LogStore
 from control_plane.ports.runtime import Runtime
 from control_plane.ports.signals import RouteStore, Signals
 from control_plane.ports.stores import UnitOfWork, UnitOfWorkFactory
+from control_plane.ports.volumes import RepoMounts
 from control_plane.scheduler.prober import Prober
 
 
@@ -57,5 +58,6 @@ class SchedulerDeps:
     check_running_quota: Callable[[UnitOfWork, Repo, Space], Awaitable[None]]
     meter: Callable[[UnitOfWork, Repo | None, Replica, datetime], Awaitable[None]]
     discard: Callable[[Space, Repo | None], Awaitable[None]]  # artifacts, logs and cluster objects of a deleted Space
+    repo_mounts: RepoMounts | None = None  # repositories that Spaces mount; None = no deployment names any
     is_leading: Callable[[], bool] = lambda: True
     observe_look: Callable[[float, float], None] = lambda lag_s, took_s: None  # of each reconciliation

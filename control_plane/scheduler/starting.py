@@ -14,6 +14,7 @@ from control_plane.domain.reasons import Reason
 from control_plane.domain.replicas import ReplicaSpec, ReplicaState
 from control_plane.domain.sensitive import Sensitive
 from control_plane.domain.spaces import Deployment, Replica, Repo, Setting
+from control_plane.ports.volumes import Prepared
 from control_plane.scheduler.admission import Admission
 from control_plane.scheduler.answers import Placement, Waiting
 from control_plane.scheduler.deps import SchedulerConfig, SchedulerDeps
@@ -49,12 +50,21 @@ class Starter:
             words = f"hardware {deployment.hardware} is not offered any more"
             await self._ledger.finish(replica, ReplicaState.FAILED, Reason.UNSUPPORTED_HERE, words)
             return True
+        try:
+            prepared = await self._d.repo_mounts.prepare(facts.space, deployment, replica.id) if self._d.repo_mounts else Prepared()
+        except Rejected as error:
+            await self._ledger.finish(replica, ReplicaState.FAILED, _reason_of(error), error.message)
+            return True
+        if prepared.waiting:
+            await self._ledger.waits(replica, Reason.VOLUME_FETCHING, prepared.waiting)
+            self._look_again(replica.space_id, None)
+            return False
         replaces_served = facts.space.live_generation == deployment.generation and bool(facts.failures)
         place = await self._admission.ask(replica, flavor, repo.owner_name, is_urgent=replaces_served)
         if isinstance(place, Waiting):
             return await self._wait(facts, replica, flavor, repo, place)
         try:
-            await self._d.runtime.apply(self._spec(facts, repo, owner, replica, deployment, flavor, settings, place))
+            await self._d.runtime.apply(self._spec(facts, repo, owner, replica, deployment, flavor, settings, place, prepared))
         except NoCapacity as error:
             self._admission.release(replica.id)
             await self._ledger.waits(replica, Reason.NO_CAPACITY, error.message)
@@ -66,9 +76,7 @@ class Starter:
         except StaleGeneration as error:
             await self._ledger.finish(replica, ReplicaState.STOPPED, Reason.REPLACED, error.message)
         except Rejected as error:
-            named = str(error.facts.get("reason", ""))
-            reason = Reason(named) if named in set(Reason) else Reason.UNSUPPORTED_HERE
-            await self._ledger.finish(replica, ReplicaState.FAILED, reason, error.message)
+            await self._ledger.finish(replica, ReplicaState.FAILED, _reason_of(error), error.message)
         except Exception as error:
             # Ours, not the app's: recorded with a reason and tried again after a pause.
             log.exception("replica.apply", extra={"space_id": replica.space_id})
@@ -99,7 +107,7 @@ class Starter:
 
     def _spec(
         self, facts: Facts, repo: Repo, owner: Account, replica: Replica, deployment: Deployment, flavor: Flavor,
-        settings: tuple[Setting, ...], place: Placement | None,
+        settings: tuple[Setting, ...], place: Placement | None, prepared: Prepared,
     ) -> ReplicaSpec:  # fmt: skip
         space = facts.space
         secrets: Mapping[str, Sensitive] = {s.key: self._d.open_secret(s) for s in settings if s.is_secret}
@@ -111,7 +119,13 @@ class Starter:
         return ReplicaSpec(
             replica_id=replica.id, space_id=space.id, space_name=repo.full_name, generation=deployment.generation,
             revision=deployment.revision, artifact=deployment.artifact, launch=deployment.launch, flavor=flavor, env=env,
-            mounts=self._c.volume_of(space), start_timeout_s=deployment.config.startup_timeout_s, trusted=self._c.trusted(owner),
+            mounts=(*self._c.volume_of(space), *prepared.mounts), fetches=prepared.fetches,
+            start_timeout_s=deployment.config.startup_timeout_s, trusted=self._c.trusted(owner),
             hub_upstream=self._c.hub_upstream, hub_host=self._c.hub_host,
             node=place.node if place else "", pool=place.pool if place else "", newest=space.generation,
         )  # fmt: skip
+
+
+def _reason_of(error: Rejected) -> Reason:
+    named = str(error.facts.get("reason", ""))
+    return Reason(named) if named in set(Reason) else Reason.UNSUPPORTED_HERE

@@ -19,6 +19,7 @@ from control_plane.runtimes.kubernetes.forward import Reach
 from control_plane.runtimes.kubernetes.lease import LeaderLease
 from control_plane.runtimes.kubernetes.manifests import ClusterOptions
 from control_plane.runtimes.kubernetes.namespaces import ensure_namespace
+from control_plane.runtimes.kubernetes.own_pod import MOUNTED, own_namespace
 from control_plane.runtimes.kubernetes.pull_secrets import PullLogin
 from control_plane.runtimes.kubernetes.runtime import KubernetesRuntime, LogSink
 
@@ -63,17 +64,6 @@ def scheduler_lease(*, namespace: str, kubeconfig: str | None = None) -> LeaderL
     return LeaderLease(api, namespace=own or namespace, identity=identity)
 
 
-_MOUNTED = Path("/var/run/secrets/kubernetes.io/serviceaccount")
-
-
-def own_namespace() -> str:
-    """The namespace this process runs in; "" outside of a cluster."""
-    try:
-        return (_MOUNTED / "namespace").read_text().strip()
-    except OSError:
-        return ""
-
-
 @cache
 def proxy_address(service: str = "vitrine-proxy") -> str:
     """The address of the proxy's Service beside us, the way for apps to the Hub: out through the ingress and back in again, a policy
@@ -85,7 +75,7 @@ def proxy_address(service: str = "vitrine-proxy") -> str:
         return ""
 
 
-def own_account(folder: Path = _MOUNTED) -> str:
+def own_account(folder: Path = MOUNTED) -> str:
     """This process's service account as "namespace/name", out of its token; "" outside of a cluster."""
     try:
         body = (folder / "token").read_text().split(".")[1]

@@ -13,7 +13,7 @@ from control_plane.domain.ids import ReplicaId, SpaceId
 from control_plane.domain.reasons import Reason
 from control_plane.domain.replicas import ReplicaObservation, ReplicaState
 from control_plane.domain.routes import Endpoint, EndpointKind
-from control_plane.runtimes.kubernetes import names
+from control_plane.runtimes.kubernetes import fetched, names, volume_fetch
 
 Item = dict[str, Any]
 
@@ -26,6 +26,7 @@ _SCALE = {
 # Waiting reasons of a container that end the replica's try; the others are on the way.
 _CANNOT_PULL = {"ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "RegistryUnavailable", "SignatureValidationFailed"}
 _CANNOT_RUN = {"RunContainerError", "CreateContainerError", "CrashLoopBackOff"}
+_FETCH_TRIES = 4  # of the container that fetches volumes; the kubelet pauses longer each time
 _NODE_WENT = {"NodeLost", "NodeShutdown", "Shutdown", "Terminated", "NodeAffinity"}
 _NO_ROOM = re.compile(r"^(OutOf|UnexpectedAdmissionError)")
 
@@ -142,6 +143,8 @@ def _state(deployment: Item, pod: Item | None, pod_hint: Hint | None, node_lost:
     container = next((c for c in status.get("containerStatuses") or [] if c.get("name") == names.CONTAINER), None)
     if container is None:
         return _not_started(status, pod_hint)
+    if fetching := _fetching(status):
+        return fetching
     return _by_container(container, pod_hint)
 
 
@@ -192,6 +195,29 @@ def _not_started(status: Item, pod_hint: Hint | None) -> _Found:
     if pod_hint is not None and pod_hint.reason is Reason.PLATFORM_ERROR:
         return ReplicaState.PENDING, pod_hint.reason, pod_hint.message, None
     return ReplicaState.PENDING, Reason.STARTING, "", None
+
+
+def _fetching(status: Item) -> _Found | None:
+    """While the container before the app fetches what that mounts, and when it cannot; None once it is done, or where there is none."""
+    found = next((c for c in status.get("initContainerStatuses") or [] if c.get("name") == fetched.CONTAINER), None)
+    if found is None:
+        return None
+    state, last = found.get("state") or {}, (found.get("lastState") or {}).get("terminated") or {}
+    ended = state.get("terminated") or last
+    code = ended.get("exitCode")
+    if code == 0:
+        return None
+    if ended:
+        said = str(ended.get("message", "")).strip().splitlines()
+        words = f"What the app mounts could not be fetched. {said[-1][:300] if said else ''}".strip()
+        is_final = code == volume_fetch.REFUSED or int(found.get("restartCount", 0)) >= _FETCH_TRIES
+        reason = Reason.VOLUME_UNAVAILABLE if is_final else Reason.VOLUME_FETCHING
+        return ReplicaState.FAILED if is_final else ReplicaState.PENDING, reason, words, code
+    waiting = state.get("waiting") or {}
+    if waiting.get("reason") in _CANNOT_PULL:
+        words = f"The image in which nodes fetch volumes could not be pulled. {str(waiting.get('message', ''))[:400]}".strip()
+        return ReplicaState.FAILED, Reason.IMAGE_PULL_FAILED, words, None
+    return ReplicaState.PENDING, Reason.VOLUME_FETCHING if "running" in state else Reason.STARTING, "", None
 
 
 def _by_container(container: Item, pod_hint: Hint | None) -> _Found:

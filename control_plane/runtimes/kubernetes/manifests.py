@@ -25,7 +25,7 @@ from control_plane.domain.errors import Rejected
 from control_plane.domain.ids import SpaceId
 from control_plane.domain.replicas import HUB_HOST, PUBLIC_HUB, Mount, ReplicaSpec
 from control_plane.domain.sensitive import Sensitive
-from control_plane.runtimes.kubernetes import names
+from control_plane.runtimes.kubernetes import fetched, names
 
 Manifest = dict[str, Any]
 
@@ -75,6 +75,7 @@ class ClusterOptions:
     storage_class: str | None = None
     storage_gib: int = 0
     user_namespaces: bool = False  # hostUsers: false; needs Kubernetes 1.33 and a kernel with id-mapped mounts
+    volume_image: str = ""  # in which nodes fetch repositories that apps mount; needs Python 3
     run_as_user: int = 1000
     grace_s: int = 10
 
@@ -138,7 +139,7 @@ def service(spec: ReplicaSpec, namespace_name: str) -> Manifest:
 def secret(spec: ReplicaSpec, namespace_name: str, owner: Manifest | None = None) -> Manifest:
     """The environment of one replica; the one place where secret values are opened. `owner`: its Deployment as the API gave it."""
     data: dict[str, str] = {}
-    for key, value in {**spec.launch.env, **spec.env}.items():
+    for key, value in {**spec.launch.env, **spec.env, **fetched.orders(spec)}.items():
         if not _ENV_NAME.fullmatch(key):
             raise Rejected(f"'{key}' cannot be the name of an environment variable on Kubernetes")
         data[key] = base64.b64encode((value.reveal() if isinstance(value, Sensitive) else value).encode()).decode()
@@ -184,8 +185,8 @@ def volume_claims(spec: ReplicaSpec, namespace_name: str, options: ClusterOption
 
 
 def every_space_has_data(spec: ReplicaSpec, options: ClusterOptions) -> bool:
-    """Whether this replica gets the `/data` that the operator gives to all, and not one that its owner asked for."""
-    return options.storage_gib > 0 and not any(mount.size_bytes for mount in spec.mounts)
+    """Whether this replica gets the `/data` that the operator gives to all, and not what its owner asked for there."""
+    return options.storage_gib > 0 and not any(m.size_bytes for m in spec.mounts) and not any(f.path == "/data" for f in spec.fetches)
 
 
 def deployment(spec: ReplicaSpec, pool: NodePool, namespace_name: str, options: ClusterOptions) -> Manifest:
@@ -224,6 +225,8 @@ def _pod(spec: ReplicaSpec, pool: NodePool, options: ClusterOptions) -> Manifest
     for number, mount in enumerate(spec.mounts):
         volumes.append({"name": f"mount-{number}", "persistentVolumeClaim": {"claimName": mount.source, "readOnly": mount.read_only}})
         mounts.append({"name": f"mount-{number}", "mountPath": _mount_path(mount), "readOnly": mount.read_only})
+    volumes += fetched.pod_volumes(spec)
+    mounts += fetched.app_mounts(spec)
     pod: Manifest = {
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
@@ -246,6 +249,8 @@ def _pod(spec: ReplicaSpec, pool: NodePool, options: ClusterOptions) -> Manifest
         "affinity": _affinity(spec),
         "tolerations": [dict(t) for t in pool.tolerations] + [_leave_lost(what) for what in ("not-ready", "unreachable")],
     }
+    if spec.fetches:
+        pod["initContainers"] = [fetched.container(spec, options.volume_image, resources(spec, pool))]
     if pool.node_selector:
         pod["nodeSelector"] = dict(pool.node_selector)
     if pool.runtime_class:
@@ -282,8 +287,11 @@ def _container(spec: ReplicaSpec, pool: NodePool, mounts: list[Manifest]) -> Man
         container["command"] = [_literal(word) for word in spec.launch.argv]
     if spec.launch.workdir:
         container["workingDir"] = spec.launch.workdir
-    if not spec.flavor.has_gpu:
-        container["env"] = [{"name": "NVIDIA_VISIBLE_DEVICES", "value": "void"}]  # "env" wins over the owner's "envFrom"
+    kept_away = {} if spec.flavor.has_gpu else {"NVIDIA_VISIBLE_DEVICES": "void"}
+    if spec.fetches:
+        kept_away[fetched.ENV] = ""
+    if kept_away:  # "env" wins over the owner's "envFrom"
+        container["env"] = [{"name": name, "value": value} for name, value in kept_away.items()]
     return container
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from control_plane.domain.capacity import NodePool
@@ -19,6 +20,7 @@ from control_plane.runtimes.kubernetes.api import Clash, KubeApi
 from control_plane.runtimes.kubernetes.cache import ClusterCache
 from control_plane.runtimes.kubernetes.manifests import ClusterOptions
 from control_plane.runtimes.kubernetes.namespaces import ensure_namespace
+from control_plane.runtimes.kubernetes.own_pod import own_image
 from control_plane.runtimes.kubernetes.pull_secrets import PullSecrets
 
 logger = logging.getLogger(__name__)
@@ -34,6 +36,8 @@ class SpaceObjects:
 
     def apply(self, spec: ReplicaSpec, pool: NodePool) -> None:
         """Everything that this replica needs, the Deployment last. Raises Rejected before anything is written."""
+        if spec.fetches and not self._options.volume_image:
+            self._options = replace(self._options, volume_image=own_image(self._api))
         options = self._options
         namespace = self._home(spec)
         deployment = manifests.deployment(spec, pool, namespace, options)

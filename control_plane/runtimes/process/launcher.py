@@ -54,6 +54,8 @@ class Launch:
         if "net" not in self.missing and self.network != "host":
             self._make_network(gateway)
         isolated = "mount" not in self.missing
+        if not isolated and self.spec.get("volumes_ro"):
+            raise Failed("filesystem", "volumes cannot be mounted without a mount namespace")
         if isolated:
             owner = rootfs.Owner(rootful=self.rootful, uid=self.outer_uid if self.rootful else rootfs.INSIDE_ID)
             self._step("filesystem", lambda: rootfs.make(self.spec, owner, _prefixes(), self._etc_files()))

@@ -130,13 +130,13 @@ def launcher_spec(
     read_only = [[source, target] for source, target in place.interpreter_prefixes]
     if place.environment is not None:
         read_only.append([str(place.environment.resolve()), str(place.environment)])
-    read_only += [[mount.source, mount.path] for mount in spec.mounts if mount.read_only]
     return {
         "v": 1,
         "argv": arguments(spec, place),
         "env": environment(spec, place),
         "cwd": f"{APP}/{workdir}" if workdir else APP,
         "binds_ro": read_only,
+        "volumes_ro": [[mount.source, mount.path] for mount in spec.mounts if mount.read_only],
         "binds_rw": [[mount.source, mount.path] for mount in spec.mounts if not mount.read_only],
         "overlays": [[str(place.tree), APP]],
         "caches": [[str(hub_cache), HUB_CACHE]] if hub_cache is not None else [],

@@ -90,6 +90,9 @@ def build(spec: dict[str, object], owner: Owner, prefixes: list[str], etc: dict[
         _overlay(index, OLD + source, NEW + target, owner)
     for index, (source, target) in enumerate(pairs_of(spec, "caches")):
         _cache(index, OLD + source, NEW + target, owner)
+    for source, target in sorted(pairs_of(spec, "volumes_ro"), key=lambda pair: pair[1].count("/")):
+        _own_way(target)
+        _bind(OLD + source, NEW + target, read_only=True)
     for source, target in sorted(pairs_of(spec, "binds_rw"), key=lambda pair: pair[1].count("/")):
         _bind_writable(OLD + source, NEW + target, owner)
     k.mount_setattr(k.AT_FDCWD, NEW, k.MOUNT_ATTR_RDONLY, recursive=False)
@@ -134,6 +137,15 @@ def _point(source: str, target: str) -> None:
         os.makedirs(target, 0o755, exist_ok=True)
     elif not os.path.exists(target):
         os.close(os.open(target, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o644))
+
+
+def _own_way(target: str) -> None:
+    """Refuses a place that is reached over a link: those of the app's tree may lead anywhere, and the host is still in sight here."""
+    place = NEW
+    for part in target.strip("/").split("/"):
+        place = f"{place}/{part}"
+        if os.path.islink(place):
+            raise ValueError(f"nothing can be mounted at {target}: {place[len(NEW) :]} is a symbolic link of the repository")
 
 
 def _bind(source: str, target: str, *, read_only: bool, devices: bool = False) -> None:

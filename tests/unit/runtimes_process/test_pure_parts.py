@@ -43,7 +43,8 @@ def test_the_launcher_spec_of_a_replica() -> None:
     assert body["argv"] == ["streamlit", "run", "app.py"]
     assert body["cwd"] == "/home/user/app/sub"
     assert body["binds_rw"] == [["/v/a", "/data"]]
-    assert body["binds_ro"] == [["/opt/py", "/opt/py"], ["/d/envs/e1", "/d/envs/e1"], ["/v/b", "/models"]]
+    assert body["binds_ro"] == [["/opt/py", "/opt/py"], ["/d/envs/e1", "/d/envs/e1"]]
+    assert body["volumes_ro"] == [["/v/b", "/models"]], "after the app's tree, in which they may lie"
     assert body["overlays"] == [["/d/bundles/s/b/tree", "/home/user/app"]]
     assert (body["port"], body["network"], body["lenient"], body["outer_uid"]) == (8501, "egress", False, 7)
     env = body["env"]
