@@ -1,8 +1,8 @@
 """Room for bytes: what a push or an upload is about to store is reserved before it is taken in.
 
 A reservation counts as use from the transaction that checked the quota until the repository was measured again. Whoever
-dies in between leaves it behind: it still counts, and `settle_overdue` measures and ends it. So parallel uploads cannot
-pass a limit together, and the use that a quota sees is never less than what lies on disk.
+dies in between leaves it behind: it still counts, and `settle_overdue` measures and ends it, as soon as it knows that the process
+is gone. So parallel uploads cannot pass a limit together, and the use that a quota sees is never less than what lies on disk.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import datetime, timedelta
+from typing import Protocol
 
 from control_plane.accounts import quotas
 from control_plane.accounts.maintenance import refuse_changes
@@ -24,6 +25,13 @@ from control_plane.ports.stores import UnitOfWorkFactory
 _TRIES = 5
 
 
+class Processes(Protocol):
+    """Who of this platform's processes is gone."""
+
+    def own(self) -> str: ...  # the mark of this process; "" = nobody could tell
+    def is_gone(self, mark: str) -> bool: ...
+
+
 class StorageRoom:
     """`measure` gives the bytes of a repository as they lie on disk, large files included."""
 
@@ -33,17 +41,20 @@ class StorageRoom:
         clock: Clock,
         catalog: Callable[[], FlavorCatalog],
         measure: Callable[[RepoId], Awaitable[int]],
+        processes: Processes | None = None,
     ) -> None:
-        self._uow, self._clock, self._catalog, self._measure = uow, clock, catalog, measure
+        self._uow, self._clock, self._catalog, self._measure, self._processes = uow, clock, catalog, measure, processes
 
-    async def hold(self, repo_id: RepoId, sizes: Mapping[str, int], *, life_s: float = 600.0) -> None:
+    async def hold(self, repo_id: RepoId, sizes: Mapping[str, int], *, life_s: float = 600.0, is_ours: bool = False) -> None:
         """Reserve bytes for the repository's owner, all of `sizes` (name in this repository → bytes) or none.
 
         A name that is held already is replaced. QuotaExceeded when the owner's storage has no room, Maintenance while
-        that lasts. After `life_s`, `settle_overdue` ends what nobody settled.
+        that lasts. After `life_s`, `settle_overdue` ends what nobody settled; with `is_ours`, for bytes that come in one
+        request to this process, as soon as this process is gone.
         """
         now = self._clock.now()
         until = (now + timedelta(seconds=life_s)).isoformat()
+        by = self._processes.own() if is_ours and self._processes else ""
         async with self._uow.write() as uow:
             await refuse_changes(uow)
             repo = await uow.repos.get(repo_id)
@@ -56,7 +67,7 @@ class StorageRoom:
                 more += size - (int(known["bytes"]) if known else 0)
             await quotas.check(uow, owner, QuotaKey.STORAGE_GB, max(0, more) / 1e9, catalog=self._catalog(), now=now)
             for name, size in sizes.items():
-                body = {"repo_id": repo_id, "name": name, "bytes": size, "until": until}
+                body = {"repo_id": repo_id, "name": name, "bytes": size, "until": until, "by": by}
                 await uow.documents.put(STORAGE_HOLD, f"{repo_id}/{name}", owner.id, body)
 
     async def keep(self, repo_id: RepoId, name: str, *, life_s: float) -> bool:
@@ -91,7 +102,7 @@ class StorageRoom:
     async def room(self, repo_id: RepoId, size: int) -> AsyncIterator[None]:
         """Room for `size` bytes while the block stores them."""
         name = new_id()
-        await self.hold(repo_id, {name: size})
+        await self.hold(repo_id, {name: size}, is_ours=True)
         try:
             yield
         finally:
@@ -102,7 +113,11 @@ class StorageRoom:
         now = self._clock.now()
         async with self._uow.read() as uow:
             held = await uow.documents.list(STORAGE_HOLD)
-        overdue = [body for body in held if datetime.fromisoformat(str(body["until"])) <= now]
+        overdue = [body for body in held if datetime.fromisoformat(str(body["until"])) <= now or self._is_left(body)]
         for body in overdue:
             await self.settle(RepoId(str(body["repo_id"])), str(body["name"]))
         return len(overdue)
+
+    def _is_left(self, body: Mapping[str, object]) -> bool:
+        by = str(body.get("by", ""))
+        return bool(by) and self._processes is not None and self._processes.is_gone(by)

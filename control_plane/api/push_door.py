@@ -104,7 +104,7 @@ class PushDoor:
                 yield line
         # Last, so that a push that is refused for something else reserves nothing; `pushed` counts what really came.
         coming = await asyncio.to_thread(_arrived_bytes, repo_dir / push.env.get("GIT_QUARANTINE_PATH", "objects/incoming"))
-        await self.storage.hold(repo.id, {_hold_name(push): coming})
+        await self.storage.hold(repo.id, {_hold_name(push): coming}, is_ours=True)
 
     async def _check_card(self, repo_dir: Path, main: RefUpdate, env: Mapping[str, str]) -> AsyncIterator[str]:
         readme = await self._blob(repo_dir, f"{main.new}:README.md", env)

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from control_plane.accounts import quotas
 from control_plane.accounts.storage import StorageRoom
 from control_plane.db.engine import Database, create_database
+from control_plane.db.process_marks import ProcessMarks
 from control_plane.domain.accounts import Account, AccountKind
 from control_plane.domain.errors import QuotaExceeded, Unavailable
 from control_plane.domain.hardware import FlavorCatalog
@@ -86,6 +87,25 @@ class World:
     async def used(self) -> int:
         async with self.db.read() as work:
             return (await work.quotas.held(self.owner.id)).storage_bytes
+
+
+async def test_what_a_process_was_taking_in_ends_with_that_process(db: Database, tmp_path: Path) -> None:
+    """A push and an upload were under way: what the push reserved is counted anew at once, the upload may go on at another process."""
+    world = World(db)
+    [repo_id] = await world.begin(5, repos=1)
+    marks = [ProcessMarks(tmp_path / "processes") for _ in range(3)]
+    killed, other, again = (StorageRoom(db, world.clock, lambda: CATALOG, world.measure, one) for one in marks)
+    await killed.hold(repo_id, {"push": 2 * GB}, is_ours=True)
+    await killed.hold(repo_id, {"upload": GB})
+    await other.hold(repo_id, {"another push": GB}, is_ours=True)
+    world.disk[repo_id] = GB
+    assert await again.settle_overdue() == 0
+    marks[0].close()
+    assert await again.settle_overdue() == 1
+    assert await world.used() == (1 + 1 + 1) * GB
+    marks[1].close()
+    assert await again.settle_overdue() == 1
+    assert await world.used() == (1 + 1) * GB
 
 
 async def patiently(call: Callable[[], Awaitable[object]]) -> None:
