@@ -1,6 +1,6 @@
 """`ports.git_import.GitImport` with the git program: a stranger's server, asked through a door that leads only there.
 
-address ─▶ check ─▶ look up once ─▶ git fetch (https, through `ConnectProxy`) ─▶ fsck ─▶ the push policy ─▶ main
+address ─▶ check ─▶ look up once ─▶ git fetch (https, through `ConnectProxy`) ─▶ fsck ─▶ large files ─▶ the push policy ─▶ main
 """
 
 from __future__ import annotations
@@ -19,16 +19,19 @@ from urllib.parse import urlsplit
 
 from control_plane.domain.errors import Rejected, Unavailable
 from control_plane.domain.ids import RepoId, Sha
+from control_plane.git import objects
 from control_plane.git.connect_proxy import ConnectProxy
 from control_plane.git.gitbin import GitBinary, end
 from control_plane.git.names import ZERO_SHA, ref_problem
 from control_plane.git.objects import MAIN
 from control_plane.git.policy import PushLimits, RefUpdate, inspect
+from control_plane.git.remote_lfs import RemoteLargeFiles
 from control_plane.net.public_address import addresses_of
 from control_plane.ports.git import GitStore, LfsStore
-from control_plane.ports.git_import import Say
+from control_plane.ports.git_import import Room, Say
 
 _URL_MAX = 500
+_LARGE_FILES = 10_000
 _AT_ONCE = 2  # imports of one process
 _MEMORY_BYTES = 4 << 30
 _HOST = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9.-]{0,251}[A-Za-z0-9])?|\[[0-9A-Fa-f:.]+\]")
@@ -46,9 +49,10 @@ class _Address:
 
 @dataclass(frozen=True, slots=True)
 class ImportLimits:
-    """`max_bytes` come over the network; `time_s` for the whole fetch; `push`: what the content may hold, as of any push."""
+    """Bytes that come over the network, of git and of large files; seconds for either; `push`: what the content may hold."""
 
     max_bytes: int = 2 << 30
+    large_bytes: int = 50 << 30
     time_s: float = 1200.0
     push: PushLimits = field(default_factory=PushLimits)
 
@@ -94,7 +98,7 @@ class RemoteRepos:
             raise Rejected(rule)
         return _Address(f"{parts.scheme}://{shown}:{port}{parts.path}", shown, port, is_allowed, parts.scheme == "https")
 
-    async def bring(self, url: str, branch: str, into: RepoId, say: Say) -> None:
+    async def bring(self, url: str, branch: str, into: RepoId, say: Say, room: Room) -> None:
         self.check(url, branch)
         address = self._address(url)
         if self._slots.locked():
@@ -106,14 +110,29 @@ class RemoteRepos:
             proxy = ConnectProxy(f"{address.host}:{address.port}", found, address.port, self._limits.max_bytes)
             async with proxy.listening() as door, self._authorities() as ca_file:
                 await self._fetch(repo, address, branch, proxy, door, ca_file, say)
+                head = Sha((await self._git.run(repo, "rev-parse", "--verify", "FETCH_HEAD^{commit}")).decode().strip())
+                (repo / "FETCH_HEAD").unlink(missing_ok=True)
+                await self._large_files(repo, address, head, into, ca_file, say, room)
             say("Checking what came")
-            head = Sha((await self._git.run(repo, "rev-parse", "--verify", "FETCH_HEAD^{commit}")).decode().strip())
-            (repo / "FETCH_HEAD").unlink(missing_ok=True)
             try:
                 await inspect(self._git, repo, into, self._lfs, [RefUpdate(MAIN, ZERO_SHA, head)], {}, self._limits.push)
             except Rejected as error:
                 raise Rejected(_reworded(error.message)) from error
             await self._store.set_ref(into, MAIN, head)
+
+    async def _large_files(self, repo: Path, address: _Address, head: Sha, into: RepoId, ca_file: str, say: Say, room: Room) -> None:
+        wanted = await objects.pointers_in(self._git, repo, [head])
+        total = sum(pointer.size for pointer in wanted)
+        if not wanted:
+            return
+        if len(wanted) > _LARGE_FILES or total > self._limits.large_bytes:
+            raise Rejected(f"The repository has {len(wanted):,} large files of {total >> 20:,} MiB; bring a clone of it with git push.")
+        await room(total)
+        try:
+            async with asyncio.timeout(self._limits.time_s):
+                await RemoteLargeFiles(self._lfs, self._allow, ca_file).bring(address.url, wanted, into, say)
+        except TimeoutError:
+            raise Rejected(f"{address.host} took longer than {self._limits.time_s / 60:.0f} minutes for the large files.") from None
 
     async def _fetch(self, repo: Path, address: _Address, branch: str, proxy: ConnectProxy, door: str, ca_file: str, say: Say) -> None:
         config = [
@@ -230,5 +249,4 @@ def _reworded(message: str) -> str:
         message.replace("Your push was rejected because it contains", "The repository cannot be imported: it contains")
         .replace("Your push was rejected because", "The repository cannot be imported:")
         .replace("and push again", "in a clone, and push that")
-        .replace("git lfs push --all origin", "git lfs fetch --all (in a clone), then push that clone here")
     )

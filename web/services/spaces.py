@@ -18,6 +18,7 @@ from control_plane.domain.reasons import Reason
 from control_plane.domain.spaces import Build, Deployment, Repo, RepoType, Sdk, Space, Visibility
 from control_plane.domain.stage import Stage
 from control_plane.http.live import ALIVE_S, LOOK_EVERY, LiveHub, changed
+from control_plane.ports.git_import import Room
 from control_plane.ports.log_store import LogLine
 from control_plane.ports.space_actions import DuplicateOrder, NewRepo, RuntimeView
 from control_plane.spaces.timeline import timeline, usual_seconds
@@ -244,8 +245,8 @@ class SpaceFamily(Base):
             account = policy.require_create(actor, await uow.accounts.by_name(owner), owner)
         said: asyncio.Queue[str] = asyncio.Queue()
 
-        async def source(into: RepoId) -> None:
-            await imports.bring(url, branch, into, said.put_nowait)
+        async def source(into: RepoId, room: Room) -> None:
+            await imports.bring(url, branch, into, said.put_nowait, room)
 
         order = NewRepo(
             RepoType.SPACE, account, name, _visibility(visibility), Sdk(sdk), hardware=hardware or None, origin=url, source=source

@@ -1,12 +1,14 @@
-"""Another git server: `git http-backend` behind a small web server, with or without TLS, that can be told to misbehave."""
+"""Another git server: `git http-backend` and git-lfs behind a small web server, with or without TLS, that can be told to misbehave."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import ssl
 import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -40,16 +42,46 @@ def repository(root: Path, name: str, commits: list[dict[str, str | bytes]]) -> 
 
 @dataclass
 class Foreign:
-    """`redirect`: where every request is sent. `seen`: the paths that were asked for."""
+    """`redirect`: where every request is sent. `seen`: the paths that were asked for.
+
+    `large`: what git-lfs gives, oid → bytes, handed out at `large_at` ("" = here) and there sent on to `moved_to`.
+    """
 
     root: Path
     url: str = ""
     redirect: str = ""
     seen: list[str] = field(default_factory=list)
+    large: dict[str, bytes] = field(default_factory=dict)
+    large_at: str = ""
+    moved_to: str = ""
 
     @property
     def port(self) -> int:
         return urlsplit(self.url).port or 0
+
+    def pointer(self, content: bytes) -> str:
+        """Keeps `content` as a large file; the text that stands for it in git."""
+        oid = hashlib.sha256(content).hexdigest()
+        self.large[oid] = content
+        return f"version https://git-lfs.github.com/spec/v1\noid sha256:{oid}\nsize {len(content)}\n"
+
+    def large_files(self, path: str, body: bytes, headers: Mapping[str, str]) -> tuple[int, str, bytes] | None:
+        """(status, media type or where to, body) of git-lfs; None for what is git's."""
+        if path.endswith(".git/info/lfs/objects/batch"):
+            key = {"header": {"X-Key": "opened", "Host": "elsewhere"}}
+            objects = [
+                {**asked, "actions": {"download": {"href": f"{self.large_at or self.url}/lfs-objects/{asked['oid']}", **key}}}
+                if asked["oid"] in self.large
+                else {**asked, "error": {"code": 404, "message": "we lost it"}}
+                for asked in json.loads(body)["objects"]
+            ]
+            return 200, "application/vnd.git-lfs+json", json.dumps({"transfer": "basic", "objects": objects}).encode()
+        if path.startswith("/lfs-objects/"):
+            if self.moved_to:
+                return 302, f"{self.moved_to}{path}", b""
+            is_open = headers.get("x-key") == "opened" and headers.get("host") != "elsewhere"
+            return (200, "application/octet-stream", self.large[path.rpartition("/")[2]]) if is_open else (403, "text/plain", b"")
+        return None
 
 
 @contextmanager
@@ -68,6 +100,13 @@ def serving(root: Path, certificate: str = "") -> Iterator[Foreign]:
                 return
             path, _, query = self.path.partition("?")
             body = self.rfile.read(int(self.headers.get("content-length") or 0))
+            if (large := foreign.large_files(path, body, {k.lower(): v for k, v in self.headers.items()})) is not None:
+                self.send_response(large[0])
+                self.send_header("Location" if large[0] == 302 else "Content-Type", large[1])
+                self.send_header("Content-Length", str(len(large[2])))
+                self.end_headers()
+                self.wfile.write(large[2])
+                return
             env = {
                 **GIT, "GIT_PROJECT_ROOT": str(root), "GIT_HTTP_EXPORT_ALL": "1", "PATH_INFO": path, "QUERY_STRING": query,
                 "REQUEST_METHOD": self.command, "CONTENT_TYPE": self.headers.get("content-type", ""), "REMOTE_ADDR": "127.0.0.1",

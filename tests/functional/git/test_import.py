@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -43,10 +44,14 @@ def importer(tmp_path: Path, store: BareGitStore, *allow: str, ca: str = "foreig
     return RemoteRepos(GitBinary(tmp_path / "none"), store, FileLfsStore(tmp_path / "lfs"), allow=allow, ca_bundle=bundle, limits=made)
 
 
+async def no_limit(size: int) -> None:
+    return
+
+
 async def bring(imports: RemoteRepos, store: BareGitStore, url: str, branch: str = "") -> tuple[RepoId, list[str]]:
     repo, said = RepoId(new_id()), list[str]()
     await store.create(repo)
-    await imports.bring(url, branch, repo, said.append)
+    await imports.bring(url, branch, repo, said.append, no_limit)
     return repo, said
 
 
@@ -144,10 +149,84 @@ async def test_what_a_push_may_not_bring_an_import_may_not_either(tmp_path: Path
     imports = importer(tmp_path, store, f"localhost:{foreign.port}", push=PushLimits(file_bytes=4096))
     with pytest.raises(Rejected, match="cannot be imported: it contains files larger"):
         await bring(imports, store, f"{foreign.url}/heavy")
-    pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:" + "a" * 64 + "\nsize 12\n"
-    repository(foreign.root, "lfs", [{"model.bin": pointer}])
-    with pytest.raises(Rejected, match="LFS pointers"):
-        await bring(importer(tmp_path, store, f"localhost:{foreign.port}"), store, f"{foreign.url}/lfs")
+
+
+async def test_large_files_come_along(tmp_path: Path, store: BareGitStore, foreign: Foreign) -> None:
+    """Of the whole history, each object once, with the fields the server asked for and none that are ours to set."""
+    old, new = os.urandom(3 << 20), b"weights" * 100
+    text = foreign.pointer(new)
+    repository(foreign.root, "lfs", [{"model.bin": foreign.pointer(old)}, {"model.bin": text, "same.bin": text}])
+    imports = importer(tmp_path, store, f"localhost:{foreign.port}", max_bytes=1 << 20)
+    repo, said = await bring(imports, store, f"{foreign.url}/lfs")
+    lfs = FileLfsStore(tmp_path / "lfs")
+    for content in (old, new):
+        path = await lfs.file_path(repo, hashlib.sha256(content).hexdigest())
+        assert path is not None and Path(path).read_bytes() == content
+    assert sum(line.startswith("Large file ") for line in said) == 2 and said[-1] == "Checking what came"
+
+
+async def test_large_files_need_room_before_any_comes(tmp_path: Path, store: BareGitStore, foreign: Foreign) -> None:
+    repository(foreign.root, "lfs", [{"model.bin": foreign.pointer(b"x" * 700)}])
+    asked: list[int] = []
+
+    async def none_left(size: int) -> None:
+        asked.append(size)
+        raise Rejected("there is no room")
+
+    repo = RepoId(new_id())
+    await store.create(repo)
+    with pytest.raises(Rejected, match="no room"):
+        await importer(tmp_path, store, f"localhost:{foreign.port}").bring(f"{foreign.url}/lfs", "", repo, print, none_left)
+    assert asked == [700] and not [path for path in foreign.seen if "lfs/objects" in path]
+    with pytest.raises(Rejected, match=r"1 large files of 0 MiB; bring a clone"):
+        await bring(importer(tmp_path, store, f"localhost:{foreign.port}", large_bytes=699), store, f"{foreign.url}/lfs")
+
+
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        ("lost", "does not give the large file .*: we lost it"),
+        ("changed", "have the sha256"),
+        ("longer", "were announced|sends more"),
+        ("private", "private network"),
+        ("plain", "only https:// is asked"),
+        ("metadata", "private network"),
+        ("locked", "answers 403"),
+        ("round", "again and again"),
+    ],
+)
+async def test_a_large_file_that_cannot_be_had_ends_the_import(
+    tmp_path: Path, store: BareGitStore, foreign: Foreign, fault: str, words: str
+) -> None:
+    content = b"x" * 5000
+    repository(foreign.root, "lfs", [{"model.bin": foreign.pointer(content)}])
+    (oid,) = foreign.large
+    repo, lfs = RepoId(new_id()), FileLfsStore(tmp_path / "lfs")
+    await store.create(repo)
+    with serving(foreign.root, f"{tmp_path / 'foreign.crt'}:{tmp_path / 'foreign.key'}") as other:
+        match fault:
+            case "lost":
+                foreign.large.clear()
+            case "changed":
+                foreign.large[oid] = b"y" * 5000
+            case "longer":
+                foreign.large[oid] = content * 1000
+            case "private":
+                foreign.large_at = other.url
+            case "plain":
+                foreign.large_at = "http://example.org"
+            case "metadata":
+                foreign.moved_to = "https://169.254.169.254"
+            case "locked":
+                foreign.moved_to, other.large = other.url, foreign.large
+            case "round":
+                foreign.moved_to = foreign.url
+        allow = [f"localhost:{foreign.port}", *([f"localhost:{other.port}"] if fault == "locked" else [])]
+        with pytest.raises(Rejected, match=words):
+            await importer(tmp_path, store, *allow).bring(f"{foreign.url}/lfs", "", repo, print, no_limit)
+        assert (fault == "locked") == bool(other.seen), "the key that one server gave is not shown to another"
+    assert await lfs.has(repo, oid) is None and await store.refs(repo) == ()
+    assert not list((tmp_path / "lfs" / "incoming").iterdir())
 
 
 async def test_plain_http_is_for_servers_that_the_operator_named(tmp_path: Path, store: BareGitStore, foreign: Foreign) -> None:

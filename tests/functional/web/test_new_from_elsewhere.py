@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -21,13 +22,15 @@ from tests.functional.git.foreign_server import Foreign, repository, serving
 from tests.functional.proxy.certificates import certificate
 from tests.functional.web.conftest import Browser
 
+WEIGHTS = b"weights" * 1000
+
 
 @pytest.fixture
 def foreign(tmp_path: Path) -> Iterator[Foreign]:
     root = tmp_path / "foreign"
     files: dict[str, str | bytes] = {"streamlit_app.py": "import streamlit\n", "README.md": "# Demo <script>\n\nIt shows.\n"}
-    repository(root, "demo", [files, {"requirements.txt": "streamlit\n"}])
     with serving(root, certificate(tmp_path, "foreign", "localhost")) as server:
+        repository(root, "demo", [files, {"requirements.txt": "streamlit\n", "model.bin": server.pointer(WEIGHTS)}])
         yield server
 
 
@@ -63,6 +66,7 @@ async def test_a_repository_becomes_a_space_that_is_built(alice: Browser, foreig
     answer = await alice.post("/new-space", form(f"{foreign.url}/demo"), page="/new-space")
     assert answer.status_code == 200, answer.text
     assert "<li>Asking localhost</li>" in answer.text and "<li>Checking what came</li>" in answer.text
+    assert "<li>Large file 1 of 1: 0 of 0 MiB</li>" in answer.text
     assert answer.text.rstrip().endswith("</html>") and 'content="0;url=/spaces/alice/demo"' in answer.text
     async with services.uow.read() as uow:
         repo = await uow.repos.by_name(RepoType.SPACE, "alice", "demo")
@@ -72,8 +76,18 @@ async def test_a_repository_becomes_a_space_that_is_built(alice: Browser, foreig
     assert (space.sdk, space.config.app_file, space.has_app_file, repo.origin) == (
         Sdk.STREAMLIT, "streamlit_app.py", True, f"{foreign.url}/demo",
     )  # fmt: skip
+    assert repo.storage_bytes > len(WEIGHTS)
+    assert await services.lfs.has(repo.id, hashlib.sha256(WEIGHTS).hexdigest()) == len(WEIGHTS)
     history = [c.title for c in await services.git.commits(repo.id, await services.git.resolve(repo.id, "main"))]
     assert history == ["Say how this Space is run", "Commit 1", "Commit 0"]
+
+
+async def test_large_files_that_the_quota_has_no_room_for(alice: Browser, foreign: Foreign, services: Services) -> None:
+    async with services.uow.write() as uow:
+        await uow.quotas.set_limit("alice", "storage-gb", 0.000005)
+    answer = await alice.post("/new-space", form(f"{foreign.url}/demo"), page="/new-space")
+    assert "storage-gb" in answer.text and "Back to the form" in answer.text
+    assert not [path for path in foreign.seen if "lfs" in path], "nothing of them was asked for"
 
 
 async def test_refusals_before_and_during_the_import(alice: Browser, foreign: Foreign, services: Services) -> None:
