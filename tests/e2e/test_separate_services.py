@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +14,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from control_plane.runtimes.process.camera import find_browser
 from tests.e2e.conftest import Platform, Work
 from tests.e2e.separate import Separate
 from tests.e2e.surfaces import Rights, furnish, seconds_until_refused
@@ -58,6 +60,8 @@ def running_site(folder: Path) -> Iterator[Site]:
         ports = {n: free_port() for n in ("api-1", "api-2", "scheduler-1", "scheduler-2", "builder-1", "builder-2", "proxy-1", "proxy-2")}
         state = {"VITRINE_DATABASE_URL": postgres.url("vitrine")}
         key = {"VITRINE_SECRET_KEY": "MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE="}
+        # The APIs have a machine to themselves: the port that apps are met at is nobody's there, so pictures of them need this word.
+        pictures = {"VITRINE_THUMBNAILS_PROXY": f"127.0.0.1:{ports['proxy-2']}"}
         apis = {n: {"VITRINE_API_URL": f"http://127.0.0.1:{ports[n]}"} for n in ("api-1", "api-2")}
         services = Separate(
             folder,
@@ -67,7 +71,7 @@ def running_site(folder: Path) -> Iterator[Site]:
             },
         )  # fmt: skip
         for n in ("1", "2"):
-            services.add(f"api-{n}", "api", "--port", str(ports[f"api-{n}"]), **state, **key)
+            services.add(f"api-{n}", "api", "--port", str(ports[f"api-{n}"]), **state, **key, **pictures)
             services.add(f"scheduler-{n}", "scheduler", "--port", str(ports[f"scheduler-{n}"]), **state, **key, **apis["api-1"])
             # Neither the database nor the master key: Redis, the API's address and the shared word are all they know.
             services.add(f"builder-{n}", "builder", "--port", str(ports[f"builder-{n}"]), **apis[f"api-{n}"])
@@ -109,6 +113,7 @@ def test_services_apart() -> None:
         _rights_end_everywhere(site, Path(name))
         _sleeps_and_wakes(site, work)
         _two_builders_at_once(site, Path(name))
+        _pictured_through_the_proxy_of_another_machine(site)
         _kill_each(site)
         _without_redis(site, work)
         _without_postgresql(site, work)
@@ -174,6 +179,22 @@ def _two_builders_at_once(site: Site, folder: Path) -> None:
     assert [text_of(site.second, n) for n in names] == list(names)
     workers = site.postgres.rows("select distinct worker from builds where worker <> ''", "vitrine")
     assert len(workers) == 2, workers
+
+
+def _pictured_through_the_proxy_of_another_machine(site: Site) -> None:
+    """One API took it, both show it; whoever took it saw the app as a visitor of the second proxy does."""
+    if find_browser() is None or os.geteuid() != 0:
+        assert os.environ.get("CI") != "true", "Chromium is missing"
+        return
+
+    def picture(api: str) -> bytes:
+        at = {"base_url": f"http://127.0.0.1:{site.ports[api]}", "headers": {"Host": "localhost", "Accept": "text/html"}}
+        with httpx.Client(**at) as client:  # type: ignore[arg-type]
+            card = re.search(r'data-space="admin/one">.*?(?:<img src="([^"]+)"|</a>)', client.get("/spaces?q=one").text, re.DOTALL)
+            return client.get(card[1]).content if card is not None and card[1] else b""
+
+    wait_for(lambda: picture("api-1")[8:12] == b"WEBP" and picture("api-2")[8:12] == b"WEBP", 60, "both APIs show the picture")
+    assert picture("api-1") == picture("api-2")
 
 
 def _kill_each(site: Site) -> None:
