@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import httpx
 import pytest
@@ -13,7 +14,10 @@ from control_plane.accounts import people, tokens
 from control_plane.domain.accounts import OrgRole, TokenRole
 from control_plane.domain.builds import Artifact, ArtifactKind, LaunchPlan
 from control_plane.domain.ids import BuildId, Sha, SpaceId
-from control_plane.domain.spaces import Deployment, RepoType
+from control_plane.domain.reasons import Reason
+from control_plane.domain.spaces import Deployment, Repo, RepoType, Space
+from control_plane.ports.stores import UnitOfWork
+from control_plane.scheduler.sleeping import Sleeper
 from tests.functional.admin.changes import commit_body
 from tests.functional.hub_api.running import WholePlatform
 
@@ -40,37 +44,46 @@ def ann(site: WholePlatform) -> Iterator[httpx.Client]:
 
     headers = {"authorization": f"Bearer {site.run(make())}"}
     with httpx.Client(base_url=f"http://localhost:{site.port}", headers=headers, timeout=60) as client:
-        assert client.post("/api/repos/create", json={"name": "app", "type": "space", "sdk": "gradio"}).status_code == 200
 
-        async def built() -> None:
+        async def built(name: str, hardware: str) -> None:
             now = services.clock.now()
             async with services.uow.write() as work:
-                repo = await work.repos.by_name(RepoType.SPACE, "ann", "app")
+                repo = await work.repos.by_name(RepoType.SPACE, "ann", name)
                 space = await work.spaces.get(SpaceId(repo.id)) if repo else None
                 assert space is not None
                 artifact = Artifact(ArtifactKind.BUNDLE, f"{space.id}/b")
-                one = Deployment(space.id, 1, BuildId("b"), Sha("a" * 40), artifact, LaunchPlan(), "cpu-basic", now, space.config)
+                one = Deployment(space.id, 1, BuildId("b"), Sha("a" * 40), artifact, LaunchPlan(), hardware, now, space.config)
                 await work.deployments.add(one)
-                await work.spaces.save(replace(space, generation=1, asleep=True, has_app_file=True))
+                await work.spaces.save(replace(space, generation=1, asleep=True, has_app_file=True, hardware=hardware))
 
-        site.run(built())
+        for name, hardware in (("app", "cpu-basic"), ("gpu", "t4-small")):
+            assert client.post("/api/repos/create", json={"name": name, "type": "space", "sdk": "gradio"}).status_code == 200
+            site.run(built(name, hardware))
         yield client
 
 
+# Each that running on a flavor with a GPU is refused for.
+RUNNING = {"running": "0", "running.t4-small": "0", "vcpu": "1", "memory-gb": "1", "gpu-hours": "0"}
 LFS = {"operation": "upload", "transfers": ["basic"], "objects": [{"oid": "a" * 64, "size": 5_000_000}]}
 DOORS: tuple[tuple[str, dict[str, str], str, str, dict[str, Any], str], ...] = (
     ("create", {"spaces": "1"}, "POST", "/api/repos/create", {"json": {"name": "more", "type": "space", "sdk": "static"}}, "spaces"),
     ("duplicate", {"spaces": "1"}, "POST", f"{APP}/duplicate", {"json": {"repository": "ann/copy"}}, "spaces"),
     ("transfer", {"club:spaces": "0"}, "POST", "/api/repos/move",
      {"json": {"fromRepo": "ann/app", "toRepo": "club/app", "type": "space"}}, "spaces"),
-    ("a flavor that is switched off", {"running.t4-small": "0"}, "POST", f"{APP}/hardware",
-     {"json": {"flavor": "t4-small"}}, "running.t4-small"),
     ("hardware, by vcpu", {"vcpu": "4"}, "POST", f"{APP}/hardware", {"json": {"flavor": "cpu-upgrade"}}, "vcpu"),
     ("hardware, by memory", {"memory-gb": "20"}, "POST", f"{APP}/hardware", {"json": {"flavor": "cpu-upgrade"}}, "memory-gb"),
-    ("hardware, by hours", {"gpu-hours": "0"}, "POST", f"{APP}/hardware", {"json": {"flavor": "t4-small"}}, "gpu-hours"),
     ("start", {"running": "0"}, "POST", f"{APP}/restart", {}, "running"),
     ("start, by flavor", {"running.cpu-basic": "0"}, "POST", f"{APP}/restart", {}, "running.cpu-basic"),
     ("build", {"build-minutes": "0"}, "POST", f"{APP}/restart?factory=true", {}, "build-minutes"),
+    *((f"start on a GPU, by {key}", {key: limit}, "POST", "/api/spaces/ann/gpu/restart", {}, key) for key, limit in RUNNING.items()),
+    *((f"hardware with a GPU, by {key}", {key: limit}, "POST", f"{APP}/hardware", {"json": {"flavor": "t4-small"}}, key)
+      for key, limit in RUNNING.items()),
+    ("replicas, by vcpu", {"vcpu": "2"}, "POST", f"{APP}/replicas", {"json": {"replicas": 3}}, "vcpu"),
+    ("replicas, by memory", {"memory-gb": "16"}, "POST", f"{APP}/replicas", {"json": {"replicas": 3}}, "memory-gb"),
+    ("replicas, by flavor", {"running.cpu-basic": "1"}, "POST", f"{APP}/replicas", {"json": {"replicas": 3}}, "running.cpu-basic"),
+    ("duplicate, by storage", {"storage-gb": "0"}, "POST", f"{APP}/duplicate", {"json": {"repository": "ann/copy"}}, "storage-gb"),
+    ("transfer, by storage", {"club:storage-gb": "0"}, "POST", "/api/repos/move",
+     {"json": {"fromRepo": "ann/app", "toRepo": "club/app", "type": "space"}}, "storage-gb"),
     ("replicas", {"running": "1"}, "POST", f"{APP}/replicas", {"json": {"replicas": 3}}, "running"),
     ("disk", {"storage-gb": "1"}, "POST", f"{APP}/storage", {"json": {"tier": "small"}}, "storage-gb"),
     ("commit", {"storage-gb": "0.00001"}, "POST", f"{APP}/commit/main", {"content": commit_body(big__txt="x" * 100_000)}, "storage-gb"),
@@ -102,7 +115,7 @@ def test_a_refusal_has_one_shape_everywhere(
         assert (refused.status_code, refused.headers["x-error-code"]) == (status, "QuotaExceeded"), refused.text
         facts = refused.json()
         assert facts["key"] == key
-        assert facts["subject"] == ("club" if door == "transfer" else "ann")
+        assert facts["subject"] == ("club" if door.startswith("transfer") else "ann")
         assert facts["limit"] == float(next(value for name, value in limits.items() if name.rpartition(":")[2] == key))
         assert facts["used"] >= 0 and facts["how"]
         assert ("frees_at" in facts) is (key in ("gpu-hours", "build-minutes"))
@@ -111,6 +124,34 @@ def test_a_refusal_has_one_shape_everywhere(
         change(on=False)
     after = shown()
     assert {name: after[name] for name in before} == before, "what was refused used nothing"
+
+
+@pytest.mark.parametrize("key", RUNNING)
+def test_a_visitor_wakes_nothing_that_a_quota_keeps_down(site: WholePlatform, ann: httpx.Client, key: str) -> None:
+    services, admin = site.built, {"authorization": f"Bearer {site.admin_token}"}
+
+    async def knock() -> Space:
+        async def check(uow: UnitOfWork, repo: Repo, space: Space) -> None:
+            await services.admit(uow, space)
+
+        deps: Any = SimpleNamespace(uow=services.uow, clock=services.clock, signals=services.signals, check_running_quota=check)
+        sleeper = Sleeper(deps, cast(Any, None), cast(Any, SimpleNamespace(mark_busy=lambda space_id: None)), lambda space_id: None)
+        async with services.uow.read() as work:
+            repo = await work.repos.by_name(RepoType.SPACE, "ann", "gpu")
+        assert repo is not None
+        await sleeper.wake(SpaceId(repo.id))
+        async with services.uow.read() as work:
+            found = await work.spaces.get(SpaceId(repo.id))
+        assert found is not None
+        return found
+
+    assert ann.patch("/api/admin/quotas/ann", json={"limits": {key: RUNNING[key]}}, headers=admin).status_code == 200
+    try:
+        space = site.run(knock())
+        assert (space.asleep, space.sleep_reason) == (True, Reason.QUOTA)
+        assert f"'{key}'" in space.sleep_message
+    finally:
+        assert ann.patch("/api/admin/quotas/ann", json={"unset": [key]}, headers=admin).status_code == 200
 
 
 def test_a_push_without_build_minutes_is_kept_and_not_built(site: WholePlatform, ann: httpx.Client) -> None:
