@@ -125,6 +125,7 @@ _BY_RIGHT: dict[Right, tuple[str, ...]] = {
     ),
     Action.READ_FILES: (
         "GET /api/{kind:kind}/{ns:seg}/{name:seg}/auth-check",
+        "GET /api/{kind:kind}/{ns:seg}/{name:seg}/safetensors-metadata/{path:tail}",
         "GET /spaces/{ns:seg}/{name:seg}/resolve/{rev:seg}/{path:tail}",
         "HEAD /spaces/{ns:seg}/{name:seg}/resolve/{rev:seg}/{path:tail}",
         "GET /spaces/{ns:seg}/{name:seg}/raw/{rev:seg}/{path:tail}",

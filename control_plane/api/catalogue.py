@@ -12,6 +12,7 @@ from starlette.responses import JSONResponse
 from control_plane.accounts import policy
 from control_plane.api import views
 from control_plane.api.deps import Hub, ok
+from control_plane.api.safetensors import HeaderReader
 from control_plane.domain.accounts import Action, Actor
 from control_plane.domain.errors import RepoNotFound, RevisionNotFound
 from control_plane.domain.ids import RepoId, Sha
@@ -32,6 +33,7 @@ def _choice(request: Request, name: str) -> bool | None:
 def router(hub: Hub) -> APIRouter:
     api = APIRouter(tags=["catalogue"])
     services = hub.services
+    headers = HeaderReader(services.git, services.lfs)
 
     async def visible(
         uow: UnitOfWork, actor: Actor, query: RepoQuery, limit: int, offset: int = 0, sort: str = "trending"
@@ -171,6 +173,10 @@ def router(hub: Hub) -> APIRouter:
         body = views.repo_json(
             repo, space=space, host=hub.app_url(space.subdomain) if space else "", runtime=runtime, sha=sha, siblings=files or []
         )
+        if repo.type is RepoType.MODEL and sha and reads_code and (not expand or "safetensors" in expand):
+            names = [e["rfilename"] for e in files] if files is not None else [e.path for e in await services.git.tree(repo.id, sha)]
+            if (counted := await headers.parameters(repo.id, sha, names)) is not None:
+                body["safetensors"] = counted
         if not reads_code:
             body |= {"sha": None, "siblings": []}
         if flag(request, "securityStatus"):

@@ -19,6 +19,7 @@ from control_plane.api import (
     oauth,
     refs,
     repos,
+    safetensors,
     side_calls,
     space_runtime,
     space_versions,
@@ -62,6 +63,7 @@ def hub_router(services: Services, consent: ConsentPages, deliveries: Deliveries
         collections,
         notifications,
         catalogue,
+        safetensors,
         files,
     ):
         join(api, room.router(hub))

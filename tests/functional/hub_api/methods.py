@@ -4,6 +4,7 @@ Each is called as a person would and its answer looked at; what the platform has
 what was not as it should be, and the methods that nobody has looked at yet.
 """
 
+import json
 import os
 import sys
 from pathlib import Path
@@ -13,12 +14,12 @@ endpoint, token, guest_token, folder = sys.argv[1:5]
 os.environ.update(HF_ENDPOINT=endpoint, HF_HOME=f"{folder}/home", HF_HUB_DISABLE_TELEMETRY="1", HF_HUB_DISABLE_PROGRESS_BARS="1")
 
 import huggingface_hub as hub  # noqa: E402
-from huggingface_hub.utils import HfHubHTTPError  # noqa: E402
+from huggingface_hub.utils import HfHubHTTPError, get_session  # noqa: E402
 
 # Services of other hosts, or ones that no platform of one's own has: jobs, buckets, papers, inference.
 ELSEWHERE = ("bucket", "job", "paper", "inference", "leaderboard", "kernel", "parquet", "resource_group")
 # Of the object itself, without a call; and what needs an app that runs (`tests/e2e/test_clients_live.py`).
-WITHOUT_US = ("get_full_repo_name", "run_as_future", "wait_for_space", "preupload_lfs_files", "set_space_volumes", "delete_space_volumes")
+WITHOUT_US = ("get_full_repo_name", "wait_for_space", "preupload_lfs_files", "set_space_volumes", "delete_space_volumes")
 
 api = hub.HfApi(endpoint=endpoint, token=token)
 guest = hub.HfApi(endpoint=endpoint, token=guest_token)
@@ -79,6 +80,9 @@ check("revision_exists", our.revision_exists(model, "main") and not our.revision
 check("repo_info", our.repo_info(model).id == model and our.model_info(model, files_metadata=True).siblings)
 check("dataset_info", our.dataset_info(data).id == data)
 check("space_info", our.space_info(space).host)
+chosen_facts = our.space_info(space, expand=["subdomain", "runtime", "sdk", "likes", "siblings", "sha", "tags"])
+check("space_info(expand)", chosen_facts.subdomain and chosen_facts.sdk == "gradio" and chosen_facts.runtime.stage == "NO_APP_FILE")
+check("space_info(expand) alone", chosen_facts.siblings and chosen_facts.host is None and chosen_facts.card_data is None)
 if has("resolve_revision"):
     check("resolve_revision", our.resolve_revision(model, revision="main", cache_dir=f"{folder}/cache"))
 check("list_models", model in [m.id for m in our.list_models(author=me)])
@@ -89,22 +93,72 @@ check("get_model_tags", isinstance(our.get_model_tags(), dict) and isinstance(ou
 check("auth_check", our.auth_check(model) is None)
 check("list_repo_files", {"one.txt", "weights.bin", "copy.bin", "sub/note.txt"} <= set(our.list_repo_files(model)))
 check("list_repo_tree", len(list(our.list_repo_tree(model, recursive=True))) > 4)
+check("list_repo_tree(expand)", all(e.last_commit.title for e in our.list_repo_tree(model, expand=True)))
+check("list_repo_tree(path)", [e.path for e in our.list_repo_tree(model, "sub")] == ["sub/note.txt"])
 check("get_paths_info", our.get_paths_info(model, ["weights.bin"])[0].lfs.size == 100_000)
 check("get_hf_file_metadata", our.get_hf_file_metadata(url=hub.hf_hub_url(model, "weights.bin", endpoint=endpoint)).size == 100_000)
 kept = our.hf_hub_download(model, "weights.bin", cache_dir=f"{folder}/cache")
 check("hf_hub_download", Path(kept).read_bytes() == (source / "weights.bin").read_bytes())
 down = our.snapshot_download(model, local_dir=f"{folder}/down")
 check("snapshot_download", Path(down, "sub/note.txt").read_text() == "note\n")
+some = our.snapshot_download(model, local_dir=f"{folder}/some", allow_patterns=["*.txt"], ignore_patterns="one*")
+check("allow_patterns", [p.name for p in Path(some).rglob("*.*") if p.is_file() and ".cache" not in p.parts] == ["note.txt"])
+check("run_as_future", our.run_as_future(our.file_exists, model, "one.txt").result(60))
+check("run_as_future=True", our.upload_file(path_or_fileobj=b"1", path_in_repo="later", repo_id=model, run_as_future=True).result(60).oid)
 check("verify_repo_checksums", not our.verify_repo_checksums(model, local_dir=down).mismatches)
 check("get_safetensors_metadata", our.get_safetensors_metadata(model).parameter_count == {"F32": 1})
 check("parse_safetensors", "w" in our.parse_safetensors_file_metadata(model, "model.safetensors").tensors)
-if has("get_sharded_safetensors_metadata"):
-    refused("get_sharded_safetensors_metadata", model, status=404)  # "Hugging Face Hub only"; the general one reads the files
+shards = {f"model-0000{n}-of-00002.safetensors": {f"w{n}": {"dtype": "F16", "shape": [n, 5], "data_offsets": [0, 10 * n]}} for n in (1, 2)}
+index = {"metadata": {"total_size": 30}, "weight_map": {f"w{n}": f"model-0000{n}-of-00002.safetensors" for n in (1, 2)}}
+parts = [hub.CommitOperationAdd("model.safetensors.index.json", json.dumps(index).encode())]
+for file, tensors in shards.items():
+    header = json.dumps(tensors).encode()
+    parts.append(hub.CommitOperationAdd(file, len(header).to_bytes(8, "little") + header + bytes(20)))
+our.create_repo(f"{me}/methods-shards")
+our.create_commit(f"{me}/methods-shards", parts, commit_message="Shards")
+for ask in ("get_safetensors_metadata", "get_sharded_safetensors_metadata"):
+    if has(ask):
+        whole = getattr(our, ask)(f"{me}/methods-shards")
+        check(ask, whole.sharded and whole.parameter_count == {"F16": 15} and whole.weight_map == index["weight_map"])
+for expand in (None, ["safetensors"]):
+    check("model_info", our.model_info(f"{me}/methods-shards", expand=expand).safetensors.total == 15)
+our.delete_repo(f"{me}/methods-shards")
 try:
     our.copy_files(f"hf://{model}/weights.bin", f"hf://datasets/{data}/copied.bin")
     check("copy_files", our.file_exists(data, "copied.bin", repo_type="dataset"))
 except ValueError as error:
     check(f"copy_files: {error}", "not supported" in str(error))  # an older client's own
+# The same repositories as a file system: what pandas, datasets and others open.
+disk = hub.HfFileSystem(endpoint=endpoint, token=token)
+check("fs.ls", {f"{model}/one.txt", f"{model}/sub"} <= set(disk.ls(model, detail=False)))
+check("fs.info", disk.info(f"{model}/weights.bin")["size"] == 100_000 and disk.isdir(f"{model}/sub") and not disk.exists(f"{model}/no"))
+check("fs.glob", disk.glob(f"{model}/**/*.txt") == [f"{model}/one.txt", f"{model}/sub/note.txt"])
+with disk.open(f"{model}/weights.bin", "rb", block_size=4096) as file:
+    file.seek(99_990)
+    check("fs.open", file.read() == (source / "weights.bin").read_bytes()[99_990:])
+check("fs.cat_file", disk.cat_file(f"{model}/weights.bin", start=5, end=25) == (source / "weights.bin").read_bytes()[5:25])
+with disk.open(f"{model}/written.txt", "w") as file:
+    file.write("by the file system\n")
+disk.invalidate_cache()
+check("fs.write", disk.read_text(f"{model}/written.txt") == "by the file system\n")
+disk.cp_file(f"{model}/written.txt", f"{model}/sub/copied.txt")
+disk.rm(f"{model}/written.txt")
+disk.invalidate_cache()
+check("fs.cp, fs.rm", disk.exists(f"{model}/sub/copied.txt") and not disk.exists(f"{model}/written.txt"))
+check("fs of a revision", disk.ls(f"{model}@main/sub", detail=False))
+check("fs.walk", {name for _, _, names in disk.walk(model) for name in names} >= {"note.txt", "copied.txt", "one.txt"})
+
+growing = Path(folder) / "growing"
+growing.mkdir()
+(growing / "events.jsonl").write_text("1\n")
+keeper = hub.CommitScheduler(repo_id=data, folder_path=growing, path_in_repo="log", repo_type="dataset", hf_api=api)
+keeper.trigger().result(60)
+with keeper.lock, (growing / "events.jsonl").open("a") as file:
+    file.write("2\n")
+keeper.trigger().result(60)
+keeper.stop()
+logged = our.hf_hub_download(data, "log/events.jsonl", repo_type="dataset", cache_dir=f"{folder}/cache")
+check("CommitScheduler", Path(logged).read_text() == "1\n2\n")
 large = [f for f in our.list_lfs_files(model) if f.filename == "copy.bin"] or list(our.list_lfs_files(model))
 check("list_lfs_files", large)
 
@@ -144,8 +198,11 @@ if has("upload_attachment"):
     refused("upload_attachment", f"{folder}/dot.png", status=404)  # an optional part of the contract
 
 their.auth_check(model)
-check("list_repo_likers", list(our.list_repo_likers(model)) == [])
-our.unlike(model)
+liked = get_session().post(f"{endpoint}/api/models/{model}/like", headers={"authorization": f"Bearer {guest_token}"})
+check("like", liked.status_code == 200 and their.list_liked_repos(other).models == [model])
+check("list_repo_likers", [u.username for u in our.list_repo_likers(model)] == [other] and our.model_info(model).likes == 1)
+their.unlike(model)
+check("unlike", list(our.list_repo_likers(model)) == [])
 check("list_liked_repos", our.list_liked_repos(me).total == 0)
 check("get_user_overview", our.get_user_overview(me).username == me)
 check("followers", list(our.list_user_followers(me)) == list(our.list_user_following(me)) == [])
