@@ -99,18 +99,15 @@ class ShownVolume:
         return body if self.is_hidden else body | {key: value for key, value in optional.items() if value}
 
 
-async def shown(uow_factory: UnitOfWorkFactory, actor: Actor, volumes: Sequence[RepoVolume]) -> tuple[ShownVolume, ...]:
+async def shown(uow: UnitOfWork, actor: Actor, volumes: Sequence[RepoVolume]) -> tuple[ShownVolume, ...]:
     """What this caller is told of a Space's volumes. Whoever set one sees the name they gave, also when it leads nowhere any more."""
-    if not volumes:
-        return ()
     found = []
-    async with uow_factory.read() as uow:
-        for volume in volumes:
-            repo = await uow.repos.get(volume.repo_id)
-            if repo is not None and policy.allowed(actor, Action.VIEW, repo):
-                found.append(ShownVolume(volume, repo.full_name))
-            elif actor.user is not None and actor.user.id == volume.set_by:
-                found.append(ShownVolume(volume, volume.source))
-            else:
-                found.append(ShownVolume(volume, HIDDEN_SOURCE))
+    for volume in volumes:
+        repo = await uow.repos.get(volume.repo_id)
+        if repo is not None and policy.allowed(actor, Action.VIEW, repo):
+            found.append(ShownVolume(volume, repo.full_name))
+        elif actor.user is not None and actor.user.id == volume.set_by:
+            found.append(ShownVolume(volume, volume.source))
+        else:
+            found.append(ShownVolume(volume, HIDDEN_SOURCE))
     return tuple(found)

@@ -48,7 +48,7 @@ _FIXED: dict[Right, tuple[str, ...]] = {
             f"POST /spaces/{{owner:seg}}/{{name:seg}}/settings/{word}"
             for word in (
                 "hardware", "sleep", "replicas", "variable", "secret", "variable-remove", "secret-remove", "pause", "restart", "rebuild",
-                "deploy", "cancel-build", "storage", "storage-remove",
+                "deploy", "cancel-build", "storage", "storage-remove", "volume", "volume-remove",
             )
         ),
         "POST /spaces/{owner:seg}/{name:seg}/discussions/{number:int}/preview",

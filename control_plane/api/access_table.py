@@ -32,6 +32,7 @@ class Access(StrEnum):
 Right = Access | Action
 
 _BY_RIGHT: dict[Right, tuple[str, ...]] = {
+    Access.SIGNED_LINK: ("GET /api/volumes/{replica}/{number:int}",),
     Access.OPEN: (
         "GET /api/agent-harnesses",
         "GET /api/telemetry/{topic:tail}",

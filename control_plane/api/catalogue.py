@@ -10,9 +10,11 @@ from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse
 
 from control_plane.accounts import policy
+from control_plane.accounts.mounting import shown
 from control_plane.api import views
 from control_plane.api.deps import Hub, ok
 from control_plane.api.safetensors import HeaderReader
+from control_plane.api.space_volumes import runtime_json
 from control_plane.domain.accounts import Action, Actor
 from control_plane.domain.errors import RepoNotFound, RevisionNotFound
 from control_plane.domain.ids import RepoId, Sha
@@ -45,8 +47,8 @@ def router(hub: Hub) -> APIRouter:
         repos = await uow.repos.list(query, sort=sort, limit=limit, offset=offset)
         return tuple(r for r in repos if policy.allowed(actor, Action.VIEW, r))
 
-    async def infos(uow: UnitOfWork, repos: Sequence[Repo], *, runtime: bool) -> list[dict[str, Any]]:
-        """Full info objects of many repositories with a constant number of queries."""
+    async def infos(uow: UnitOfWork, actor: Actor, repos: Sequence[Repo], *, runtime: bool) -> list[dict[str, Any]]:
+        """Full info objects of many repositories with a constant number of queries, and one for each volume of a runtime."""
         ids = [r.id for r in repos if r.type is RepoType.SPACE]
         spaces: dict[str, Space] = {s.id: s for s in await uow.spaces.get_many(ids)} if ids else {}
         running = await services.actions.runtime_views(list(spaces.values())) if runtime and spaces else {}
@@ -55,8 +57,11 @@ def router(hub: Hub) -> APIRouter:
             space = spaces.get(repo.id)
             host = hub.app_url(space.subdomain) if space else ""
             view = running.get(repo.id)
-            shown = views.runtime_json(view, host.partition("//")[2], services.catalog) if view else None
-            made.append(views.repo_json(repo, space=space, host=host, runtime=shown))
+            told = None
+            if view is not None:
+                volumes = [one.wire() for one in await shown(uow, actor, view.volumes)]
+                told = views.runtime_json(view, host.partition("//")[2], services.catalog, volumes)
+            made.append(views.repo_json(repo, space=space, host=host, runtime=told))
         return made
 
     @api.get("/api/{kind:kind}")
@@ -78,7 +83,7 @@ def router(hub: Hub) -> APIRouter:
             )  # fmt: skip
             # One row more than the page tells whether there is a next one.
             rows = await visible(uow, actor, asked, limit + 1, offset, _SORTS.get(request.query_params.get("sort", ""), "trending"))
-            made = await infos(uow, rows[:limit], runtime="runtime" in expand)
+            made = await infos(uow, actor, rows[:limit], runtime="runtime" in expand)
             if full or "siblings" in expand:
                 for repo, body in zip(rows, made, strict=False):
                     body["siblings"] = await siblings(repo, Sha(repo.head), blobs=False) if repo.head else []
@@ -100,7 +105,7 @@ def router(hub: Hub) -> APIRouter:
                 sdk=tuple(s for s in values(request, "sdk") if s in set(Sdk)), running_only=not flag(request, "includeNonRunning", True),
             )  # fmt: skip
             repos = await visible(uow, actor, asked, limit, offset)
-            made = await infos(uow, repos, runtime=True)
+            made = await infos(uow, actor, repos, runtime=True)
         rows = [
             views.listed(body, full=False)
             | {
@@ -131,11 +136,13 @@ def router(hub: Hub) -> APIRouter:
         repo = policy.require(actor, Action.VIEW, repo)
         if space is None:
             raise RepoNotFound()
-        return ok({"id": repo.full_name, "subdomain": space.subdomain, "runtime": await _runtime(space)})
-
-    async def _runtime(space: Space) -> dict[str, Any]:
-        view = await services.actions.runtime_view(space)
-        return views.runtime_json(view, hub.app_url(space.subdomain).partition("//")[2], services.catalog)
+        return ok(
+            {
+                "id": repo.full_name,
+                "subdomain": space.subdomain,
+                "runtime": await runtime_json(hub, actor, space, await services.actions.runtime_view(space)),
+            }
+        )
 
     @api.get("/api/{kind:kind}/{name:seg}")
     async def legacy_info(request: Request, kind: str, name: str) -> JSONResponse:
@@ -169,7 +176,9 @@ def router(hub: Hub) -> APIRouter:
         files = None
         if sha and reads_code and (not expand or "siblings" in expand):
             files = await siblings(repo, sha, blobs=flag(request, "blobs"))
-        runtime = await _runtime(space) if space and (not expand or "runtime" in expand) else None
+        runtime = None
+        if space and (not expand or "runtime" in expand):
+            runtime = await runtime_json(hub, actor, space, await services.actions.runtime_view(space))
         body = views.repo_json(
             repo, space=space, host=hub.app_url(space.subdomain) if space else "", runtime=runtime, sha=sha, siblings=files or []
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any, Protocol
 from urllib.parse import quote
 
@@ -17,7 +17,7 @@ from control_plane.api.webhook_delivery import Deliveries
 from control_plane.domain.accounts import Account, Action, Actor
 from control_plane.domain.errors import Forbidden, Rejected, RepoNotFound, TooLarge
 from control_plane.domain.hardware import FlavorCatalog
-from control_plane.domain.ids import Sha, SpaceId
+from control_plane.domain.ids import RepoId, Sha, SpaceId
 from control_plane.domain.spaces import Repo, RepoType, Space
 from control_plane.http import addresses
 from control_plane.http.error_map import Moved
@@ -69,6 +69,14 @@ class Services(Protocol):
     def internal_secret(self) -> str: ...
     @property
     def app_downloads(self) -> AppDownloads: ...
+    @property
+    def repo_trees(self) -> RepoStreams: ...
+
+
+class RepoStreams(Protocol):
+    """What a repository, or a part of it, holds at a commit, as a tar stream with its large files."""
+
+    def tar(self, repo_id: RepoId, commit: Sha, path: str) -> AsyncIterator[bytes]: ...
 
 
 class AppDownloads(Protocol):

@@ -14,6 +14,7 @@ from starlette.responses import JSONResponse
 from control_plane.accounts import gates, people, policy
 from control_plane.accounts.audit import record
 from control_plane.api.deps import Hub, find_repo, ok
+from control_plane.api.space_volumes import VolumeBody, ordered
 from control_plane.domain.accounts import Account, Action, Actor
 from control_plane.domain.errors import NameTaken, Rejected, RepoNotFound
 from control_plane.domain.repo_query import RepoQuery
@@ -52,7 +53,7 @@ class CreateBody(BaseModel):
     sleepTimeSeconds: int | None = Field(default=None, ge=-1, le=10**9)
     secrets: list[SettingBody] | None = Field(default=None, max_length=200)
     variables: list[SettingBody] | None = Field(default=None, max_length=200)
-    volumes: list[dict[str, Any]] | None = None
+    volumes: list[VolumeBody] | None = Field(default=None, max_length=100)
     storageTier: str | None = Field(default=None, max_length=40)
     files: list[FileBody] | None = Field(default=None, max_length=200)
     license: str | None = Field(default=None, max_length=100)
@@ -85,7 +86,7 @@ class DuplicateBody(BaseModel):
     sleepTimeSeconds: int | None = Field(default=None, ge=-1, le=10**9)
     secrets: list[SettingBody] | None = Field(default=None, max_length=200)
     variables: list[SettingBody] | None = Field(default=None, max_length=200)
-    volumes: list[dict[str, Any]] | None = None
+    volumes: list[VolumeBody] | None = Field(default=None, max_length=100)
     storageTier: str | None = Field(default=None, max_length=40)
 
 
@@ -108,7 +109,9 @@ def router(hub: Hub) -> APIRouter:
             raise _taken(request, existing, actor)
         if of_type is RepoType.SPACE and body.sdk is None and template is None:
             raise Rejected(f"a Space needs an sdk: one of {', '.join(s.value for s in Sdk)}")
-        refuse_volumes(body.volumes)
+        if body.volumes and of_type is not RepoType.SPACE:
+            raise Rejected(f"a {of_type.value} runs nothing, so nothing can be mounted in it")
+        volumes = await ordered(hub, actor, body.volumes, is_static=body.sdk == Sdk.STATIC)
         order = NewRepo(
             type=of_type,
             owner=owner,
@@ -118,6 +121,7 @@ def router(hub: Hub) -> APIRouter:
             hardware=body.hardware,
             sleep_s=body.sleepTimeSeconds,
             storage=body.storageTier,
+            volumes=volumes,
             secrets=[s.order() for s in body.secrets or ()],
             variables=[s.order() for s in body.variables or ()],
             template=template,
@@ -194,11 +198,12 @@ def router(hub: Hub) -> APIRouter:
         namespace, target = _split(body.repository, user.name)
         owner = await _owner(actor, namespace)
         people.check_name(target, "repository name", reserved=False)
-        refuse_volumes(body.volumes)
         async with services.uow.read() as uow:
             existing, _ = await find_repo(uow, source.type, owner.name, target)
         if existing is not None:
             raise _taken(request, existing, actor)
+        if body.volumes and source.type is not RepoType.SPACE:
+            raise Rejected(f"a {source.type.value} runs nothing, so nothing can be mounted in it")
         order = DuplicateOrder(
             owner=owner,
             name=target,
@@ -206,6 +211,7 @@ def router(hub: Hub) -> APIRouter:
             hardware=body.hardware,
             sleep_s=body.sleepTimeSeconds,
             storage=body.storageTier,
+            volumes=await ordered(hub, actor, body.volumes),
             secrets=[s.order() for s in body.secrets or ()],
             variables=[s.order() for s in body.variables or ()],
         )
@@ -279,18 +285,6 @@ def _sdk(text: str) -> Sdk:
     if text not in set(Sdk):
         raise Rejected(f"sdk: '{text[:40]}' is not one of {', '.join(s.value for s in Sdk)}")
     return Sdk(text)
-
-
-def refuse_volumes(volumes: list[dict[str, Any]] | None) -> None:
-    """Says what is there instead of the kind that was asked for."""
-    if not volumes:
-        return
-    kind = str(volumes[0].get("type"))[:40]
-    if kind in ("model", "dataset", "space"):
-        instead = f"an app reads a {kind} of this platform over HF_ENDPOINT, with snapshot_download for example"
-    else:
-        instead = "ask for persistent storage: POST /api/spaces/NAMESPACE/NAME/storage gives the app a disk at /data"
-    raise Rejected(f"volumes of kind '{kind}' are not mounted on this platform; {instead}", code="NotSupported")
 
 
 def _files(files: list[FileBody] | None) -> dict[str, bytes] | None:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from fastapi import APIRouter, Request
 from pydantic import BaseModel, Field
 from starlette.responses import JSONResponse
 
 from control_plane.api import views
 from control_plane.api.deps import Hub, ok
-from control_plane.api.repos import SettingBody, refuse_volumes
-from control_plane.domain.accounts import Action
+from control_plane.api.repos import SettingBody
+from control_plane.api.space_volumes import runtime_json
+from control_plane.domain.accounts import Action, Actor
 from control_plane.domain.errors import Rejected
 from control_plane.domain.spaces import Sdk, Space
 from control_plane.http.pagination import flag
@@ -42,18 +41,13 @@ class StorageBody(BaseModel):
     tier: str = Field(max_length=40)
 
 
-class VolumesBody(BaseModel):
-    volumes: list[dict[str, Any]] = Field(default_factory=list)
-
-
 def router(hub: Hub) -> APIRouter:
     api = APIRouter(tags=["Spaces"])
     services = hub.services
     base = "/api/spaces/{ns:seg}/{name:seg}"
 
-    async def runtime_of(space: Space) -> JSONResponse:
-        view = await services.actions.runtime_view(space)
-        return ok(views.runtime_json(view, hub.app_url(space.subdomain).partition("//")[2], services.catalog))
+    async def runtime_of(actor: Actor, space: Space) -> JSONResponse:
+        return ok(await runtime_json(hub, actor, space, await services.actions.runtime_view(space)))
 
     @api.get("/api/spaces/hardware")
     async def hardware_list(request: Request) -> JSONResponse:
@@ -68,65 +62,54 @@ def router(hub: Hub) -> APIRouter:
 
     @api.get(base + "/runtime")
     async def runtime(request: Request, ns: str, name: str) -> JSONResponse:
-        _, _, space = await hub.space(request, ns, name, Action.VIEW)
-        return await runtime_of(space)
+        actor, _, space = await hub.space(request, ns, name, Action.VIEW)
+        return await runtime_of(actor, space)
 
     @api.post(base + "/hardware")
     async def hardware(request: Request, ns: str, name: str, body: HardwareBody) -> JSONResponse:
         actor, _, space = await hub.space(request, ns, name, Action.WRITE)
-        return await runtime_of(await services.actions.request_hardware(actor, space, body.flavor, body.sleepTimeSeconds))
+        return await runtime_of(actor, await services.actions.request_hardware(actor, space, body.flavor, body.sleepTimeSeconds))
 
     @api.post(base + "/sleeptime")
     async def sleep_time(request: Request, ns: str, name: str, body: SleepBody) -> JSONResponse:
         actor, _, space = await hub.space(request, ns, name, Action.WRITE)
-        return await runtime_of(await services.actions.set_sleep_time(actor, space, body.seconds))
+        return await runtime_of(actor, await services.actions.set_sleep_time(actor, space, body.seconds))
 
     @api.post(base + "/pause")
     async def pause(request: Request, ns: str, name: str) -> JSONResponse:
         actor, _, space = await hub.space(request, ns, name, Action.WRITE)
         if space.sdk is Sdk.STATIC:
             raise Rejected("a static Space runs nothing, so it cannot be paused; make it private instead")
-        return await runtime_of(await services.actions.pause(actor, space))
+        return await runtime_of(actor, await services.actions.pause(actor, space))
 
     @api.post(base + "/restart")
     async def restart(request: Request, ns: str, name: str) -> JSONResponse:
         actor, _, space = await hub.space(request, ns, name, Action.WRITE)
-        return await runtime_of(await services.actions.restart(actor, space, factory=flag(request, "factory")))
+        return await runtime_of(actor, await services.actions.restart(actor, space, factory=flag(request, "factory")))
 
     @api.post(base + "/replicas")
     async def replicas(request: Request, ns: str, name: str, body: ReplicasBody) -> JSONResponse:
         actor, _, space = await hub.space(request, ns, name, Action.WRITE)
-        return await runtime_of(await services.actions.set_replicas(actor, space, body.replicas))
+        return await runtime_of(actor, await services.actions.set_replicas(actor, space, body.replicas))
 
     @api.post(base + "/dev-mode")
     async def dev_mode(request: Request, ns: str, name: str, body: DevModeBody) -> JSONResponse:
-        _, _, space = await hub.space(request, ns, name, Action.WRITE)
+        actor, _, space = await hub.space(request, ns, name, Action.WRITE)
         if body.enabled:
             raise Rejected(
                 "dev mode is not offered on this platform; push commits instead, a code-only change is live in seconds", code="NotSupported"
             )
-        return await runtime_of(space)
-
-    @api.put(base + "/volumes")
-    async def put_volumes(request: Request, ns: str, name: str, body: VolumesBody) -> JSONResponse:
-        _, _, space = await hub.space(request, ns, name, Action.WRITE)
-        refuse_volumes(body.volumes)
-        return await runtime_of(space)
-
-    @api.delete(base + "/volumes")
-    async def delete_volumes(request: Request, ns: str, name: str) -> JSONResponse:
-        _, _, space = await hub.space(request, ns, name, Action.WRITE)
-        return await runtime_of(space)
+        return await runtime_of(actor, space)
 
     @api.post(base + "/storage")
     async def storage(request: Request, ns: str, name: str, body: StorageBody) -> JSONResponse:
         actor, _, space = await hub.space(request, ns, name, Action.WRITE)
-        return await runtime_of(await services.actions.request_storage(actor, space, body.tier))
+        return await runtime_of(actor, await services.actions.request_storage(actor, space, body.tier))
 
     @api.delete(base + "/storage")
     async def delete_storage(request: Request, ns: str, name: str) -> JSONResponse:
         actor, _, space = await hub.space(request, ns, name, Action.WRITE)
-        return await runtime_of(await services.actions.delete_storage(actor, space))
+        return await runtime_of(actor, await services.actions.delete_storage(actor, space))
 
     @api.get(base + "/secrets")
     async def secrets(request: Request, ns: str, name: str) -> JSONResponse:

@@ -10,6 +10,7 @@ from starlette.responses import JSONResponse
 
 from control_plane.api import views
 from control_plane.api.deps import Hub, ok
+from control_plane.api.space_volumes import runtime_json
 from control_plane.domain.accounts import Action
 from control_plane.domain.errors import NotFound, Rejected
 from control_plane.domain.spaces import Deployment, Space
@@ -44,7 +45,7 @@ def router(hub: Hub) -> APIRouter:
         found = _chosen(body, await kept(space), space)
         fresh = await services.actions.rollback(actor, space, found.generation)
         view = await services.actions.runtime_view(fresh)
-        return ok(views.runtime_json(view, hub.app_url(fresh.subdomain).partition("//")[2], services.catalog))
+        return ok(await runtime_json(hub, actor, fresh, view))
 
     return api
 

@@ -16,6 +16,7 @@ from control_plane.accounts import policy
 from control_plane.accounts.sign_in import renewed
 from control_plane.api import views
 from control_plane.api.deps import Hub
+from control_plane.api.space_volumes import runtime_json
 from control_plane.domain.accounts import Action, Actor
 from control_plane.domain.errors import NotSignedIn, Rejected
 from control_plane.domain.hardware import Flavor
@@ -179,7 +180,7 @@ def router(hub: Hub) -> APIRouter:
                 if fresh is None:
                     return
                 view = await services.actions.runtime_view(fresh)
-                shown = views.runtime_json(view, hub.app_url(fresh.subdomain).partition("//")[2], services.catalog)
+                shown = await runtime_json(hub, actor, fresh, view)
                 if shown != last:
                     last = shown
                     yield json_event(shown)

@@ -25,7 +25,8 @@ def avatar_url(base: str, name: str) -> str:
     return f"{base}/avatars/{name}.svg"
 
 
-def runtime_json(view: RuntimeView, app_host: str, catalog: FlavorCatalog) -> dict[str, Any]:
+def runtime_json(view: RuntimeView, app_host: str, catalog: FlavorCatalog, volumes: Sequence[Mapping[str, object]] = ()) -> dict[str, Any]:
+    """`volumes` in their wire form, as the caller may see them."""
     is_static = view.sdk is Sdk.STATIC
 
     requested = None if is_static else view.requested_hardware
@@ -42,7 +43,7 @@ def runtime_json(view: RuntimeView, app_host: str, catalog: FlavorCatalog) -> di
         "replicas": {"requested": view.requested_replicas, "current": view.current_replicas},
         "devMode": False,
         "domains": [{"domain": app_host, "stage": "READY"}],
-        "volumes": [],
+        "volumes": list(volumes),
     }
     if view.sha:
         body["sha"] = view.sha

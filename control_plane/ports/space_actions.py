@@ -6,19 +6,20 @@ its visible stage in the same transaction, so that a client that polls right aft
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
 from control_plane.domain.accounts import Account, Actor
-from control_plane.domain.ids import RepoId, Sha, SpaceId
+from control_plane.domain.ids import Sha, SpaceId
 from control_plane.domain.reasons import Reason
 from control_plane.domain.replicas import ReplicaUsage
 from control_plane.domain.sensitive import Sensitive
-from control_plane.domain.spaces import Repo, RepoType, Sdk, Space, Visibility
+from control_plane.domain.spaces import Repo, RepoType, RepoVolume, Sdk, Space, Visibility
 from control_plane.domain.stage import Stage
+from control_plane.ports.git_import import Source
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +47,7 @@ class NewRepo:
     hardware: str | None = None
     sleep_s: int | None = None
     storage: str | None = None  # tier of persistent storage
+    volumes: Sequence[RepoVolume] = ()  # the caller's right to each was checked
     secrets: Sequence[SettingInput] = ()
     variables: Sequence[SettingInput] = ()
     template: Repo | None = None
@@ -53,12 +55,12 @@ class NewRepo:
     origin: str = ""
     files: Mapping[str, bytes] | None = None  # further files of the first commit, path → content
     license: str = ""
-    source: Callable[[RepoId], Awaitable[None]] | None = None  # fills the new repository instead of starter files
+    source: Source | None = None  # fills the new repository instead of starter files
 
 
 @dataclass(frozen=True, slots=True)
 class DuplicateOrder:
-    """Where a copy goes. Secrets of the source are never copied; `secrets` are the caller's new ones."""
+    """Where a copy goes. Secrets and volumes of the source are never copied; `secrets` and `volumes` are the caller's new ones."""
 
     owner: Account
     name: str
@@ -66,6 +68,7 @@ class DuplicateOrder:
     hardware: str | None = None
     sleep_s: int | None = None
     storage: str | None = None  # tier of persistent storage
+    volumes: Sequence[RepoVolume] = ()
     secrets: Sequence[SettingInput] = ()
     variables: Sequence[SettingInput] = ()
 
@@ -81,6 +84,7 @@ class RuntimeView:
     requested_replicas: int = 1
     current_replicas: int = 0
     storage_tier: str = ""
+    volumes: tuple[RepoVolume, ...] = ()  # with the commit that runs, where one does
     sha: str = ""
     sdk: Sdk | None = None
     sdk_version: str | None = None
@@ -111,6 +115,8 @@ class SpaceActions(Protocol):
 
     async def request_storage(self, actor: Actor, space: Space, tier: str) -> Space: ...  # at /data; only ever larger
     async def delete_storage(self, actor: Actor, space: Space) -> Space: ...  # with all it holds
+    async def set_volumes(self, actor: Actor, space: Space, volumes: Sequence[RepoVolume]) -> Space:
+        """Instead of those that it has. The caller's right to each repository was checked."""
 
     async def put_variable(self, actor: Actor, space: Space, setting: SettingInput) -> None: ...
     async def delete_variable(self, actor: Actor, space: Space, key: str) -> None: ...

@@ -11,7 +11,7 @@ from control_plane.domain.errors import RepoNotFound
 from control_plane.domain.ids import RepoId, Sha, SpaceId
 from control_plane.domain.replicas import ReplicaUsage
 from control_plane.domain.sensitive import Sensitive
-from control_plane.domain.spaces import Repo, Space, Visibility
+from control_plane.domain.spaces import Repo, RepoVolume, Space, Visibility
 from control_plane.ports.space_actions import DuplicateOrder, NewRepo, RuntimeView, SettingInput
 from control_plane.spaces import configure, lifecycle, push
 from control_plane.spaces.deps import SpaceDeps
@@ -53,7 +53,7 @@ class Actions:
         return await lifecycle.create_repo(
             self._d, actor, owner=order.owner, name=order.name, type=order.type, visibility=order.visibility,
             sdk=order.sdk.value if order.sdk else None, hardware=order.hardware, sleep_after_s=order.sleep_s,
-            storage=order.storage,
+            storage=order.storage, volumes=order.volumes,
             variables=_plain(order.variables), secrets=_plain(order.secrets), template=order.template.id if order.template else None,
             template_ref=order.template_ref, files=order.files, origin=order.origin,
             source=order.source,
@@ -73,7 +73,8 @@ class Actions:
     async def duplicate(self, actor: Actor, source: Repo, order: DuplicateOrder) -> Repo:
         return await lifecycle.duplicate_repo(
             self._d, actor, source, owner=order.owner, name=order.name, visibility=order.visibility, hardware=order.hardware,
-            sleep_after_s=order.sleep_s, storage=order.storage, variables=_plain(order.variables), secrets=_plain(order.secrets),
+            sleep_after_s=order.sleep_s, storage=order.storage, volumes=order.volumes, variables=_plain(order.variables),
+            secrets=_plain(order.secrets),
         )  # fmt: skip
 
     async def request_hardware(self, actor: Actor, space: Space, flavor: str, sleep_s: int | None = None) -> Space:
@@ -106,6 +107,10 @@ class Actions:
 
     async def delete_storage(self, actor: Actor, space: Space) -> Space:
         await configure.delete_storage(self._d, actor, await self._repo(space))
+        return await self._fresh(space.id)
+
+    async def set_volumes(self, actor: Actor, space: Space, volumes: Sequence[RepoVolume]) -> Space:
+        await configure.set_volumes(self._d, actor, await self._repo(space), volumes)
         return await self._fresh(space.id)
 
     async def put_variable(self, actor: Actor, space: Space, setting: SettingInput) -> None:

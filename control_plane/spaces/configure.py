@@ -7,7 +7,7 @@ intermediate when the call returns; the reconciler is told after the commit.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from control_plane.domain.accounts import Actor
@@ -17,9 +17,10 @@ from control_plane.domain.hardware import DEFAULT_FLAVOR, Flavor
 from control_plane.domain.ids import BuildId, Sha, SpaceId, new_id
 from control_plane.domain.quotas import QuotaKey, holds_room
 from control_plane.domain.reasons import Reason
+from control_plane.domain.repo_volumes import check_places, unpinned
 from control_plane.domain.routes import IdleRule
 from control_plane.domain.sensitive import Sensitive
-from control_plane.domain.spaces import Build, Deployment, DesiredState, Repo, Sdk, Setting, Space
+from control_plane.domain.spaces import Build, Deployment, DesiredState, Repo, RepoVolume, Sdk, Setting, Space
 from control_plane.domain.storage import VOLUME_GONE, parse_tier
 from control_plane.ports.stores import UnitOfWork
 from control_plane.spaces.deps import SpaceDeps
@@ -97,7 +98,7 @@ class _Change:
 
     async def holds_room(self) -> bool:
         newest = await self.uow.deployments.get(self.space.id, self.space.generation)
-        return holds_room(self.space, newest, await self.uow.deployments.replicas(self.space.id))
+        return holds_room(self.space, newest, await self.uow.deployments.get(self.space.id, self.space.live_generation))
 
     async def _refusal(self) -> QuotaExceeded | None:
         """Why a sleeper may not come up for its new settings; it sleeps on then, and the next visit asks again."""
@@ -116,7 +117,7 @@ class _Change:
         await self.uow.deployments.add(
             replace(
                 base, generation=generation, hardware=self.space.hardware, created_at=self.now, cause=cause, failed_reason=None,
-                failed_message="", log_tail=(), live_at=None,
+                failed_message="", log_tail=(), live_at=None, volumes=unpinned(self.space.volumes),
             )
         )  # fmt: skip
         would_come_up = self.space.asleep or self.space.desired is DesiredState.RUNNING
@@ -236,6 +237,7 @@ async def request_storage(deps: SpaceDeps, actor: Actor, repo: Repo, tier_name: 
             )
         if tier == space.storage_tier and size == space.storage_bytes:
             return
+        check_places([volume.mount_path for volume in space.volumes], has_storage=True)
         owner = await uow.accounts.get(repo.owner_id)
         assert owner is not None
         await deps.check_quota(uow, owner, QuotaKey.STORAGE_GB, (size - space.storage_bytes) / 1e9)
@@ -256,6 +258,23 @@ async def delete_storage(deps: SpaceDeps, actor: Actor, repo: Repo) -> None:
         await change.redeploy("settings")
         gone = {"space_id": space.id, "space_name": repo.full_name, "key": space.storage_key, "generation": change.space.generation}
         await uow.documents.put(VOLUME_GONE, f"{space.id}/{space.storage_key}", space.id, gone)
+
+
+async def set_volumes(deps: SpaceDeps, actor: Actor, repo: Repo, volumes: Sequence[RepoVolume]) -> None:
+    """Mount these repositories instead of those before. Whether the caller may read each was asked by whoever made the values.
+
+    What is told of it names places and ids, no repositories: more people see the history than may know of each repository.
+    """
+    async with deps.uow.write() as uow:
+        change = await _Change.begin(deps, uow, actor, repo)
+        if volumes and change.space.sdk is Sdk.STATIC:
+            raise Rejected("a static Space runs nothing, so nothing can be mounted in it")
+        check_places([volume.mount_path for volume in volumes], has_storage=bool(change.space.storage_tier))
+        before = [volume.mount_path for volume in change.space.volumes]
+        await change.save(replace(change.space, volumes=unpinned(volumes)))
+        named = [{"mount_path": volume.mount_path, "type": volume.type.value, "repo_id": volume.repo_id} for volume in volumes]
+        await change.note("settings.changed", "spaces.update_volumes", {"before": before, "volumes": named})
+        await change.redeploy("settings")
 
 
 async def rollback(deps: SpaceDeps, actor: Actor, repo: Repo, generation: int) -> None:

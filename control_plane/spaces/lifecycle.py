@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -10,10 +11,12 @@ from control_plane.domain.accounts import Account, Actor
 from control_plane.domain.errors import NameTaken, Rejected, RepoNotFound
 from control_plane.domain.ids import RepoId, Sha, SpaceId, new_id
 from control_plane.domain.quotas import QuotaKey
+from control_plane.domain.repo_volumes import check_places, unpinned
 from control_plane.domain.sensitive import Sensitive
-from control_plane.domain.spaces import DesiredState, Repo, RepoType, Sdk, Setting, Space, SpaceConfig, Visibility
+from control_plane.domain.spaces import DesiredState, Repo, RepoType, RepoVolume, Sdk, Setting, Space, SpaceConfig, Visibility
 from control_plane.domain.storage import parse_tier
 from control_plane.ports.git import CommitRequest, FileChange
+from control_plane.ports.git_import import Source
 from control_plane.ports.stores import UnitOfWork
 from control_plane.spaces import imported
 from control_plane.spaces.configure import check_key, flavor_of, seal
@@ -34,6 +37,7 @@ async def create_repo(
     hardware: str | None = None,
     sleep_after_s: int | None = None,
     storage: str | None = None,
+    volumes: Sequence[RepoVolume] = (),
     variables: Sequence[Mapping[str, Any]] = (),
     secrets: Sequence[Mapping[str, Any]] = (),
     template: RepoId | None = None,
@@ -41,11 +45,11 @@ async def create_repo(
     files: Mapping[str, bytes] | None = None,
     title: str = "",
     origin: str = "",
-    source: Callable[[RepoId], Awaitable[None]] | None = None,
+    source: Source | None = None,
 ) -> Repo:
     """A new repository with its first commit. NameTaken when it exists, QuotaExceeded, Rejected for bad names or values.
 
-    `source` fills the empty git repository, `main` included. The git repository is made before the row: a crash in between
+    The git repository is made before the row: a crash in between
     leaves an unreferenced directory, which `gc` removes.
     """
     check_name(name)
@@ -68,7 +72,12 @@ async def create_repo(
         await deps.git.create(repo.id)
     try:
         if source is not None:
-            await source(repo.id)
+
+            async def room(size: int) -> None:
+                async with deps.uow.read() as uow:
+                    await deps.check_quota(uow, owner, QuotaKey.STORAGE_GB, size / 1e9)
+
+            await source(repo.id, room)
             if sdk is not None:
                 await imported.finish(deps, repo, actor, Sdk(sdk))
             head = await deps.git.resolve(repo.id, "main")
@@ -82,7 +91,7 @@ async def create_repo(
             await uow.repos.add(replace(repo, head=head, storage_bytes=size))
             if type is RepoType.SPACE:
                 assert sdk is not None
-                await _add_space(deps, uow, repo, Sdk(sdk), hardware, sleep_after_s, storage, variables, secrets)
+                await _add_space(deps, uow, repo, Sdk(sdk), hardware, sleep_after_s, storage, volumes, variables, secrets)
                 await uow.events.add(SpaceId(repo.id), now, "space.created", {"by": actor.name})
             await uow.audit.append(
                 at=now, actor=actor.name, action="repo.create", subject=f"{type.value}:{repo.full_name}", address=actor.address,
@@ -133,6 +142,7 @@ async def _add_space(
     hardware: str | None,
     sleep_after_s: int | None,
     storage: str | None,
+    volumes: Sequence[RepoVolume],
     variables: Sequence[Mapping[str, Any]],
     secrets: Sequence[Mapping[str, Any]],
 ) -> None:
@@ -140,6 +150,9 @@ async def _add_space(
     flavor = flavor_of(deps, hardware)
     tier = parse_tier(storage, deps.tiers) if storage and sdk is not Sdk.STATIC else None
     size = deps.tiers[tier] if tier else 0
+    if volumes and sdk is Sdk.STATIC:
+        raise Rejected("a static Space runs nothing, so nothing can be mounted in it")
+    check_places([volume.mount_path for volume in volumes], has_storage=bool(tier))
     if sdk is not Sdk.STATIC:
         owner = await uow.accounts.get(repo.owner_id)
         assert owner is not None
@@ -151,7 +164,7 @@ async def _add_space(
         Space(
             id=space_id, subdomain=subdomain, sdk=sdk, config=SpaceConfig(sdk=sdk, title=repo.name), hardware=flavor.name,
             sleep_after_s=None if sleep_after_s in (None, -1) else sleep_after_s, updated_at=now,
-            storage_tier=tier.value if tier else "", storage_key=new_id() if tier else "", storage_bytes=size,
+            storage_tier=tier.value if tier else "", storage_key=new_id() if tier else "", storage_bytes=size, volumes=unpinned(volumes),
         )
     )  # fmt: skip
     for is_secret, items in ((False, variables), (True, secrets)):
@@ -210,8 +223,8 @@ async def move_repo(deps: SpaceDeps, actor: Actor, repo: Repo, owner: Account, n
         if owner.id != current.owner_id and repo.type is RepoType.SPACE:
             await deps.check_quota(uow, owner, QuotaKey.SPACES, 1)
             its = await uow.spaces.get(SpaceId(repo.id))
-            if its is not None and its.sdk is not Sdk.STATIC and not its.asleep and its.desired is DesiredState.RUNNING and its.generation:
-                await deps.check_quota(uow, owner, f"{QuotaKey.RUNNING}.{its.hardware}", its.replicas)
+            for flavor, copies in (await _running_of(uow, its) if its else {}).items():
+                await deps.check_quota(uow, owner, f"{QuotaKey.RUNNING}.{flavor}", copies)
         await uow.repos.remember_old_name(current)
         moved = replace(current, owner_id=owner.id, owner_name=owner.name, name=name, updated_at=now)
         await uow.repos.save(moved)
@@ -228,6 +241,22 @@ async def move_repo(deps: SpaceDeps, actor: Actor, repo: Repo, owner: Account, n
 
         uow.after_commit(told)
     return moved
+
+
+async def _running_of(uow: UnitOfWork, space: Space) -> dict[str, int]:
+    """Flavor → copies that the Space brings along: what it is let in to run, and what still ends after a pause or on its way to sleep."""
+    if space.sdk is Sdk.STATIC:
+        return {}
+    copies: dict[str, int] = {}
+    for (flavor, _), count in Counter((r.hardware, r.generation) for r in await uow.deployments.replicas(space.id)).items():
+        copies[flavor] = max(copies.get(flavor, 0), count)
+    if space.asleep or space.desired is not DesiredState.RUNNING:
+        return copies
+    for generation in {space.generation, space.live_generation}:
+        version = await uow.deployments.get(space.id, generation)
+        if version is not None and version.failed_reason is None:
+            copies[space.hardware] = max(copies.get(space.hardware, 0), space.replicas)
+    return copies
 
 
 async def set_visibility(deps: SpaceDeps, actor: Actor, repo: Repo, visibility: Visibility) -> None:
@@ -262,10 +291,11 @@ async def duplicate_repo(
     hardware: str | None = None,
     sleep_after_s: int | None = None,
     storage: str | None = None,
+    volumes: Sequence[RepoVolume] = (),
     variables: Sequence[Mapping[str, Any]] = (),
     secrets: Sequence[Mapping[str, Any]] = (),
 ) -> Repo:
-    """A copy of the head, its files and its variables; never of its secrets nor of its storage. Hardware starts at the smallest."""
+    """A copy of the head, its files and its variables; never of secrets, storage or volumes. Hardware starts at the smallest."""
     sdk: str | None = None
     merged = {str(v.get("key")): v for v in variables}
     if source.type is RepoType.SPACE:
@@ -279,6 +309,6 @@ async def duplicate_repo(
                     merged.setdefault(setting.key, {"key": setting.key, "value": setting.value, "description": setting.description})
     return await create_repo(
         deps, actor, owner=owner, name=name, type=source.type, visibility=visibility, sdk=sdk, hardware=hardware,
-        sleep_after_s=sleep_after_s, storage=storage, variables=list(merged.values()), secrets=secrets, template=source.id,
+        sleep_after_s=sleep_after_s, storage=storage, volumes=volumes, variables=list(merged.values()), secrets=secrets, template=source.id,
         origin=source.full_name,
     )  # fmt: skip

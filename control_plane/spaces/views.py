@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 from control_plane.domain.builds import BuildStatus
 from control_plane.domain.hardware import FlavorCatalog
 from control_plane.domain.reasons import Reason
-from control_plane.domain.spaces import Build, Deployment, Replica, Sdk, Space
+from control_plane.domain.repo_volumes import is_same
+from control_plane.domain.spaces import Build, Deployment, Replica, RepoVolume, Sdk, Space
 from control_plane.domain.stage import derive_stage
 from control_plane.ports.space_actions import RuntimeView
 from control_plane.ports.stores import UnitOfWork
@@ -42,12 +43,19 @@ def _view(
         position = next((i for i, b in enumerate(queue, 1) if b.id == build.id), None)
     return RuntimeView(
         stage=view.stage, requested_hardware=None if is_static else space.hardware,
-        current_hardware=live.hardware if live and serving and not is_static else None, sleep_after_s=sleep or None,
+        current_hardware=serving[0].hardware if serving and not is_static else None, sleep_after_s=sleep or None,
         requested_replicas=space.replicas, current_replicas=len(serving) or int(is_static and live is not None),
-        storage_tier=space.storage_tier, sha=view.revision, sdk=space.sdk, sdk_version=space.config.sdk_version, subdomain=space.subdomain,
+        storage_tier=space.storage_tier, volumes=_volumes(space, live if serving else None, newest), sha=view.revision, sdk=space.sdk,
+        sdk_version=space.config.sdk_version, subdomain=space.subdomain,
         reason=view.reason, message=view.message, position=position, eta_s=view.eta_s,
         build_id=build.id if build else "", updated_at=space.updated_at,
     )  # fmt: skip
+
+
+def _volumes(space: Space, *deployments: Deployment | None) -> tuple[RepoVolume, ...]:
+    """What the Space asks for, with the commit of the first deployment that mounts the same."""
+    pinned = [volume for deployment in deployments if deployment for volume in deployment.volumes if volume.commit]
+    return tuple(next((one for one in pinned if is_same(one, volume)), volume) for volume in space.volumes)
 
 
 async def usual_seconds(uow: UnitOfWork, space: Space) -> float | None:

@@ -125,6 +125,9 @@ def space(audit: Auditor) -> None:
     audit.call(f"DELETE {SPACE}/secrets", "repo.delete_secret", json_body={"key": "S"}, **APP)
     audit.call(f"DELETE {SPACE}/variables", "repo.delete_variable", json_body={"key": "V"}, **APP)
     audit.call(f"DELETE {SPACE}/storage", "spaces.delete_storage", **APP)
+    mounted = {"type": "space", "source": "alice/app", "mountPath": "/code"}
+    audit.call(f"PUT {SPACE}/volumes", "spaces.update_volumes", json_body={"volumes": [mounted]}, **APP)
+    audit.call(f"DELETE {SPACE}/volumes", "spaces.update_volumes", **APP)
 
 
 def _deployed(audit: Auditor) -> str:

@@ -52,8 +52,6 @@ WITHOUT: dict[str, str] = {
     "POST /oauth/device": "a device waits for a person; /oauth/device/decide is where one decides",
     "POST /v1/telemetry": "what clients report about themselves is thrown away",
     "POST /api/spaces/{ns:seg}/{name:seg}/dev-mode": _OFF,
-    "PUT /api/spaces/{ns:seg}/{name:seg}/volumes": _OFF,
-    "DELETE /api/spaces/{ns:seg}/{name:seg}/volumes": "there are none to delete",
     "POST /notifications/mark": _READ,
     "POST /notifications/open": _READ,
     **{
