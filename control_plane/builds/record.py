@@ -155,7 +155,7 @@ async def _refusal(uow: UnitOfWork, space: Space, admit: Admit | None) -> QuotaE
     if admit is None or space.sdk is Sdk.STATIC or space.desired is DesiredState.PAUSED:
         return None
     newest = await uow.deployments.get(space.id, space.generation)
-    if space.live_generation > 0 and holds_room(space, newest, await uow.deployments.replicas(space.id)):
+    if space.live_generation > 0 and holds_room(space, newest, await uow.deployments.get(space.id, space.live_generation)):
         return None
     try:
         await admit(uow, space)

@@ -52,12 +52,15 @@ class SqlQuotaStore:
         totals = select(func.sum(is_space).label("spaces"), func.sum(taken).label("bytes"))
         total = await self._rows.one(totals.select_from(repos.outerjoin(spaces, spaces.c.id == repos.c.id)).where(owned, is_alive))
         running: dict[str, dict[str, int]] = {}
-        # Let in: the owner wants it up and its newest deployment may still come up, whether a replica exists yet or not.
-        of_newest = and_(deployments.c.space_id == spaces.c.id, deployments.c.generation == spaces.c.generation)
+        # Let in: the owner wants it up and a version may still come up, whether a replica exists yet or not: the newest, and the one that
+        # served last, to which it falls back when the newest fails.
+        of_version = and_(
+            deployments.c.space_id == spaces.c.id, deployments.c.generation.in_([spaces.c.generation, spaces.c.live_generation])
+        )
         let_in = (
             select(spaces.c.id, spaces.c.hardware, spaces.c.replicas)
             .join(repos, repos.c.id == spaces.c.id)
-            .join(deployments, of_newest)
+            .join(deployments, of_version)
             .where(owned, spaces.c.sdk != Sdk.STATIC.value, spaces.c.desired == DesiredState.RUNNING.value, spaces.c.asleep == false())
             .where(spaces.c.suspended == false(), deployments.c.failed_reason.is_(None))
         )

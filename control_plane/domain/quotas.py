@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from difflib import get_close_matches
 from enum import StrEnum
 
 from control_plane.domain.errors import Rejected
-from control_plane.domain.spaces import Deployment, DesiredState, Replica, Sdk, Space
+from control_plane.domain.spaces import Deployment, DesiredState, Sdk, Space
 
 STORAGE_HOLD = "storage-hold"  # document kind: bytes on their way in, owner = the account whose storage they take
 
@@ -90,14 +90,14 @@ def limit_text(limit: float | None) -> str:
     return "unlimited" if limit is None else f"{limit:g}" if limit < 1e6 else f"{limit:.15g}"
 
 
-def holds_room(space: Space, newest: Deployment | None, replicas: Iterable[Replica]) -> bool:
+def holds_room(space: Space, newest: Deployment | None, live: Deployment | None) -> bool:
     """Whether the running copies of a Space are in its owner's use already, so that nothing has to be asked for them again.
 
-    It is let in, or an earlier version of it is up. One whose newest version failed and that has nothing up holds nothing:
-    others may have taken its room since. A static Space runs nothing and needs no room.
+    It is let in, with its newest version or the one that served before. One whose newest version failed and that has nothing to fall
+    back to holds nothing: others may have taken its room since. A static Space runs nothing and needs no room.
     """
     if space.sdk is Sdk.STATIC:
         return True
     if space.asleep or space.desired is not DesiredState.RUNNING:
         return False
-    return (newest is not None and newest.failed_reason is None) or any(replica.state.holds_capacity for replica in replicas)
+    return any(version is not None and version.failed_reason is None for version in (newest, live))

@@ -25,11 +25,14 @@ class Ledger:
         self._d, self._drain, self._ended = deps, drain, ended
 
     async def begin(self, space: Space, deployment: Deployment, restarts: int) -> None:
-        """A new PENDING replica, unless the Space changed meanwhile."""
+        """A new PENDING replica on today's hardware, unless the Space changed meanwhile.
+
+        An older version that runs again, because the newest failed, gets what its owner asked for last: nobody else was asked for room.
+        """
         now = self._d.clock.now()
         replica = Replica(
             id=ReplicaId(new_id()), space_id=space.id, generation=deployment.generation, state=ReplicaState.PENDING, created_at=now,
-            hardware=deployment.hardware, restarts=restarts,
+            hardware=space.hardware, restarts=restarts,
         )  # fmt: skip
         async with self._d.uow.write() as uow:
             fresh = await uow.spaces.get(space.id)

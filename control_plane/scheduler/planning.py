@@ -215,11 +215,11 @@ def _is_to_promote(space: Space, target: Deployment) -> bool:
 def _towards(facts: Facts, target: Deployment, now: datetime) -> tuple[Action, ...]:
     mine = [r for r in facts.replicas if r.generation == target.generation]
     ready = [r for r in mine if r.state.may_serve]
-    actions: list[Action] = [_bring_up(facts, r, target) for r in mine if r.state is ReplicaState.PENDING]
+    missing = facts.space.replicas - len([r for r in mine if r.state is not ReplicaState.DRAINING])
+    surplus = sorted(mine, key=lambda r: (r.state.may_serve, r.state is not ReplicaState.PENDING, r.created_at))[: max(0, -missing)]
+    actions: list[Action] = [_bring_up(facts, r, target) for r in mine if r.state is ReplicaState.PENDING and r not in surplus]
     if ready and _is_to_promote(facts.space, target):
         actions.append(Promote(target))
-    missing = facts.space.replicas - len([r for r in mine if r.state is not ReplicaState.DRAINING])
-    surplus = sorted(mine, key=lambda r: (r.state.may_serve, r.created_at))[: max(0, -missing)]
     actions += [Stop(r, Reason.REPLACED, 5.0) for r in surplus]
     if missing > 0:
         verdict = _after_failures(facts, target, now)

@@ -40,14 +40,14 @@ class Starter:
 
     async def apply(self, facts: Facts, replica: Replica, deployment: Deployment) -> bool:
         """Ask for a place and start it. True: facts changed, plan again at once."""
-        flavor = self._d.catalog().find(deployment.hardware)
+        flavor = self._d.catalog().find(replica.hardware)
         async with self._d.uow.read() as uow:
             repo, settings = await uow.repos.get(RepoId(replica.space_id)), await uow.spaces.settings(replica.space_id)
             owner = await uow.accounts.get(repo.owner_id) if repo else None
         if repo is None or owner is None:
             return False
         if flavor is None:
-            words = f"hardware {deployment.hardware} is not offered any more"
+            words = f"hardware {replica.hardware} is not offered any more"
             await self._ledger.finish(replica, ReplicaState.FAILED, Reason.UNSUPPORTED_HERE, words)
             return True
         try:
