@@ -10,6 +10,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 
@@ -67,8 +68,8 @@ class Cluster:
     free_cores: float  # on the node of `pool`, beside what ran there before
     lines: dict[str, list[str]] = field(default_factory=dict)
 
-    def runtime(self, *only: NodePool) -> KubernetesRuntime:
-        """Over all pools, or these: a node counts for the first pool that it matches."""
+    def runtime(self, *only: NodePool, **more: Any) -> KubernetesRuntime:
+        """Over all pools, or these: a node counts for the first pool that it matches. `more`: further `ClusterOptions`."""
 
         async def take(space_id: str, replica_id: str, lines: object) -> None:
             assert isinstance(lines, list)
@@ -76,7 +77,8 @@ class Cluster:
 
         pools = only or ((self.pool, self.gpu_pool) if self.gpu_pool else (self.pool,))
         login = prerequisites.registry_login()
-        options = ClusterOptions(namespace=self.namespace, platform_namespace=self.namespace, own_pull_secrets=login is not None)
+        own = login is not None
+        options = ClusterOptions(namespace=self.namespace, platform_namespace=self.namespace, own_pull_secrets=own, **more)
         return KubernetesRuntime(connect(), lambda: pools, options, log=take, pull_login=(lambda ref: login) if login else None)
 
     def spec(self, *, space: str = "", generation: int = 1, code: str = APP, flavor: Flavor = TINY, pool: str = "") -> ReplicaSpec:

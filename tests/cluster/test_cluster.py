@@ -14,7 +14,8 @@ from control_plane.domain.errors import Broken, StaleGeneration
 from control_plane.domain.hardware import DEFAULT_FLAVORS, Accelerator
 from control_plane.domain.ids import ReplicaId, SpaceId, new_id
 from control_plane.domain.reasons import Reason
-from control_plane.domain.replicas import Mount, ReplicaState
+from control_plane.domain.replicas import HUB_HOST, Fetch, Mount, ReplicaState
+from control_plane.domain.sensitive import Sensitive
 from control_plane.runtimes.kubernetes import manifests, names
 from control_plane.runtimes.kubernetes.api import Absent
 from control_plane.runtimes.kubernetes.lease import LeaderLease
@@ -269,6 +270,104 @@ async def _gone(cluster: Cluster, *paths: str) -> bool:
             continue
         return False
     return True
+
+
+# What a Hub is to a node that fetches volumes: a tar for the right word, and no for any other.
+_HUB = """
+import http.server, io, tarfile
+class Door(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        if self.headers["Authorization"] != "Bearer good":
+            self.send_response(404)
+            self.send_header("X-Error-Message", "not for you")
+            self.end_headers()
+            return
+        packed = io.BytesIO()
+        with tarfile.open(fileobj=packed, mode="w") as tar:
+            for name, content in (("config.json", b"plain"), ("deep/weights.bin", bytes(3 << 20))):
+                info = tarfile.TarInfo(name)
+                info.size, info.mode = len(content), 0o644
+                tar.addfile(info, io.BytesIO(content))
+                if self.path == "/one":
+                    break
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(packed.getvalue())
+http.server.ThreadingHTTPServer(("0.0.0.0", 8080), Door).serve_forever()
+"""
+_READS = """
+import os, pathlib
+model, one = pathlib.Path("/data/model"), pathlib.Path("/opt/one.txt")
+print("read", (model / "config.json").read_text(), (model / "deep/weights.bin").stat().st_size, one.read_text(), flush=True)
+for path in (model / "new", model / "config.json", one):
+    try:
+        path.open("ab").close()
+        print("WRITTEN", path, flush=True)
+    except OSError as error:
+        print("kept out", error.errno, flush=True)
+print("told" if os.environ.get("VITRINE_VOLUMES") else "told nothing", flush=True)
+"""
+
+
+async def test_repositories_are_fetched_before_the_app_and_read_only(cluster: Cluster, runtime: KubernetesRuntime) -> None:
+    """An app gets what its pod fetched from the Hub, cannot write it and does not see the word for it; without a right nothing starts."""
+    first = cluster.spec()
+    await runtime.apply(first)  # its pull secret is the Hub's too
+    await until_state(runtime, first, ReplicaState.READY)
+    address = await _hub(cluster, first.space_id)
+    made = cluster.runtime(volume_image=cluster.image, hub_address=address)
+    await made.start()
+    try:
+        folder = Fetch(f"http://{HUB_HOST}:8080/all", Sensitive("good"), "/data/model", 4 << 20, 3)
+        one = Fetch(f"http://{HUB_HOST}:8080/one", Sensitive("good"), "/opt/one.txt", 5, 1, is_file=True)
+        spec = replace(cluster.spec(code=_READS + APP), fetches=(folder, one))
+        await made.apply(spec)
+        await until_state(made, spec, ReplicaState.READY)
+        await until(lambda: _has(cluster, spec.space_id, "told nothing"), "the app has said what it was told")
+        said = cluster.lines[spec.space_id]
+        assert f"read plain {3 << 20} plain" in said
+        assert [line for line in said if line.startswith("kept out")] == ["kept out 30"] * 3
+        refused = replace(cluster.spec(), fetches=(replace(folder, token=Sensitive("bad")),))
+        await made.apply(refused)
+        seen = await until_state(made, refused, ReplicaState.FAILED)
+        assert (seen.reason, "not for you" in seen.message) == (Reason.VOLUME_UNAVAILABLE, True)
+        await clear(made)
+    finally:
+        await made.close()
+        cluster.api.delete(f"/api/v1/namespaces/{cluster.namespace}/pods/hub", grace_s=0)
+
+
+async def _hub(cluster: Cluster, neighbour: SpaceId) -> str:
+    """A pod with the proxy's labels, which apps may reach; its address."""
+    labels = dict(ClusterOptions().proxy_labels)
+    policy = {
+        "apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "metadata": {"name": "hub", "namespace": cluster.namespace},
+        "spec": {"podSelector": {"matchLabels": labels}, "policyTypes": ["Ingress"], "ingress": [{}]},
+    }  # fmt: skip
+    cluster.api.apply(f"/apis/networking.k8s.io/v1/namespaces/{cluster.namespace}/networkpolicies/hub", policy)
+    pods = f"/api/v1/namespaces/{cluster.namespace}/pods"
+    container = {
+        "name": "a", "image": cluster.image, "command": ["/usr/local/bin/python", "-c", _HUB],
+        "readinessProbe": {"tcpSocket": {"port": 8080}, "periodSeconds": 1},
+        "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
+    }  # fmt: skip
+    pod = {
+        "apiVersion": "v1", "kind": "Pod", "metadata": {"name": "hub", "namespace": cluster.namespace, "labels": labels},
+        "spec": {
+            "automountServiceAccountToken": False, "containers": [container],
+            "nodeSelector": dict(cluster.pool.node_selector), "tolerations": [dict(one) for one in cluster.pool.tolerations],
+            "imagePullSecrets": [{"name": names.pull_secret(neighbour)}],
+            "securityContext": {"runAsNonRoot": True, "runAsUser": 1000, "seccompProfile": {"type": "RuntimeDefault"}},
+        },
+    }  # fmt: skip
+    cluster.api.create(pods, pod)
+
+    async def ready() -> bool:
+        status = cluster.api.get(f"{pods}/hub")["status"]
+        return any(c.get("type") == "Ready" and c.get("status") == "True" for c in status.get("conditions") or [])
+
+    await until(ready, "the Hub of this test listens")
+    return str(cluster.api.get(f"{pods}/hub")["status"]["podIP"])
 
 
 async def test_gpu_replicas(cluster: Cluster) -> None:
