@@ -13,7 +13,7 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, BrowserContext, expect, sync_playwright
 
 from tests.e2e.web.screenshots import ARGS, CHROMIUM, SPACE, places, problems_of, served
-from tests.fakes.web_backend import LONG, NEW, MemoryWebBackend
+from tests.fakes.web_backend import LONG, NEW, NOW, MemoryWebBackend
 
 pytestmark = [pytest.mark.browser, pytest.mark.skipif(not os.path.exists(CHROMIUM), reason="Chromium is not installed")]
 
@@ -296,6 +296,23 @@ def test_analytics_has_its_figures_spans_and_table(browser: Browser, site: tuple
     expect(page).to_have_url(re.compile("span=week"))
     page.locator("summary", has_text="As a table").click()
     expect(page.get_by_role("columnheader", name="Server errors")).to_be_visible()
+    context.close()
+
+
+def test_an_open_page_asks_nothing_while_nothing_happens(browser: Browser, site: tuple[str, MemoryWebBackend]) -> None:
+    """Ten minutes of the page's clock: streams stay open, and no page asks by the clock."""
+    context = _context(browser, site)
+    page = context.new_page()
+    page.clock.install(time=NOW)
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(f"{request.resource_type} {request.url}"))
+    for path in ("/", SPACE, "/spaces/alice/going-live", f"{SPACE}/logs?which=run", f"{SPACE}/settings", "/notifications", "/admin"):
+        page.goto(site[0] + path, wait_until="load")
+        page.clock.run_for(2_000)  # what a page does once after it came
+        asked.clear()
+        page.clock.run_for(600_000)
+        page.evaluate("new Promise(done => requestAnimationFrame(done))")
+        assert [line for line in asked if not line.startswith("eventsource")] == [], path
     context.close()
 
 
