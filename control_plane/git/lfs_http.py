@@ -226,7 +226,10 @@ class _Server:
         header = {"chunk_size": str(chunk)}
         for number in range(1, count + 1):
             length = min(chunk, size - chunk * (number - 1))
-            header[str(number)] = self._href(here, f"/parts/{number}", "part", access, oid, length, upload=upload, part=number)
+            # As wide as the last: git-lfs hands the header on sorted as text, and the client's transfer program takes it in that order.
+            header[str(number).zfill(len(str(count)))] = self._href(
+                here, f"/parts/{number}", "part", access, oid, length, upload=upload, part=number
+            )
         href = self._href(here, "/complete", "complete", access, oid, size, upload=upload, parts=count)
         return {"href": href, "header": header, "expires_in": self._deps.valid_s}
 

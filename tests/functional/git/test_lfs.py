@@ -1,8 +1,12 @@
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import os
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
@@ -48,6 +52,24 @@ async def test_git_lfs_pushes_clones_and_locks(world: World, work: Work, another
     assert (await work.git("lfs", "lock", "model.bin", ok=False)).code != 0
     await work.git("lfs", "unlock", "model.bin")
     assert "model.bin" not in (await work.git("lfs", "locks")).text
+
+
+async def test_git_lfs_sends_parts_the_way_hf_sets_it_up(world: World, work: Work) -> None:
+    """`hf lfs-enable-largefiles`: the client's own transfer program. Twelve parts, which git-lfs hands over in the order of their names."""
+    data = os.urandom((11 << 20) + 7)
+    hf, noted = Path(sys.executable).parent / "hf", work.home / "noted"
+    wrapped = work.home / "hf"  # where PATH leads a person; notes that it was asked
+    wrapped.write_text(f'#!/bin/sh\necho "$@" >>{noted}\nexec {hf} "$@"\n')
+    wrapped.chmod(0o755)
+    env = {"PATH": "/usr/bin:/bin", "HOME": str(work.home), "HF_HUB_DISABLE_TELEMETRY": "1"}
+    await asyncio.to_thread(subprocess.run, [hf, "lfs-enable-largefiles", work.folder], env=env, check=True, timeout=60)
+    await work.git("config", "lfs.customtransfer.multipart.path", str(wrapped))
+    await work.git("lfs", "install", "--local")
+    await work.git("lfs", "track", "*.bin")
+    await work.commit(**{"model.bin": data, "app.py": "x"})
+    pushed = await work.git("push", world.remote(), "main")
+    assert await world.lfs.has(SPACE, oid_of(data)) == len(data), pushed.text
+    assert "lfs-multipart-upload" in noted.read_text()
 
 
 async def test_the_migrate_command_of_the_refusal_fixes_the_push(world: World, work: Work) -> None:
