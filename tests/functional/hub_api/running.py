@@ -26,6 +26,7 @@ from control_plane.domain.hardware import FlavorCatalog
 from control_plane.domain.spaces import RepoType
 from control_plane.git.hub_cache import HubCache
 from control_plane.git.lfs import FileLfsStore
+from control_plane.git.repo_trees import RepoTrees
 from control_plane.git.store import BareGitStore
 from control_plane.http import context, error_map
 from control_plane.logs.files import FileLogStore
@@ -76,6 +77,7 @@ class PlatformServices:
     spaces: SpaceDeps
     app_downloads: HubCache
     throttle: Throttle
+    repo_trees: RepoTrees
     apps_domain: str = "localhost"
     public_url: str = "http://localhost:7860"
     signing_key: bytes = b"k" * 32
@@ -120,6 +122,7 @@ def make_services(root: Path, port: int = 7860, *, clock: Any = None) -> Platfor
         deps,
         HubCache(root / "hub-cache", git, lfs),
         Throttle(database, clock),
+        RepoTrees(root / "volume-trees", git, lfs, max_bytes=1 << 30),
         public_url=f"http://localhost:{port}",
         catalog=catalog,
     )

@@ -1,4 +1,4 @@
-"""Persistent storage and volumes of Spaces over the Hub API, with the released client where it has a call for it."""
+"""Persistent storage of Spaces over the Hub API, with the released client where it has a call for it."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ from typing import Any
 
 import httpx
 import pytest
-from huggingface_hub import HfApi, SpaceStorage, Volume
-from huggingface_hub.errors import BadRequestError
+from huggingface_hub import HfApi, SpaceStorage
 
 from control_plane.accounts import people, quotas
 from control_plane.domain.accounts import Actor
@@ -102,16 +101,6 @@ def test_creation_takes_a_tier_and_a_copy_takes_none(api: HfApi, call: Call, pla
     assert api.get_space_runtime("alice/born-copy").storage is None
     assert call("POST", "born", "duplicate", json={"repository": "alice/born-2", "storageTier": "medium"}).status_code == 200
     assert api.get_space_runtime("alice/born-2").storage == "medium"
-
-
-@pytest.mark.parametrize(("kind", "instead"), [("bucket", "/storage"), ("model", "HF_ENDPOINT"), ("dataset", "snapshot_download")])
-def test_volumes_are_refused_with_what_is_there_instead(api: HfApi, kind: Any, instead: str) -> None:
-    api.create_repo("alice/mounts", repo_type="space", space_sdk="gradio", exist_ok=True)
-    with pytest.raises(BadRequestError) as refused:
-        api.set_space_volumes("alice/mounts", [Volume(type=kind, source="alice/x", mount_path="/data")])
-    assert instead in str(refused.value)
-    assert refused.value.response.headers["x-error-code"] == "NotSupported"
-    assert api.get_space_runtime("alice/mounts").volumes == []
 
 
 def test_its_whole_size_is_taken_from_the_quota(platform: Platform, api: HfApi) -> None:
