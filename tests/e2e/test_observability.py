@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 import queue
+import signal
 import tempfile
 import threading
 import time
@@ -20,6 +22,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from control_plane.telemetry.history import trace_id_of
 from control_plane.telemetry.metrics import METRICS
 from tests.e2e.conftest import Platform, Work, start_platform, stop_platform
+from tests.e2e.test_push_to_live import answers, child_named, plain, rewind, wait_for
 
 TOKEN = "scrape-token-of-tests"
 
@@ -175,6 +178,74 @@ def test_one_push_and_one_visit_leave_figures_of_everything_that_is_watched(watc
     assert silent == []
     there = {s.name for s in samples}
     assert {"vitrine_queue_messages", "vitrine_build_queue_age_seconds", "vitrine_builds_open", "vitrine_wake_seconds_count"} <= there
+
+
+def test_figures_move_as_the_platform_does(watched: Platform, tmp_path: Path) -> None:
+    """What a queue, a build, a start, an error, a sleep and a wake change, seen by whoever scrapes."""
+
+    def value(name: str, /, **labels: str) -> float:
+        """The sum over what is not named."""
+        samples = [s for f in text_string_to_metric_families(scrape(watched)) for s in f.samples]
+        return sum(s.value for s in samples if s.name == f"vitrine_{name}" and labels.items() <= s.labels.items())
+
+    def reaches(least: float, name: str, /, **labels: str) -> None:
+        wait_for(lambda: value(name, **labels) >= least, 60, f"{name} {labels} does not reach {least}")
+
+    def falls_to(most: float, name: str, /, **labels: str) -> None:
+        wait_for(lambda: value(name, **labels) <= most, 60, f"{name} {labels} does not fall to {most}")
+
+    timed = ("build_wait", "build_phase", "build", "start_phase", "push_live", "reconcile", "reconcile_lag", "database", "http_request")
+    before = {name: value(f"{name}_seconds_count") for name in timed}
+    spaces, used = value("spaces"), value("pool_units", state="used", hardware="cpu-basic")
+    free, replicas = value("pool_units", state="free", hardware="cpu-basic"), value("replicas")
+    waited = value("build_wait_seconds_sum")
+
+    builder = child_named(watched.process.pid, "builder")
+    os.kill(builder, signal.SIGSTOP)
+    try:
+        watched.create("moving")
+        work = Work(watched, "moving", tmp_path / "moving")
+        plain(work, "moving")
+        work.push("queued", wait=False)
+        assert value("spaces") == spaces + 1
+        reaches(1, "builds_open", status="queued")
+        reaches(1, "queue_messages")
+        age = value("build_queue_age_seconds")
+        reaches(age + 0.5, "build_queue_age_seconds")
+    finally:
+        os.kill(builder, signal.SIGCONT)
+    wait_for(lambda: answers(watched, "moving"), 60, "it is not live")
+    for name in timed:
+        reaches(before[name] + 1, f"{name}_seconds_count")
+    for gauge in ("builds_open", "queue_messages", "build_queue_age_seconds"):
+        falls_to(0, gauge)
+    assert value("build_wait_seconds_sum") - waited >= age + 0.5
+    reaches(used + 1, "pool_units", state="used", hardware="cpu-basic")
+    assert value("pool_units", state="free", hardware="cpu-basic") < free
+    reaches(replicas + 1, "replicas")
+
+    latency = value("proxy_request_seconds_count")
+    for _ in range(5):
+        assert watched.app("admin-moving").status_code == 200
+    reaches(latency + 5, "proxy_request_seconds_count")
+    errors = value("proxy_errors_total")
+    assert watched.app("nobody-has-this").status_code == 404
+    reaches(errors + 1, "proxy_errors_total")
+
+    woken, held = value("wake_seconds_count"), value("proxy_wakes_total")
+    assert watched.api("POST", "/api/spaces/admin/moving/sleeptime", json={"seconds": 60}).status_code == 200
+    wait_for(lambda: asleep(watched, "moving"), 60, "it does not sleep")
+    falls_to(replicas, "replicas")
+    falls_to(used, "pool_units", state="used", hardware="cpu-basic")
+    assert watched.app("admin-moving", "/x", headers={"Accept": "application/json"}).text == "moving"
+    reaches(woken + 1, "wake_seconds_count")
+    reaches(held + 1, "proxy_wakes_total")
+    assert value("wake_seconds_sum") > 0
+
+
+def asleep(platform: Platform, name: str) -> bool:
+    rewind(platform, name, 3600)  # each time: what the scheduler remembers of the last visit is written now and then
+    return platform.runtime(name)["stage"] == "SLEEPING"
 
 
 def test_the_proxy_has_a_scrape_address_of_its_own_for_who_has_the_token(watched: Platform) -> None:
