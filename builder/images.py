@@ -6,6 +6,7 @@ import json
 import shutil
 import ssl
 import tempfile
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -29,6 +30,7 @@ from control_plane.domain.reasons import Reason
 
 DOCKERFILE = "vitrine/Dockerfile"
 PUSH_PAUSES_S = (1.0, 2.0, 4.0, 8.0)  # between tries to push an image
+PUSH_PATIENCE_S = 15.0  # no new try after this: a registry that is full takes its time to say so
 SMALL_TREE_BYTES = 256 << 20  # a tree that the runtime may copy at each start: a fraction of a second
 
 
@@ -135,13 +137,14 @@ class ImageBuilder:
 
     def _push(self, tag: str, runner: StepRunner, reporter: BuildReporter) -> str:
         """The reference by digest. A registry that is away for a moment (a restart, an upgrade) does not cost the build."""
+        began = time.monotonic()
         for pause_s in PUSH_PAUSES_S:
             try:
                 return self._engine.push(tag, runner, reporter.registry_token())
             except BuildFailed as failure:
-                if failure.reason is not Reason.REGISTRY_UNAVAILABLE:
+                if failure.reason is not Reason.REGISTRY_UNAVAILABLE or time.monotonic() - began > PUSH_PATIENCE_S:
                     raise
-                reporter.phase(BuildPhase.PUBLISH, f"the registry does not answer; trying again in {pause_s:.0f} s")
+                reporter.phase(BuildPhase.PUBLISH, f"{failure.message} Trying again in {pause_s:.0f} s.")
                 runner.cancel.wait(pause_s)
                 runner.cancel.check()
         return self._engine.push(tag, runner, reporter.registry_token())

@@ -109,6 +109,9 @@ class Settings:
     build_cpu: int = field(default=0, metadata={"doc": "Cores of one build; 0 = all of the machine's, which apps get first"})
     build_memory_bytes: int = field(default=8 << 30, metadata={"doc": "Memory of one build, bytes"})
     build_disk_bytes: int = field(default=20 << 30, metadata={"doc": "Disk of one build, bytes"})
+    build_guard: str = field(
+        default="", metadata={"doc": "Socket of `vitrine serve guard`, which bounds BuildKit's steps for a builder that is not root"}
+    )
     max_file_bytes: int = field(default=10 << 20, metadata={"doc": "Largest file in git without LFS, bytes"})
     max_push_bytes: int = field(default=2 << 30, metadata={"doc": "Largest pack of one push, bytes"})
     wake_timeout_s: int = field(default=300, metadata={"doc": "Longest time a request to a sleeping Space is held, seconds"})

@@ -23,6 +23,7 @@ import builder
 from builder.engines.docker_prune import CACHE_BYTES
 from builder.engines.engine import BuiltImage, ImageBuild
 from builder.engines.failures import no_base, reason_of, too_much_written
+from builder.engines.kit_guard import GuardClient, GuardedWatch
 from builder.engines.kit_watch import KitWatch
 from builder.engines.orphans import end_orphans
 from builder.errors import BuildFailed
@@ -41,18 +42,21 @@ class RegistryLogin:
 @dataclass(frozen=True, slots=True)
 class DockerConfig:
     """`host`: the engine's address ("" = its usual socket). `buildkit_cli`: the docker client's argument tuple where it can drive
-    BuildKit (a client of 20.10, or one with its buildx plug-in); empty where it cannot."""
+    BuildKit (a client of 20.10, or one with its buildx plug-in); empty where it cannot. `guard`: the socket of `kit_guard`; "" where this
+    process has the rights itself."""
 
     host: str = ""
     login: RegistryLogin | None = None
     buildkit_cli: tuple[str, ...] = ()
+    guard: str = ""
 
 
 class DockerEngine:
     def __init__(self, config: DockerConfig) -> None:
         self._config = config
         self._root: Path | None = None
-        self._watches: dict[int, KitWatch] = {}
+        self._watches: dict[int, KitWatch | GuardedWatch] = {}
+        self._guard = GuardClient(config.guard) if config.guard else None
 
     @property
     def has_buildkit(self) -> bool:
@@ -64,7 +68,7 @@ class DockerEngine:
             for base in build.bases:
                 if self.size(base, runner) is None:
                     raise BuildFailed(Reason.PYTHON_MISSING, no_base(base))
-            end_orphans()
+            self._end_orphans()
             room, began = self._room(runner), time.monotonic()
             watch = self._watch(room, runner.limits.disk_bytes) if room else None
             with watch.watching() if watch else contextlib.nullcontext():
@@ -78,7 +82,7 @@ class DockerEngine:
                     if not self._is_there(runner):
                         reason, said = Reason.BUILD_LOST, "the container engine stopped, and the build with it."
                 if reason is Reason.BUILD_LOST:
-                    end_orphans()
+                    self._end_orphans()
                 raise BuildFailed(reason, f"A step of the Dockerfile failed: {(said or '')[:300]}")
             answer = self._step({"do": "inspect", "tag": build.tag}, runner, quiet=True)
         else:
@@ -146,8 +150,15 @@ class DockerEngine:
             return failure.reason is not Reason.BUILD_LOST
         return True
 
-    def _watch(self, room: Path, limit_bytes: int) -> KitWatch:
-        return self._watches.setdefault(limit_bytes, KitWatch(room, limit_bytes))
+    def _watch(self, room: Path, limit_bytes: int) -> KitWatch | GuardedWatch:
+        made = GuardedWatch(self._guard, room, limit_bytes) if self._guard else KitWatch(room, limit_bytes)
+        return self._watches.setdefault(limit_bytes, made)
+
+    def _end_orphans(self) -> None:
+        if self._guard:
+            self._guard.ask(do="orphans")
+        else:
+            end_orphans()
 
     def _step(self, order: Mapping[str, Any], runner: StepRunner, *, quiet: bool = False, room: Path | None = None) -> dict[str, Any]:
         with tempfile.TemporaryDirectory(prefix="vitrine-engine-") as folder:

@@ -14,6 +14,7 @@ from typing import Any
 from docker.errors import APIError, ImageNotFound
 
 KEPT = 5  # as many as can be rolled back to
+_UNFINISHED_FOR = "24h"
 CACHE_BYTES = 20 << 30  # of BuildKit's cache, which Docker Engine before 23 lets grow for ever
 _OF_SPACE = re.compile(r"(?P<repository>(?:.+/)?[0-9a-f]{24})(?::[0-9a-f]{24}|@sha256:[0-9a-f]{64})")
 
@@ -35,6 +36,15 @@ def old_images(images: Iterable[Mapping[str, Any]], used: Collection[str], keep:
             else:
                 old.append(reference)
     return sorted(old)
+
+
+def forget_unfinished(client: Any, older_than: str = _UNFINISHED_FOR) -> int:
+    """What steps of failed builds made: the classic builder keeps each as a layer without a name, to go on from, and never forgets one.
+
+    `older_than`: as the engine reads times ("24h"); a build that goes on needs its own. Returns the bytes that went.
+    """
+    answer = client.prune_images(filters={"dangling": True, "until": older_than})
+    return int(answer.get("SpaceReclaimed") or 0)
 
 
 def forget(client: Any, *, repository: str = "", keep: int = KEPT, dry_run: bool = False) -> list[str]:

@@ -23,7 +23,7 @@ import requests
 from docker.errors import APIError, DockerException, ImageNotFound, NotFound
 from docker.utils.build import exclude_paths
 
-from builder.engines.docker_prune import forget, trim_cache
+from builder.engines.docker_prune import forget, forget_unfinished, trim_cache
 from builder.engines.failures import no_base, reason_of, too_much_written
 from control_plane.domain.reasons import Reason
 
@@ -203,13 +203,14 @@ def push(client: Any, order: dict[str, Any]) -> dict[str, Any]:
     if error or not digest:
         raise Refusal(Reason.REGISTRY_UNAVAILABLE, f"The image could not be pushed: {error or 'the registry gave no digest'}")
     forget(client, repository=repository)
+    forget_unfinished(client)
     trim_cache(client)
     return {"ref": f"{repository}@{digest}"}
 
 
 def untag(client: Any, order: dict[str, Any]) -> dict[str, Any]:
     try:
-        client.remove_image(order["tag"], noprune=True)
+        client.remove_image(order["tag"])
     except ImageNotFound:
         return {"removed": False}
     return {"removed": True}
@@ -229,7 +230,8 @@ def size(client: Any, order: dict[str, Any]) -> dict[str, Any]:
 
 def prune(client: Any, order: dict[str, Any]) -> dict[str, Any]:
     gone = forget(client, keep=int(order["keep"]), dry_run=bool(order["dry_run"]))
-    return {"gone": gone, "freed": 0 if order["dry_run"] else trim_cache(client, int(order["cache_bytes"]))}
+    freed = 0 if order["dry_run"] else forget_unfinished(client) + trim_cache(client, int(order["cache_bytes"]))
+    return {"gone": gone, "freed": freed}
 
 
 def root(client: Any, order: dict[str, Any]) -> dict[str, Any]:

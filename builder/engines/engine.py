@@ -55,5 +55,5 @@ class ImageEngine(Protocol):
         ...
 
     def untag(self, tag: str, runner: StepRunner) -> None:
-        """Forgets a tag here; absent is fine. Layers stay as cache until the engine prunes."""
+        """Forgets a tag here, and the layers that nothing else uses; absent is fine."""
         ...

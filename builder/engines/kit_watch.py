@@ -2,7 +2,7 @@
 
 The engine has no word for it: a quota of the storage driver (`overlay2.size`, on xfs with `pquota`) holds for containers only, and
 BuildKit's layers are none. A step is known by a file that BuildKit mounts into each; its layer and the caches it mounts are folders of this
-host. Needs the engine on this host and the rights of root; elsewhere nothing is found, and the room on the engine's disk is the bound.
+host. Needs the engine on this host and the rights of root: a builder without them asks `kit_guard`.
 """
 
 from __future__ import annotations
@@ -79,6 +79,7 @@ class KitWatch:
 
     root: Path
     limit_bytes: int
+    seen_at: Path = Path("/")  # where this process sees the engine's file system
     _held: dict[str, int] = field(default_factory=dict)
     _users: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -121,7 +122,11 @@ class KitWatch:
         self._held = {name: held for name, held in self._held.items() if name in {step.name for step in steps}}
         for step in steps:
             in_caches = sum(folder_bytes(one, shared=True) for one in step.caches)
-            written = folder_bytes(step.layer, shared=True) + in_caches - self._held.setdefault(step.name, in_caches)
+            written = (
+                folder_bytes(self.seen_at / step.layer.relative_to("/"), shared=True)
+                + in_caches
+                - self._held.setdefault(step.name, in_caches)
+            )
             if written > self.limit_bytes:
                 self._ended.append((time.monotonic(), written))
                 step.kill()

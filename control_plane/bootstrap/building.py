@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,11 +19,12 @@ from control_plane.bootstrap.services import (
     target_of,
 )
 from control_plane.domain.builds import BuildLimits, SourceKind
-from control_plane.domain.errors import Rejected
+from control_plane.domain.errors import Rejected, Unavailable
 from control_plane.settings import Settings
 
 if TYPE_CHECKING:
     from builder.config import WorkerConfig
+    from builder.engines.kit_guard import Limit
     from builder.layered import LayeredImages
     from builder.pipeline import ImagePipeline
     from control_plane.net.listen import Address
@@ -128,6 +129,7 @@ def build_images(settings: Settings) -> ImagePipeline | None:
         return None  # Python Spaces are built without one (`build_layers`); Dockerfiles are refused with words
     client = find_buildkit_client(StepRunner(_Unheard(), BuildLimits(), CancelToken()))
     if settings.runtime == "docker":
+        from control_plane.runtimes.docker.build_limits import limit_buildkit
         from control_plane.runtimes.docker.build_network import ensure_build_network, reach
 
         mirrors = (settings.pypi_index_url, settings.apt_mirror, *PUBLIC_MIRRORS)
@@ -135,6 +137,7 @@ def build_images(settings: Settings) -> ImagePipeline | None:
             settings.docker_host, settings.data_dir, urls=mirrors, trusted=settings.trusted,
             memory_bytes=settings.build_memory_bytes * settings.build_concurrency,
             cpu=build_limits(settings).cpu * settings.build_concurrency if settings.build_cpu else 0.0,
+            limit=_limit_by_guard(settings.build_guard) if settings.build_guard else limit_buildkit,
         )  # fmt: skip
         if client and found.no_buildkit:
             logging.getLogger("vitrine.builder").warning("builder.no_buildkit", extra={"because": found.no_buildkit})
@@ -151,8 +154,38 @@ def build_images(settings: Settings) -> ImagePipeline | None:
         if not has_bridge(settings.docker_host):
             config = replace(config, build_network="host", only_buildkit=True)
     login = registry_login(settings)
-    engine = DockerEngine(DockerConfig(settings.docker_host, RegistryLogin(*login) if login else None, client))
+    engine = DockerEngine(DockerConfig(settings.docker_host, RegistryLogin(*login) if login else None, client, settings.build_guard))
     return ImageBuilder(engine, load_catalog(), config)
+
+
+def _limit_by_guard(guard: str) -> Limit:
+    """Raises Unavailable where the guard does not answer."""
+    from builder.engines.kit_guard import GuardClient
+    from builder.errors import BuildFailed
+
+    def limit(info: Mapping[str, Any], memory_bytes: int, cpu: float) -> bool:
+        told = {name: info.get(name) for name in ("CgroupDriver", "CgroupVersion")}
+        try:
+            return bool(GuardClient(guard).ask(do="limit", info=told, memory_bytes=memory_bytes, cpu=cpu)["limited"])
+        except BuildFailed as failure:
+            raise Unavailable(failure.message) from failure
+
+    return limit
+
+
+def run_guard(settings: Settings, ready: Callable[[dict[str, Any]], None]) -> None:
+    """Until SIGTERM. Raises Rejected where it is not said on which socket."""
+    import signal
+
+    from builder.engines.kit_guard import KitGuard
+    from control_plane.runtimes.docker.build_limits import limit_buildkit
+
+    if not settings.build_guard:
+        raise Rejected("no socket is named for the guard", hint="Set VITRINE_BUILD_GUARD to a path that the builder reaches too.")
+    with KitGuard(Path(settings.build_guard), limit_buildkit) as guard:
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        ready({"listen": settings.build_guard})
+        guard.serve_forever()
 
 
 class _Unheard:

@@ -69,7 +69,7 @@ def up(config: Path | None, **overrides: Any) -> None:
 
 @click.group()
 def serve() -> None:
-    """Run one component: api, proxy, scheduler or builder. State is in the database, Redis, the volume and the cluster."""
+    """Run one component: api, proxy, scheduler, builder or its guard. State is in the database, Redis, the volume and the cluster."""
 
 
 @dataclass(frozen=True)
@@ -192,10 +192,22 @@ def _builder(settings: Settings, launch: Launch) -> None:
     run_builder(settings, launch.ready, listen=launch.listen)
 
 
+def _guard(settings: Settings, launch: Launch) -> None:
+    from control_plane.bootstrap.building import run_guard
+
+    run_guard(settings, launch.ready)
+
+
 _component("api", "The API, web pages, git and LFS", _api, "vitrine serve api --port 8000")
 _component("proxy", "The reverse proxy in front of everything", _proxy, "vitrine serve proxy --host 0.0.0.0 --port 7860")
 _component("scheduler", "Places, starts and stops apps", _scheduler, "vitrine serve scheduler --runtime docker")
 _component("builder", "Builds what is pushed (a Celery worker)", _builder, "vitrine serve builder --port 8002")
+_component(
+    "guard",
+    "Bounds BuildKit's steps, as root, for a builder that is not",
+    _guard,
+    "VITRINE_BUILD_GUARD=/run/guard.sock vitrine serve guard",
+)
 
 
 @click.command(epilog="Example: vitrine health http://127.0.0.1:8000/readyz")

@@ -11,9 +11,10 @@ import ipaddress
 import logging
 import socket
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 from control_plane.domain.errors import Rejected, Unavailable
@@ -50,9 +51,10 @@ def ensure_build_network(
     cpu: float = 0.0,
     pool: str = _POOL,
     load_firewall: Callable[[str], str] = firewall.load,
+    limit: Callable[[Mapping[str, Any], int, float], bool] = limit_buildkit,
 ) -> BuildNetwork:
     """Makes what is not there. `urls`: mirrors that builds may reach although their addresses are private.
-    `memory_bytes` and `cpu` (cores): of all of BuildKit's steps at once; no memory = unlimited.
+    `memory_bytes` and `cpu` (cores): of all of BuildKit's steps at once; no memory = unlimited. `limit`: who puts them in force.
 
     Raises Rejected where the rules cannot be loaded (unless `trusted`), Unavailable when the engine does not answer.
     """
@@ -81,7 +83,7 @@ def ensure_build_network(
         try:
             found = BuildNetwork(name, gateway, buildkit_gateway=_default_bridge(engine, openings, load_firewall))
             if memory_bytes:
-                limit_buildkit(info, memory_bytes, cpu or float(info.get("NCPU") or 1))
+                limit(info, memory_bytes, cpu or float(info.get("NCPU") or 1))
             return found
         except Rejected as error:
             return BuildNetwork(name, gateway, no_buildkit=error.message)

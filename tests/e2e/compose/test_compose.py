@@ -1,4 +1,4 @@
-"""`infra/compose/up` as an operator runs it: images from Debian packages, seven services on an engine of its own, a push to a live app.
+"""`infra/compose/up` as an operator runs it: images from Debian packages, eight services on an engine of its own, a push to a live app.
 
 `make test-compose`, minutes long: it needs root, dockerd, docker-compose, mmdebstrap, a Debian mirror and a package index.
 """
@@ -24,7 +24,7 @@ from tests.e2e.docker.conftest import free_port, until
 ROOT = Path(__file__).parents[3]
 TOOLS = ("docker-compose", "mmdebstrap")
 PACKAGES = ("ca-certificates", "python3", "python3-venv", "git", "git-lfs", "libcap2-bin", "nftables", "wget")
-SERVICES = ("proxy", "api", "scheduler", "builder", "postgres", "redis", "registry")
+SERVICES = ("proxy", "api", "scheduler", "builder", "guard", "postgres", "redis", "registry")
 OLDER, TRIED = "test/vitrine-older", 20
 IMPORT_ALL = """
 import importlib, pkgutil, builder, control_plane, web
@@ -88,7 +88,7 @@ def stack(engine: TestEngine) -> Iterator[Stack]:
                 "PATH": os.environ["PATH"], "HOME": name, "DOCKER_HOST": engine.host, "DOCKER_SOCKET": f"{engine.folder}/d.sock",
                 "DOCKER_BUILDKIT": "0", "NO_BUILD": "1", "LISTEN": "127.0.0.1", "PUBLIC_URL": f"http://localhost:{ports['PORT']}",
                 "VITRINE_IMAGE": "test/vitrine", "POSTGRES_IMAGE": "test/postgres", "REDIS_IMAGE": "test/redis",
-                "REGISTRY_IMAGE": "test/registry", **ports,
+                "REGISTRY_IMAGE": "test/registry", "BUILD_DISK_BYTES": str(1 << 30), **ports,
             },
         )  # fmt: skip
         build_images(made, Path(name))
@@ -155,6 +155,8 @@ def test_one_command_starts_it_and_a_push_goes_live(stack: Stack, engine: TestEn
     address = stack.url.partition("//")[2]
     stack.docker("login", "--username", "admin", "--password-stdin", address, stdin=token)
     assert version["image"].rpartition("@")[2] in stack.docker("pull", f"{address}/admin-demo")
+    mounts_a_secret(stack, token, tmp_path / "demo")
+
     with engine.client() as docker:
         apps = [one for one in docker.containers() if "com.vitrine.replica" in one["Labels"]]
         assert len(apps) == 1 and docker.inspect_container(apps[0]["Id"])["HostConfig"]["ReadonlyRootfs"]
@@ -162,6 +164,27 @@ def test_one_command_starts_it_and_a_push_goes_live(stack: Stack, engine: TestEn
     stack.up("exec", "-T", "api", "vitrine", "admin", "backup", "/data/backups/one")
     stack.up("restart", "api", "scheduler", "builder", "proxy")
     until(lambda: "hello from compose" in answer(stack), 90, "the app after a restart of the platform")
+
+
+def mounts_a_secret(stack: Stack, token: str, work: Path) -> None:
+    """With BuildKit, driven by a builder without rights: the secret is there and in no log, and a step that writes too much is ended."""
+    headers, secret = {"Authorization": f"Bearer {token}"}, "word-of-the-owner"
+    its = {"key": "TOKEN", "value": secret}
+    assert httpx.post(f"{stack.url}/api/spaces/admin/demo/secrets", json=its, headers=headers, timeout=60).status_code == 200
+    mount = "RUN --mount=type=secret,id=TOKEN,mode=0444,required=true"
+    file = work / "Dockerfile"
+    good = file.read_text()
+    size = good.replace("COPY . .", f"COPY . .\n{mount} cat /run/secrets/TOKEN && wc -c < /run/secrets/TOKEN > size")
+    file.write_text(size)
+    said = push_again(work)
+    assert "[secret]" in said and secret not in said, said
+    until(lambda: answer(stack, "/size").strip() == str(len(secret)), 60, "the version that was built with a secret")
+    file.write_text(size + f"{mount} yes > /big\n")
+    said = push_again(work, live=False)
+    assert "BUILD_DISK" in said and "more than the limit of 1024 MiB" in said, said
+    assert "hello from compose" in answer(stack)
+    file.write_text(good)
+    push_again(work)
 
 
 def test_an_upgrade_migrates_the_database_and_disturbs_no_app(stack: Stack, engine: TestEngine, tmp_path: Path) -> None:
@@ -215,11 +238,12 @@ def push(stack: Stack, token: str, tmp_path: Path) -> None:
     push_again(work)
 
 
-def push_again(work: Path) -> None:
+def push_again(work: Path, *, live: bool = True) -> str:
     git(work, "add", "-A")
     git(work, "commit", "-q", "-m", "one")
     said = git(work, "push", "-o", "wait", "origin", "HEAD:main")
-    assert "Live at" in said, said
+    assert ("Live at" in said) is live, said
+    return said
 
 
 def git(folder: Path, *words: str) -> str:
@@ -230,8 +254,8 @@ def git(folder: Path, *words: str) -> str:
     return done.stderr
 
 
-def answer(stack: Stack) -> str:
+def answer(stack: Stack, path: str = "/") -> str:
     try:
-        return httpx.get(stack.url, headers={"Host": f"admin-demo.{stack.url.partition('//')[2]}"}, trust_env=False, timeout=5).text
+        return httpx.get(stack.url + path, headers={"Host": f"admin-demo.{stack.url.partition('//')[2]}"}, trust_env=False, timeout=5).text
     except httpx.HTTPError:
         return ""
