@@ -86,8 +86,7 @@ async def record_event(
                 status=advance_build(build.status, BuildChange.START),
                 worker=event.worker,
                 started_at=now,
-                heartbeat_at=now,
-                reason=None,
+                heartbeat_at=now,  # and the reason stays: of a second try the owner sees why there is one
             )
             await uow.builds.save(build)
             await uow.events.add(build.space_id, now, "build.started", {"build_id": build.id, "attempt": build.attempt})
@@ -123,7 +122,13 @@ async def _succeed(uow: UnitOfWork, clock: Clock, build: Build, event: BuildEven
     now = clock.now()
     assert event.result is not None
     ended = replace(
-        build, status=advance_build(build.status, BuildChange.SUCCEED), finished_at=now, result=event.result, message="", progress=1.0
+        build,
+        status=advance_build(build.status, BuildChange.SUCCEED),
+        finished_at=now,
+        result=event.result,
+        message="",
+        progress=1.0,
+        reason=None,
     )
     await uow.builds.save(ended)
     await uow.events.add(build.space_id, now, "build.succeeded", {"build_id": build.id, "seconds": _seconds(build, now)})

@@ -123,7 +123,8 @@ class TestEngine:
                     client.remove_container(item["Id"], force=True, v=True)
                 for network in client.networks():
                     if (network.get("Labels") or {}).get("com.vitrine.platform"):
-                        client.remove_network(network["Id"])
+                        with contextlib.suppress(docker.errors.APIError):  # a container's end may not be known to it yet
+                            client.remove_network(network["Id"])
         self.stop()
         listed = subprocess.run(["nft", "list", "tables"], capture_output=True, text=True, check=False).stdout.splitlines()
         for line in listed:

@@ -56,6 +56,9 @@ class Registry:
         return f"127.0.0.1:{self.port}/spaces"
 
     def start(self) -> None:
+        """Does nothing when it runs."""
+        if self._process is not None:
+            return
         config = self._folder / "registry.yml"
         config.write_text(
             f"version: 0.1\nstorage:\n  filesystem:\n    rootdirectory: {self._folder}/registry\nhttp:\n  addr: 127.0.0.1:{self.port}\n"

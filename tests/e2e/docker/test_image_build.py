@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
-import subprocess
-import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -20,17 +16,19 @@ from builder.broker import broker_options
 from builder.catalog import load_catalog
 from builder.config import WorkerConfig
 from builder.engines.docker_engine import DockerConfig, DockerEngine, find_buildkit_client
+from builder.engines.kit_guard import KitGuard
 from builder.images import ImageBuilder, ImageConfig
 from builder.reporter import CancelToken
 from builder.steps import StepRunner
 from builder.worker import BuildWorker
-from control_plane.domain.builds import ArtifactKind, BuildEvent, BuildEventKind, BuildLimits, BuildPhase, BuildVerdict, SourceKind
+from control_plane.domain.builds import ArtifactKind, BuildEvent, BuildEventKind, BuildLimits, BuildVerdict, SourceKind
 from control_plane.domain.ids import BuildId, SpaceId
 from control_plane.domain.reasons import Reason
+from control_plane.runtimes.docker.build_limits import limit_buildkit
 from control_plane.runtimes.docker.build_network import BuildNetwork, ensure_build_network, reach
 from control_plane.runtimes.docker.manifests import Names
 from tests.contract.docker_engine import TestEngine
-from tests.e2e.docker.conftest import Registry, free_port, marks, sleepers, until
+from tests.e2e.docker.conftest import marks, sleepers, until
 from tests.functional.builder.changing_index import ChangingIndex
 from tests.functional.builder.conftest import build_request
 from tests.functional.builder.door import FakeDoor, tar_of
@@ -64,12 +62,12 @@ def make_worker(
     door = FakeDoor()
     workers: list[BuildWorker] = []
 
-    def make(*, buildkit: bool = False, used: DockerEngine = engine, **changes: Any) -> tuple[BuildWorker, FakeDoor]:
+    def make(*, buildkit: bool = False, used: DockerEngine = engine, guard: str = "", **changes: Any) -> tuple[BuildWorker, FakeDoor]:
         if buildkit:
             client = find_buildkit_client(StepRunner(Lines(), BuildLimits(), CancelToken()))
             if not client:
                 pytest.skip("no docker client here that can drive BuildKit")
-            used = DockerEngine(DockerConfig(host=engine_host, buildkit_cli=client))
+            used = DockerEngine(DockerConfig(host=engine_host, buildkit_cli=client, guard=guard))
         mirrors = {"pypi_index_url": reach(http_index, network.gateway), "kit_index_url": reach(http_index, network.buildkit_gateway)}
         config = replace(ImageConfig(registry=registry, build_network=network.name, **mirrors), **changes)
         worker = BuildWorker(
@@ -129,41 +127,47 @@ def test_an_index_that_changes_its_mind_is_asked_once_more(make_worker: Any, net
 
 
 @pytest.mark.parametrize(
-    ("dockerfile", "limits", "reason"),
+    ("dockerfile", "reason"),
     [
-        ("FROM vitrine/python:3.11\nRUN exit 3\n", {}, Reason.DOCKERFILE_FAILED),
-        ("FROM vitrine/python:3.11\nRUN sleep 600\n", {"time_s": 4}, Reason.BUILD_TIMEOUT),
-        ("FROM vitrine/python:3.11\nRUN yes\n", {"log_bytes": 200_000}, Reason.BUILD_LOG_FLOOD),
-        ("FROM vitrine/python:3.11\n", {"disk_bytes": 50 << 20}, Reason.BUILD_DISK),
-        ("FROM vitrine/python:3.11\n" + "RUN true\n" * 10_000, {}, Reason.SOURCE_REJECTED),
-        ("FROM vitrine/python:3.11\n" + "RUN true\n" * 120, {}, Reason.SOURCE_REJECTED),
-        ("FROM vitrine/python:3.11\nRUN --device=nvidia.com/gpu=all id\n", {}, Reason.SOURCE_REJECTED),
-        ("FROM vitrine/python:3.1\n", {}, Reason.PYTHON_MISSING),
-        ("FROM vitrine/python:3.11\nRUN --mount=type=secret,id=A cat /run/secrets/A\n", {}, Reason.UNSUPPORTED_HERE),
-        ("FROM absent/nowhere:1\n", {}, Reason.DOCKERFILE_FAILED),
+        ("FROM vitrine/python:3.11\n" + "RUN true\n" * 120, Reason.SOURCE_REJECTED),
+        ("FROM vitrine/python:3.1\n", Reason.PYTHON_MISSING),
+        ("FROM vitrine/python:3.11\nRUN --mount=type=secret,id=A cat /run/secrets/A\n", Reason.UNSUPPORTED_HERE),
+        ("FROM absent/nowhere:1\n", Reason.DOCKERFILE_FAILED),
     ],
 )
-def test_a_docker_space_that_cannot_be_built_says_why(
-    make_worker: Any, engine_host: str, dockerfile: str, limits: dict[str, int], reason: Reason
-) -> None:
+def test_a_docker_space_that_cannot_be_built_says_why(make_worker: Any, engine_host: str, dockerfile: str, reason: Reason) -> None:
     worker, door = make_worker()
     door.source = tar_of({"Dockerfile": dockerfile})
-    worker.handle(image_request(4, sdk="docker", limits=BuildLimits(**limits)).to_payload())
+    worker.handle(image_request(4, sdk="docker").to_payload())
     assert (door.last().kind, door.last().reason) == (BuildEventKind.FAILED, reason.value), door.last()
     assert_nothing_runs(engine_host)
 
 
+@pytest.fixture
+def guard(tmp_path: Path) -> Iterator[str]:
+    """As `vitrine serve guard` runs it, for a builder that has no rights itself."""
+    with KitGuard(tmp_path / "guard.sock", limit_buildkit) as made:
+        serving = threading.Thread(target=made.serve_forever)
+        serving.start()
+        yield str(tmp_path / "guard.sock")
+        made.shutdown()
+        serving.join()
+
+
 @pytest.mark.parametrize(
-    ("buildkit", "step"),
+    ("guarded", "step"),
     [
-        (False, "RUN yes > /tmp/big"),
-        (True, "RUN --mount=type=tmpfs,target=/unused yes > /tmp/big"),
+        (False, "RUN --mount=type=tmpfs,target=/unused yes > /tmp/big"),
         (True, "RUN --mount=type=cache,target=/cache,uid=1000 yes > /cache/big"),
     ],
 )
-def test_a_step_that_writes_without_end(make_worker: Any, engine_host: str, buildkit: bool, step: str) -> None:
-    """The engine has no quota for what a step writes, so it is measured, and the step ended."""
-    worker, door = make_worker(buildkit=buildkit)
+def test_a_step_that_writes_without_end(
+    make_worker: Any, engine_host: str, guard: str, guarded: bool, step: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """BuildKit has no quota for what a step writes, so it is measured, and the step ended. The classic builder: test_bad_input."""
+    if guarded:
+        monkeypatch.setattr("builder.engines.docker_engine.KitWatch", None)
+    worker, door = make_worker(buildkit=True, guard=guard if guarded else "")
     door.source = tar_of({"Dockerfile": f"FROM vitrine/python:3.11\n{step}\n"})
     worker.handle(image_request(16, sdk="docker", limits=BuildLimits(disk_bytes=300 << 20)).to_payload())
     assert (door.last().kind, door.last().reason) == (BuildEventKind.FAILED, Reason.BUILD_DISK.value), (door.last(), door.lines[-5:])
@@ -228,39 +232,6 @@ def test_secrets_are_mounted_and_stay_nowhere(make_worker: Any, engine_host: str
     client.close()
 
 
-def test_a_registry_that_is_down_is_tried_again_by_the_platform(make_worker: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("builder.images.PUSH_PAUSES_S", (0.1, 0.1))
-    worker, door = make_worker(registry=f"127.0.0.1:{free_port()}/spaces")
-    door.source = tar_of({"Dockerfile": "FROM vitrine/python:3.11\n"})
-    worker.handle(image_request(6, sdk="docker").to_payload())
-    assert door.last().reason == Reason.REGISTRY_UNAVAILABLE.value
-    assert Reason.REGISTRY_UNAVAILABLE.is_retryable
-    assert BuildPhase.PUBLISH in [event.phase for event in door.events]
-
-
-def test_a_registry_that_is_full_says_so(make_worker: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("builder.images.PUSH_PAUSES_S", ())
-    with small_disk(tmp_path / "registry", 4):
-        registry = Registry(tmp_path / "registry")
-        registry.start()
-        try:
-            worker, door = make_worker(registry=registry.prefix)
-            door.source = tar_of({"Dockerfile": "FROM vitrine/python:3.11\n"})
-            worker.handle(image_request(8, sdk="docker").to_payload())
-        finally:
-            registry.stop()
-    assert door.last().reason == Reason.REGISTRY_UNAVAILABLE.value
-    assert "could not be pushed" in door.last().message, door.last()
-
-
-def test_a_context_that_is_too_large(make_worker: Any) -> None:
-    worker, door = make_worker()
-    door.source = tar_of({"Dockerfile": "FROM vitrine/python:3.11\nCOPY . /x\n", "model.bin": b"0" * (2 << 20)})
-    worker.handle(image_request(9, sdk="docker", limits=BuildLimits(disk_bytes=3 << 20)).to_payload())
-    assert door.last().reason == Reason.BUILD_DISK.value
-    assert "larger than the 1 MiB" in door.last().message
-
-
 def test_what_dockerignore_names_is_not_in_the_image(make_worker: Any) -> None:
     worker, door = make_worker()
     check = "RUN test -e /x/kept.txt && test -e /x/sub/also.txt && test ! -e /x/sub/left.log && test ! -e /x/notes\n"
@@ -270,12 +241,11 @@ def test_what_dockerignore_names_is_not_in_the_image(make_worker: Any) -> None:
     assert door.last().kind is BuildEventKind.SUCCEEDED, door.lines[-10:]
 
 
-@pytest.mark.parametrize("buildkit", [False, True])
-def test_an_engine_that_restarts_in_the_middle(make_worker: Any, host: TestEngine, buildkit: bool) -> None:
-    worker, door = make_worker(buildkit=buildkit)
-    mount = "--mount=type=cache,target=/x " if buildkit else ""
-    door.source = tar_of({"Dockerfile": f"FROM vitrine/python:3.11\nRUN {mount}sleep 31337\n"})
-    building = threading.Thread(target=worker.handle, args=(image_request(11 + buildkit, sdk="docker").to_payload(),))
+def test_an_engine_that_restarts_in_the_middle(make_worker: Any, host: TestEngine) -> None:
+    """With BuildKit; the classic builder: test_bad_input."""
+    worker, door = make_worker(buildkit=True)
+    door.source = tar_of({"Dockerfile": "FROM vitrine/python:3.11\nRUN --mount=type=cache,target=/x sleep 31337\n"})
+    building = threading.Thread(target=worker.handle, args=(image_request(11, sdk="docker").to_payload(),))
     building.start()
     try:
         until(lambda: sleepers("31337"), 60, "the step")
@@ -288,35 +258,8 @@ def test_an_engine_that_restarts_in_the_middle(make_worker: Any, host: TestEngin
     assert Reason.BUILD_LOST.is_retryable
     until(lambda: not sleepers("31337"), 30, "the end of the step that nobody waits for")
     door.source = tar_of({"Dockerfile": "FROM vitrine/python:3.11\nRUN true\n"})
-    worker.handle(image_request(13 + buildkit, sdk="docker").to_payload())
+    worker.handle(image_request(13, sdk="docker").to_payload())
     assert door.last().kind is BuildEventKind.SUCCEEDED, door.lines[-10:]
-
-
-def test_a_disk_that_is_full(make_worker: Any, tmp_path: Path) -> None:
-    """Of the engine: the build ends with its reason, and the engine goes on."""
-    engine = TestEngine(Path(tempfile.mkdtemp(prefix="v")))
-    with small_disk(engine.folder / "data", 240):
-        try:
-            engine.start()
-            engine.image("print(1)")
-            worker, door = make_worker(used=DockerEngine(DockerConfig(host=engine.host)), registry="", build_network="none")
-            write = 'f = open("/tmp/big", "wb"); [f.write(b"0" * 1000000) for _ in range(1000)]'
-            door.source = tar_of({"Dockerfile": f'FROM test/python:1\nRUN ["/usr/bin/python", "-c", {json.dumps(write)}]\n'})
-            worker.handle(image_request(15, sdk="docker").to_payload())
-            assert (door.last().kind, door.last().reason) == (BuildEventKind.FAILED, Reason.BUILD_DISK.value), door.last()
-            assert_nothing_runs(engine.host)
-        finally:
-            engine.remove()
-
-
-@contextlib.contextmanager
-def small_disk(folder: Path, size_mib: int) -> Iterator[None]:
-    folder.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size_mib}m", "tmpfs", str(folder)], check=True)
-    try:
-        yield
-    finally:
-        subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
 def assert_nothing_runs(engine_host: str) -> None:

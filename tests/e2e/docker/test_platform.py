@@ -15,7 +15,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -309,37 +309,6 @@ def test_streamlit_and_static_with_a_build_command(running: Platform, space: Mak
     assert "<h1>new</h1>" in running.app("admin-built").text
 
 
-REFUSED = (
-    ("RUN --network=host id", "SOURCE_REJECTED", "line 2"),
-    ("RUN --security=insecure id", "SOURCE_REJECTED", "line 2"),
-    ("RUN --device=nvidia.com/gpu=all id", "SOURCE_REJECTED", "line 2"),
-    ("ADD http://169.254.169.254/latest /x", "SOURCE_REJECTED", "line 2"),
-    ("RUN true\n" * 10_000, "SOURCE_REJECTED", "more than 500 instructions"),
-    ("RUN exit 3", "DOCKERFILE_FAILED", "exit code: 3"),
-)
-
-
-@pytest.mark.parametrize(
-    ("name", "seconds", "bad"),
-    [
-        ("refused", 10, REFUSED),
-        ("silent", 10, (('CMD ["sleep", "600"]', "APP_NEVER_LISTENED", "7860"),)),
-        ("elsewhere", 40, (('CMD ["python3", "-m", "http.server", "9999"]', "APP_WRONG_PORT", "9999"),)),
-    ],
-)
-def test_a_bad_version_says_why_and_the_old_one_serves(
-    running: Platform, space: Make, name: str, seconds: int, bad: Sequence[tuple[str, str, str]]
-) -> None:
-    good = 'FROM vitrine/python:3.11\nUSER root\nCOPY . /home/user/app/\nCMD ["python3", "-m", "http.server", "7860"]\n'
-    demo = space(name, "docker", more=f"startup_duration_timeout: {seconds}s\n", Dockerfile=good, index__html="good")
-    assert "Live at" in demo.push("good")
-    for rest, reason, words in bad:
-        demo.write(Dockerfile=f"FROM vitrine/python:3.11\n{rest}\n")
-        said = demo.push("bad")
-        assert reason in said and words in said and "keeps serving" in said, said
-        assert "good" in running.app(f"admin-{name}", "/index.html").text
-
-
 def test_a_model_that_the_card_names_is_in_the_image(running: Platform, space: Make) -> None:
     assert running.api("POST", "/api/repos/create", json={"name": "small", "type": "model"}).status_code == 200
     lines = [
@@ -388,18 +357,6 @@ def test_a_cancelled_build_ends_in_the_engine(running: Platform, space: Make) ->
     (build,) = running.api("GET", "/api/admin/builds?space=admin/stopped").json()["items"]
     assert running.api("POST", f"/api/admin/builds/{build['id']}/cancel").status_code == 200
     until(lambda: not sleepers("54321"), 15, "the end of the step")
-
-
-def test_a_registry_that_is_away_for_a_while(running: Platform, space: Make, registry_server: Registry) -> None:
-    registry_server.stop()
-    demo = space("late", app__py=APP.format(words="late"))
-    try:
-        demo.push("x", wait=False)
-        until(lambda: "REGISTRY" in json.dumps(running.runtime("late")) or "pushing" in log_of(running, "late", "build"), 40, "the try")
-    finally:
-        registry_server.start()
-    running.until("late", "RUNNING", seconds=90)
-    assert running.app("admin-late").text == "late"
 
 
 def test_a_load_that_never_stops_is_served_over_a_switch(running: Platform, space: Make) -> None:
