@@ -34,6 +34,7 @@ ON_POSTGRESQL = (
     "--ignore=tests/functional/hub_api/test_fuzz.py",
     "--ignore=tests/functional/hub_api/test_client_versions.py",
     "--ignore=tests/functional/admin/test_admin_cli.py",
+    "--ignore=tests/functional/admin/test_sweep.py",
 )
 
 DECISIONS = ("tests/unit", "tests/architecture", "tests/simulation")  # no platform, no waiting: good neighbours

@@ -7,9 +7,9 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -18,77 +18,23 @@ from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 import pytest
-from click.testing import CliRunner
 
-from control_plane.cli.main import vitrine as cli
-from tests.e2e.conftest import ROOT, Platform, Work, patience, start_platform, stop_platform
+from tests.e2e.conftest import Platform, Work, start_platform, stop_platform
+from tests.e2e.operators import Operator, running_operator
+from tests.e2e.recount import Recount
 from tests.e2e.surfaces import APP, PASSWORD, Rights, Tunnel, app_cookie, browser_of, furnish, seconds_until_refused
-from tests.e2e.test_push_to_live import child_named
-from tests.fakes.postgres import find_server, postgres_server
-
-PLACES = {"sqlite": "", "postgresql": "vitrine"}
-NO_TIMER = {"VITRINE_RIGHTS_RECHECK_S": "3600"}  # what ends here ends because the proxy was told
+from tests.e2e.test_push_to_live import child_named, signed_in, wait_for
+from tests.functional.admin.lines import LINES, assert_readable
 
 
-class Operator:
-    """The console script with the platform's own ready.json."""
-
-    def __init__(self, platform: Platform, *, empty_database: str = "") -> None:
-        self.platform = platform
-        self.empty_database = empty_database  # where a backup may be restored to; "" = SQLite
-
-    def run(self, *args: str, code: int = 0, stdin: str = "", **env: str) -> str:
-        script = Path(sys.executable).parent / "vitrine"
-        command = [str(script)] if script.exists() else [sys.executable, "-m", "control_plane.cli.main"]
-        kept = {k: v for k, v in os.environ.items() if not k.startswith("VITRINE_")}
-        done = subprocess.run(
-            [*command, "admin", *args], input=stdin, capture_output=True, text=True, cwd=ROOT, timeout=120,
-            env={**kept, "TERM": "dumb", "VITRINE_DATA_DIR": str(self.platform.data_dir), **env},
-        )  # fmt: skip
-        assert done.returncode == code, (args, done.returncode, done.stdout, done.stderr)
-        assert "Traceback" not in done.stderr
-        if code == 1:
-            assert len(done.stderr.strip().splitlines()) == 1, done.stderr
-        return done.stdout if code == 0 else done.stderr
-
-    def json(self, *args: str) -> Any:
-        return json.loads(self.run(*args, "--json"))
-
-    def quick(self, *args: str, code: int = 0) -> str:
-        """The same command inside this process: a new one costs half a second, and there are many."""
-        env = {"VITRINE_DATA_DIR": str(self.platform.data_dir), "VITRINE_ENDPOINT": None, "VITRINE_TOKEN": None}
-        done = CliRunner().invoke(cli, ["admin", *args], env=env, prog_name="vitrine")
-        assert done.exception is None or isinstance(done.exception, SystemExit), done.exception
-        assert done.exit_code == code, (args, done.output)
-        if "--json" in args:
-            json.loads(done.stdout)
-        elif code == 0:
-            assert all(len(line) <= 80 for line in done.stdout.splitlines()), done.stdout
-        return done.stdout if code == 0 else done.stderr
-
-
-@pytest.fixture(scope="module", params=list(PLACES))
+@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
 def operator(request: pytest.FixtureRequest) -> Iterator[Operator]:
-    with tempfile.TemporaryDirectory(prefix="v", ignore_cleanup_errors=True) as name:
-        if request.param == "sqlite":
-            running = start_platform(Path(name) / "d", env=NO_TIMER)
-            yield Operator(running)
-            stop_platform(running)
-            return
-        programs = find_server()
-        if programs is None:
-            if os.environ.get("CI") == "true":
-                pytest.fail("PostgreSQL is not installed")
-            pytest.skip("PostgreSQL is not installed")
-        with postgres_server(programs) as server:
-            server.sql("CREATE DATABASE vitrine")
-            server.sql("CREATE DATABASE restored")
-            running = start_platform(Path(name) / "d", env={"VITRINE_DATABASE_URL": server.url("vitrine"), **NO_TIMER})
-            yield Operator(running, empty_database=server.url("restored"))
-            stop_platform(running)
+    with running_operator(request.param) as running:
+        yield running
 
 
 @pytest.fixture
@@ -98,13 +44,6 @@ def clone(operator: Operator, tmp_path: Path) -> Callable[..., Work]:
         return Work(operator.platform, name, tmp_path / name)
 
     return make
-
-
-def wait_for(look: Callable[[], object], seconds: float, words: str) -> None:
-    end = time.monotonic() + seconds * patience()
-    while not look():
-        assert time.monotonic() < end, words
-        time.sleep(0.1)
 
 
 def test_everyday_commands(operator: Operator) -> None:
@@ -125,10 +64,6 @@ def test_everyday_commands(operator: Operator) -> None:
     [row] = as_json("token", "list", "ann")
     run("token", "revoke", row["id"])
     assert operator.platform.api("GET", "/api/whoami-v2", token=token).status_code == 401
-    listings = "user list|org list|quota show ann|quota list|quota defaults|usage|usage ann --since 30d|pool list|space list|build list"
-    for words in (*listings.split("|"), "audit --since 1h --actor admin", "gc --dry-run", "key list", "maintenance show"):
-        for flags in ([], ["--json"], ["--quiet"]):
-            operator.quick(*words.split(), *flags)
     assert run("audit", "--verify", "--quiet") == "ok\n"
     assert "--yes" in run("user", "remove", "boss", code=2)
     run("user", "remove", "boss", "--yes")
@@ -136,6 +71,26 @@ def test_everyday_commands(operator: Operator) -> None:
     for bad in ("spaces=-1", "spaces=1e9", "spaces=1.5", "storage-gb=5GB", "running.t5=1", "spaces=99999999999999", "gpu_hours=1"):
         operator.quick("quota", "set", "ann", bad, code=1)
     assert "does not answer" in run("user", "list", "--endpoint", "http://127.0.0.1:1", "--token", "x", code=1)
+
+
+def test_every_command_by_the_script(operator: Operator, clone: Callable[..., Work], tmp_path: Path) -> None:
+    """As people and as machines call it by turns, the other way round on the other database; all ways of all: admin/test_sweep.py."""
+    work = clone("demo-all")
+    work.write(app__py=APP)
+    assert "Live at" in work.push("one")
+    facts = {"v": "all", "me": "admin", "tmp": str(tmp_path), "token": "", "build": ""}
+    for number, (line, _) in enumerate(LINES):
+        if "{token}" in line:
+            facts["token"] = operator.json("token", "list", "ann-all")[0]["id"]
+        if "{build}" in line:
+            facts["build"] = operator.json("build", "list", "--space", "admin/demo-all")[0]["id"]
+        command = line.format(**facts)
+        as_json = (number % 2 == 0) is bool(operator.empty_database)
+        text = operator.run(*command.split(), *(("--json",) if as_json else ()))
+        if as_json:
+            json.loads(text)
+        else:
+            assert_readable(command, text)
 
 
 def test_a_quota_is_said_in_the_answer_in_the_push_and_on_the_page(operator: Operator, clone: Callable[..., Work]) -> None:
@@ -176,6 +131,67 @@ def test_a_quota_is_said_in_the_answer_in_the_push_and_on_the_page(operator: Ope
     assert (refused.status_code, refused.headers["x-vitrine-error"], refused.json()["reason"]) == (503, "WAKE_REFUSED", "QUOTA")
     operator.run("quota", "unset", "admin", "running")
     assert platform.app("admin-big").text == "TEXT"
+
+
+def test_counters_equal_a_recount_after_kill_9_in_the_middle_of_everything(operator: Operator, tmp_path: Path) -> None:
+    """Of a push, an upload, a build, a start and a change of hardware; and nobody has to mend anything."""
+    platform = operator.platform
+    operator.run("user", "add", "worn")
+    token = operator.run("token", "add", "worn", "--role", "write", "--quiet").strip()
+    asked = partial(platform.api, token=token, timeout=60)
+    assert asked("POST", "/api/repos/create", json={"name": "app", "type": "space", "sdk": "gradio"}).status_code == 200
+    work = Work(platform, "app", tmp_path / "app", owner="worn", token=token)
+    recount = Recount(platform.data_dir, operator.database_url, "worn")
+
+    def kill(*components: str) -> None:
+        for component in components:
+            os.kill(child_named(platform.process.pid, component), signal.SIGKILL)
+        wait_for(partial(signed_in, platform), 60, f"{components} are not back")
+
+    def now(path: str = "/api/spaces/worn/app/runtime") -> Any:
+        return asked("GET", path).json()
+
+    def of_platform() -> dict[str, float]:
+        found = {row["key"]: row["used"] for row in operator.platform.api("GET", "/api/admin/quotas/worn").json()["items"]}
+        return {key: found[key] for key in ("spaces", "running", "vcpu", "memory-gb", "storage-gb")}
+
+    large = os.urandom(3_000_000)
+    order = {"operation": "upload", "transfers": ["basic"], "objects": [{"oid": hashlib.sha256(large).hexdigest(), "size": len(large)}]}
+    batch = asked("POST", "/spaces/worn/app.git/info/lfs/objects/batch", json=order).json()
+    address = urlsplit(batch["objects"][0]["actions"]["upload"]["href"])
+    head = f"PUT {address.path}?{address.query} HTTP/1.1\r\nHost: localhost:{platform.port}\r\nContent-Length: {len(large)}\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", platform.port), 60) as upload:
+        upload.sendall(head.encode() + large[:1_000_000])
+        kill("api")
+    assert of_platform()["storage-gb"] >= 0.003, "announced, and it may still come"
+    recount.time_passes_for_uploads()
+
+    work.write(app__py=f"import time\ntime.sleep(1)\n{APP}")
+    (work.folder / "blob.bin").write_bytes(os.urandom(8_000_000))
+    with ThreadPoolExecutor(1) as pool:
+        pushed = pool.submit(work.push, "much", wait=False, ok=False)
+        wait_for(lambda: pushed.done() or any((platform.data_dir / "repos").glob("*/objects/*incoming*")), 60, "nothing comes in")
+        kill("api")
+        pushed.result(280)
+    work.push("again", wait=False)
+    wait_for(lambda: now()["stage"] != "NO_APP_FILE", 60, "no build")
+    kill("builder")
+    wait_for(lambda: now()["stage"] in ("APP_STARTING", "RUNNING"), 60, "it does not start")
+    kill("scheduler")
+    wait_for(lambda: now()["stage"] == "RUNNING", 60, "it does not run")
+    assert asked("POST", "/api/spaces/worn/app/hardware", json={"flavor": "cpu-upgrade"}).status_code == 200
+    kill("scheduler", "api")
+
+    wait_for(lambda: (now()["stage"], now()["hardware"]["current"]) == ("RUNNING", "cpu-upgrade"), 60, "the new hardware does not serve")
+    wait_for(lambda: recount.processes("app") == 1, 60, "one copy of the app")
+    end = time.monotonic() + 60
+    while (found := of_platform()) != (counted := pytest.approx(recount.counters(), abs=1e-6)) and time.monotonic() < end:
+        time.sleep(0.2)
+    assert found == counted, "figures are rounded to a millionth"
+    assert (found["spaces"], found["running"], found["vcpu"], found["memory-gb"]) == (1, 1, 8, 32)
+    written, ended = recount.metered()
+    assert written == pytest.approx(ended)
+    assert ended["build-minutes"] > 0 and ended["hours"] > 0
 
 
 def test_a_hundred_requests_at_once_take_what_there_is_room_for(operator: Operator) -> None:
@@ -343,6 +359,8 @@ def test_a_backup_under_load_restores_into_an_empty_folder_and_runs(operator: Op
     for repo in (into / "repos").glob("*.git"):
         done = subprocess.run(["git", "-C", str(repo), "fsck", "--strict"], capture_output=True, text=True)
         assert done.returncode == 0, (repo, done.stderr)
+    if not where:
+        return  # the same file by its hash; rows that were carried over to another database have to prove themselves
     shutil.copy(platform.data_dir / "secret.key", into / "secret.key")
     second = start_platform(into, env=where)
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import csv
 import hashlib
 import json
 import os
@@ -202,7 +203,11 @@ def test_a_space_from_list_to_remove_with_its_usage(platform: Platform) -> None:
         ("hours", 2.5, 1.0),
     ]
     assert [(row["key"], row["amount"] > 0) for row in rows if row["flavor"] == "cpu-basic"] == [("hours", True)], "what runs counts too"
-    assert platform.admin("usage", "sue", "--csv").splitlines()[0] == "subject,day,space,key,flavor,amount,cost_usd"
+    said = platform.admin("usage", "sue", "--since", "2d", "--csv")
+    assert said.splitlines()[0] == "subject,day,space,key,flavor,amount,cost_usd"
+    exported = [row for row in csv.DictReader(said.splitlines()) if row["flavor"] == "t4-small"]
+    asked = [row for row in rows if row["flavor"] == "t4-small"]
+    assert exported == [{key: "" if row[key] is None else str(row[key]) for key in exported[0]} for row in asked]
     used = [row for row in platform.json("pool", "list") if row["flavor"] == "cpu-basic"]
     assert used[0]["used"] >= 1
     assert build_id in platform.admin("build", "list", "--quiet")
