@@ -85,7 +85,7 @@ class RepoTrees:
     async def fetch(self, repo_id: RepoId, commit: Sha, path: str, oid: str, tell: Callable[[float], None]) -> None:
         entries = await self.entries(repo_id, commit, path)
         large = {entry.path: await self._large(repo_id, entry) for entry in entries if entry.lfs is not None}
-        small = sum(entry.size for entry in entries if not entry.is_dir and entry.lfs is None)
+        small = sum(entry.size for entry in entries if not entry.is_dir and not entry.is_symlink and entry.lfs is None)
         held = await asyncio.to_thread(self.held_bytes)
         if held + small > self._max_bytes:
             raise TooLarge(

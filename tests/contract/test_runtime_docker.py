@@ -17,7 +17,7 @@ from control_plane.domain.errors import NoCapacity, Rejected, Unavailable
 from control_plane.domain.hardware import Accelerator
 from control_plane.domain.ids import ReplicaId, Sha, SpaceId, new_id
 from control_plane.domain.reasons import Reason
-from control_plane.domain.replicas import ReplicaObservation, ReplicaSpec, ReplicaState
+from control_plane.domain.replicas import Mount, ReplicaObservation, ReplicaSpec, ReplicaState
 from control_plane.domain.sensitive import Sensitive
 from control_plane.domain.spaces import Sdk, Space, SpaceConfig
 from control_plane.net.dial import DialError, dial
@@ -28,6 +28,7 @@ from control_plane.runtimes.docker.runtime import DockerRuntime
 from control_plane.runtimes.volumes import VolumeFolders
 from tests.contract import test_runtime as suite
 from tests.contract.docker_engine import TestEngine, needs_engine, test_engine
+from tests.fakes.mounted_repo import READ, READS, repository_of
 
 pytestmark = [
     pytest.mark.docker,
@@ -206,6 +207,19 @@ async def test_its_volume_outlives_a_replica_and_ends_an_app_that_fills_it(harne
     assert (await until_end(harness.docker, spec)).reason is Reason.APP_DISK_FULL
     await folders.remove_all(space, "ann/demo")
     assert list((harness.folder / "volumes").iterdir()) == []
+
+
+async def test_a_repository_is_read_and_not_written(harness: DockerHarness) -> None:
+    """The image's user is not the one who owns the copy; links are the repository's own bytes."""
+    trees, repo_id, commit = await repository_of(harness.folder / "platform")
+    _, oid = await trees.pin(repo_id, "", "")
+    await trees.fetch(repo_id, commit, "", oid, lambda done: None)
+    place, part = await trees.at(repo_id, oid), (await trees.pin(repo_id, "", "deep/part.txt"))[1]
+    await trees.fetch(repo_id, commit, "deep/part.txt", part, lambda done: None)
+    mounts = (Mount(str(place), "/data/model"), Mount(str(await trees.at(repo_id, part)), "/opt/part.txt"))
+    spec = replace(harness.spec(app=READS), mounts=mounts)
+    await harness.docker.apply(spec)
+    assert (await until_end(harness.docker, spec)).log_tail[-1] == READ
 
 
 async def test_a_command_that_is_not_there_says_so(harness: DockerHarness) -> None:

@@ -14,6 +14,7 @@ from control_plane.domain.reasons import Reason
 from control_plane.domain.replicas import ReplicaObservation, ReplicaSpec
 from control_plane.runtimes.docker import facts, firewall, manifests, roots
 from control_plane.runtimes.docker.engine import Absent, Clash, Engine, Item, Refused
+from control_plane.runtimes.docker.host_paths import HostPaths
 from control_plane.runtimes.docker.logs import LogFollowers, clean
 from control_plane.runtimes.docker.manifests import Machine, Names
 from control_plane.runtimes.docker.options import DockerOptions
@@ -35,6 +36,7 @@ class Containers:
         self._disk_by_engine = True
         self._open_files = 1 << 20
         self._roots: dict[str, Root] = {}
+        self._host_paths = HostPaths(engine.volume_places)
 
     @property
     def ours(self) -> str:
@@ -106,14 +108,21 @@ class Containers:
     def _create(self, name: str, spec: ReplicaSpec, granted: manifests.Grant, gateway: str, root: Root) -> str:
         if self._disk_by_engine:
             try:
-                return self.engine.create(name, manifests.container(spec, granted, self.names, gateway, disk_by_engine=True, root=root))
+                return self.engine.create(name, self._body(spec, granted, gateway, root, disk_by_engine=True))
             except (Broken, Refused) as error:
                 if "storage-opt" not in error.message and "storage opt" not in error.message.lower():
                     raise
                 self._disk_by_engine = False  # the storage driver has no quotas here; we measure
                 with contextlib.suppress(VitrineError):
                     self.engine.remove(name)
-        return self.engine.create(name, manifests.container(spec, granted, self.names, gateway, disk_by_engine=False, root=root))
+        return self.engine.create(name, self._body(spec, granted, gateway, root, disk_by_engine=False))
+
+    def _body(self, spec: ReplicaSpec, granted: manifests.Grant, gateway: str, root: Root, *, disk_by_engine: bool) -> manifests.Body:
+        body = manifests.container(spec, granted, self.names, gateway, disk_by_engine=disk_by_engine, root=root)
+        for mount in body["HostConfig"]["Mounts"]:
+            if mount["Type"] == "bind":
+                mount["Source"] = self._host_paths.of(mount["Source"])
+        return body
 
     def _root_of(self, spec: ReplicaSpec) -> Root:
         """What of its root the app may write; the look into an image of unknown make is remembered."""

@@ -127,6 +127,11 @@ class Engine:
         with contextlib.suppress(Absent):
             self._do(lambda c: c.stop(container, timeout=grace_s))
 
+    def volume_places(self) -> tuple[str, ...]:
+        """Where its volumes lie on its host."""
+        found = self._do(lambda c: c.volumes().get("Volumes")) or []
+        return tuple(str(volume["Mountpoint"]) for volume in found if volume.get("Mountpoint"))
+
     def kill(self, container: str) -> None:
         with contextlib.suppress(Absent, Clash):
             self._do(lambda c: c.kill(container))

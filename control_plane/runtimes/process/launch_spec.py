@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 CANNOT = 125  # exit status: the sandbox could not be made
+PLACE = "place"  # the step at which a volume's place turns out to be unusable: the owner's choice, no fault of ours
 
 Json = dict[str, object]
 

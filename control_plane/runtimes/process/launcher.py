@@ -25,7 +25,7 @@ from control_plane.runtimes.process import kernel as k
 from control_plane.runtimes.process import netlink, rootfs
 from control_plane.runtimes.process.door import Door
 from control_plane.runtimes.process.inner import Inner
-from control_plane.runtimes.process.launch_spec import CANNOT, Failed, Json, list_of, object_of
+from control_plane.runtimes.process.launch_spec import CANNOT, PLACE, Failed, Json, list_of, object_of
 
 HUB_ADDRESS = "198.18.0.1"  # of the range reserved for benchmarks (RFC 2544): never a real destination
 NAME_SERVER = "198.18.0.53"
@@ -55,7 +55,7 @@ class Launch:
             self._make_network(gateway)
         isolated = "mount" not in self.missing
         if not isolated and self.spec.get("volumes_ro"):
-            raise Failed("filesystem", "volumes cannot be mounted without a mount namespace")
+            raise Failed(PLACE, "This machine cannot mount volumes: it has no mount namespaces for apps.")
         if isolated:
             owner = rootfs.Owner(rootful=self.rootful, uid=self.outer_uid if self.rootful else rootfs.INSIDE_ID)
             self._step("filesystem", lambda: rootfs.make(self.spec, owner, _prefixes(), self._etc_files()))

@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from control_plane.domain.errors import Broken
+from control_plane.domain.errors import Broken, Rejected
 from control_plane.domain.ids import ReplicaId, SpaceId
 from control_plane.domain.reasons import Reason
 from control_plane.domain.replicas import ReplicaSpec, ReplicaState
@@ -22,6 +22,7 @@ from control_plane.runtimes.process.cgroups import Group
 from control_plane.runtimes.process.door import parse_listening
 from control_plane.runtimes.process.egress import Egress, receive_listeners
 from control_plane.runtimes.process.floor import launcher_command
+from control_plane.runtimes.process.launch_spec import PLACE
 from control_plane.runtimes.process.output import OutputMeter
 
 _logger = logging.getLogger(__name__)
@@ -111,7 +112,10 @@ class ReplicaProcess:
             raise Broken("the sandbox was not ready in time") from error
         if self._status.get("event") == "failed":
             await self.ended.wait()
-            raise Broken(f"the sandbox could not be made: {self._status['message']}")
+            words = str(self._status["message"])
+            if words.startswith(f"{PLACE}: "):
+                raise Rejected(words.removeprefix(f"{PLACE}: "), facts={"reason": Reason.VOLUME_UNAVAILABLE.value})
+            raise Broken(f"the sandbox could not be made: {words}")
 
     async def stop(self, grace_s: float) -> None:
         """TERM, at most `grace_s` seconds, KILL. Returns when nothing is left."""

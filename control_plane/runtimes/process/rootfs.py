@@ -13,6 +13,7 @@ import os
 import stat
 
 from control_plane.runtimes.process import kernel as k
+from control_plane.runtimes.process.launch_spec import PLACE, Failed
 
 INSIDE_ID = 1000
 HOME = "/home/user"
@@ -145,7 +146,7 @@ def _own_way(target: str) -> None:
     for part in target.strip("/").split("/"):
         place = f"{place}/{part}"
         if os.path.islink(place):
-            raise ValueError(f"nothing can be mounted at {target}: {place[len(NEW) :]} is a symbolic link of the repository")
+            raise Failed(PLACE, f"Nothing can be mounted at {target}: {place[len(NEW) :]} is a symbolic link of the repository.")
 
 
 def _bind(source: str, target: str, *, read_only: bool, devices: bool = False) -> None:

@@ -21,6 +21,7 @@ from control_plane.domain.reasons import Reason
 from control_plane.domain.replicas import Mount, ReplicaSpec, ReplicaState
 from control_plane.runtimes.process.floor import FloorItem, FloorReport, sandbox_report
 from control_plane.runtimes.process.runtime import ProcessRuntime
+from tests.fakes.mounted_repo import READ, READS, repository_of
 from tests.functional.sandbox.places import Place
 
 pytestmark = pytest.mark.skipif(not sandbox_report("contain").is_met, reason="this machine cannot isolate apps")
@@ -151,6 +152,27 @@ async def test_a_volume_outlives_its_replica_and_a_read_only_one_stays_as_it_is(
         seen = await place.until_end(place.spec(app, mounts=mounts))
         assert seen.log_tail == (expected, "30")
     assert (data / "kept").stat().st_uid == os.geteuid()
+
+
+async def test_a_repository_is_read_and_not_written(place: Place) -> None:
+    trees, repo_id, commit = await repository_of(place.root / "platform")
+    _, oid = await trees.pin(repo_id, "", "")
+    await trees.fetch(repo_id, commit, "", oid, lambda done: None)
+    part = (await trees.pin(repo_id, "", "deep/part.txt"))[1]
+    await trees.fetch(repo_id, commit, "deep/part.txt", part, lambda done: None)
+    mounts = (Mount(str(await trees.at(repo_id, oid)), "/data/model"), Mount(str(await trees.at(repo_id, part)), "/opt/part.txt"))
+    assert (await place.until_end(place.spec(READS, mounts=mounts))).log_tail[-1] == READ
+
+
+async def test_a_place_behind_a_link_of_the_repository_is_refused(place: Place) -> None:
+    """Such a link could lead to the host's own files, which are still in sight while the sandbox is built."""
+    (place.root / "library").mkdir()
+    spec = place.spec("print('ran')", mounts=(Mount(str(place.root / "library"), "/home/user/app/out/cron.d"),))
+    tree = place.root / "bundles" / spec.artifact.ref
+    os.symlink("/oldroot/etc", next(path.parent for path in tree.rglob("app.py")) / "out")
+    with pytest.raises(Rejected, match="/home/user/app/out is a symbolic link of the repository") as refused:
+        await place.runtime.apply(spec)
+    assert refused.value.facts["reason"] == Reason.VOLUME_UNAVAILABLE
 
 
 async def test_an_app_whose_volume_is_over_its_size_is_ended_with_the_reason(place: Place) -> None:
