@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 
-from sqlalchemy import and_, delete, func, or_, select, text
+from sqlalchemy import and_, delete, false, func, or_, select, text
 
 from control_plane.db import mapping
 from control_plane.db.rows import Rows
@@ -14,7 +14,7 @@ from control_plane.domain.builds import BuildStatus
 from control_plane.domain.errors import NameTaken, StaleGeneration
 from control_plane.domain.ids import BuildId, ReplicaId, SpaceId
 from control_plane.domain.replicas import ReplicaState
-from control_plane.domain.spaces import Build, Deployment, Replica, Setting, Space, SpaceEvent
+from control_plane.domain.spaces import Build, Deployment, DesiredState, Replica, Sdk, Setting, Space, SpaceEvent
 from control_plane.ports.clock import Clock
 
 SUBDOMAIN_REST = timedelta(days=30)  # a freed host is not given to somebody else while old links and cookies live
@@ -94,6 +94,19 @@ class SqlSpaceStore:
 
     async def all_ids(self) -> tuple[SpaceId, ...]:
         return tuple(SpaceId(row["id"]) for row in await self._rows.all(select(spaces.c.id).order_by(spaces.c.id)))
+
+    async def unmet(self) -> tuple[SpaceId, ...]:
+        version = select(deployments.c.space_id).where(
+            deployments.c.space_id == spaces.c.id, deployments.c.failed_reason.is_(None),
+            deployments.c.generation.in_([spaces.c.generation, spaces.c.live_generation]),
+        )  # fmt: skip
+        running = select(replicas.c.space_id).where(replicas.c.space_id == spaces.c.id, OPEN_REPLICA)
+        should_run = and_(
+            spaces.c.desired == DesiredState.RUNNING.value, spaces.c.asleep == false(), spaces.c.suspended == false(), version.exists(),
+            or_(spaces.c.sdk != Sdk.STATIC.value, spaces.c.generation != spaces.c.live_generation), ~running.exists(),
+        )  # fmt: skip
+        wanted = or_(spaces.c.desired == DesiredState.DELETED.value, should_run)
+        return tuple(SpaceId(row["id"]) for row in await self._rows.all(select(spaces.c.id).where(wanted).order_by(spaces.c.id)))
 
     async def settings(self, space_id: SpaceId) -> tuple[Setting, ...]:
         query = select(settings).where(settings.c.space_id == space_id).order_by(settings.c.is_secret, settings.c.key)

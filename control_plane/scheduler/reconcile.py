@@ -58,7 +58,7 @@ class Reconciler:
     def __init__(self, deps: SchedulerDeps, config: SchedulerConfig) -> None:
         self._d, self._c = deps, config
         self._work = WorkQueue(deps.clock, self.reconcile_space, deps.observe_look)
-        self._admission = Admission(deps.runtime.capacity, self._work.request)
+        self._admission = Admission(deps.runtime.capacity, self._work.request, deps.clock.monotonic)
         self._ledger = Ledger(deps, config.drain, self._admission.release)
         self._routes = RoutePublisher(deps, config)
         self._sleeper = Sleeper(deps, config, self._admission, self._work.request)
@@ -167,9 +167,10 @@ class Reconciler:
                     log.warning("wake.failed", extra={"space_id": item, "error": error.message})
 
     async def _sweep(self) -> None:
-        """Truth for lost hints: every Space with something open is looked at again."""
+        """Truth for lost hints: every Space with something open, or with nothing where something should be, is looked at again."""
         async with self._d.uow.read() as uow:
             spaces = {r.space_id for r in await uow.deployments.open_replicas()} | {b.space_id for b in await uow.builds.open()}
+            spaces.update(await uow.spaces.unmet())
         for seen in await self._d.runtime.observe_all():
             spaces.add(seen.space_id)
         for space_id in spaces:

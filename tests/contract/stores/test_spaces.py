@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
@@ -274,3 +275,43 @@ async def test_events_are_read_from_a_position(db: Database, demo: Space) -> Non
         assert [e.facts["n"] for e in await work.events.of_space(demo.id, after_id=mine[1].id, limit=2)] == [2, 3]
         assert [e.kind for e in await work.events.since(mine[3].id)] == ["sleep", "wake"]
         assert await work.events.last_id() == (await work.events.since(0))[-1].id
+
+
+async def test_what_should_run_and_has_nothing_open_is_unmet(db: Database, demo: Space) -> None:
+    async def unmet(**now: Any) -> bool:
+        async with db.write() as work:
+            await work.spaces.save(replace(demo, **now))
+        async with db.read() as work:
+            return demo.id in await work.spaces.unmet()
+
+    assert not await unmet(), "nothing was ever built"
+    async with db.write() as work:
+        await work.deployments.add(deployment(demo, 1))
+        await work.deployments.add(deployment(demo, 2, failed_reason=Reason.APP_EXITED))
+    assert await unmet(generation=1)
+    assert not await unmet(generation=2), "the newest failed and nothing served before"
+    assert await unmet(generation=2, live_generation=1), "the version before comes back"
+    for otherwise in ({"asleep": True}, {"desired": DesiredState.PAUSED}, {"suspended": True}, {"sdk": Sdk.STATIC, "live_generation": 1}):
+        assert not await unmet(**{"generation": 1, **otherwise}), otherwise
+    assert await unmet(desired=DesiredState.DELETED)
+    open_one = replica(demo)
+    async with db.write() as work:
+        await work.deployments.save_replica(open_one)
+    assert not await unmet(generation=1)
+    async with db.write() as work:
+        await work.deployments.save_replica(replace(open_one, state=ReplicaState.STOPPED))
+    assert await unmet(generation=1)
+
+
+async def test_a_version_that_may_come_back_holds_its_room(db: Database, ann: Account, demo: Space) -> None:
+    """Newest failed, the one before is down at this moment: its room is not free for others, on the hardware asked for last."""
+    async with db.write() as work:
+        await work.deployments.add(deployment(demo, 1))
+        await work.deployments.add(deployment(demo, 2, failed_reason=Reason.APP_EXITED))
+        await work.spaces.save(replace(demo, generation=2, hardware="cpu-upgrade", replicas=2))
+    async with db.read() as work:
+        assert (await work.quotas.held(ann.id)).running == {}
+    async with db.write() as work:
+        await work.spaces.save(replace(demo, generation=2, live_generation=1, hardware="cpu-upgrade", replicas=2))
+    async with db.read() as work:
+        assert (await work.quotas.held(ann.id)).running == {demo.id: {"cpu-upgrade": 2}}
