@@ -26,7 +26,8 @@ LINT: tuple[tuple[str, tuple[str, ...]], ...] = (
 
 
 # The suites that meet the database through the platform's doors, once more on PostgreSQL and Redis. Left out: what asks the same
-# routes (the fuzzer, the sweep over client versions), and what runs on both databases by itself.
+# routes (the fuzzer, the sweep over client versions), what runs on both databases by itself, and what meets no database there (a registry,
+# the broker's queue, the command line's own lines).
 ON_POSTGRESQL = (
     "tests/functional/hub_api",
     "tests/functional/admin",
@@ -35,6 +36,10 @@ ON_POSTGRESQL = (
     "--ignore=tests/functional/hub_api/test_client_versions.py",
     "--ignore=tests/functional/admin/test_admin_cli.py",
     "--ignore=tests/functional/admin/test_sweep.py",
+    "--ignore=tests/functional/admin/test_registry.py",
+    "--ignore=tests/functional/admin/test_queue_depth.py",
+    "--ignore=tests/functional/admin/test_long_work.py",
+    "--ignore=tests/functional/admin/test_mistakes.py",
 )
 
 DECISIONS = ("tests/unit", "tests/architecture", "tests/simulation")  # no platform, no waiting: good neighbours
