@@ -1,7 +1,7 @@
-"""Every sub-command of `hf spaces`, run by the interpreter of a fresh environment: `python sweep.py ENDPOINT TOKEN FOLDER`.
+"""Every sub-command of `hf` about Spaces, repositories and what people say and collect: `python sweep.py ENDPOINT TOKEN FOLDER`.
 
-The program itself in this one process, which is as it starts but for the seconds that starting takes. Prints what was not as it
-should be, and which sub-commands nobody has looked at yet.
+Run by the interpreter of a fresh environment: the program itself in this one process, which is as it starts but for the seconds that
+starting takes. Prints what was not as it should be, and which sub-commands nobody has looked at yet.
 """
 
 import contextlib
@@ -69,8 +69,8 @@ SWEEP = (
     (("secrets", "add", name, "-s", "HIDDEN=canary"), True, ""),
     (("secrets", "list", name), True, "HIDDEN"),
     (("secrets", "delete", name, "HIDDEN", "--yes"), True, ""),
-    (("volumes", "set", name, "-v", f"hf://models/{model}:/models"), False, "over HF_ENDPOINT"),
-    (("volumes", "list", name), True, ""),
+    (("volumes", "set", name, "-v", f"hf://models/{model}:/models"), True, "/models"),
+    (("volumes", "list", name), True, "/models"),
     (("volumes", "delete", name, "--yes"), True, ""),
     (("dev-mode", name), False, "dev mode"),
     (("dev-mode", name, "--stop"), True, ""),
@@ -98,6 +98,85 @@ for words, works, text in SWEEP:
     status, printed = hf("spaces", *words)
     if (status == 0) != works or text.lower() not in printed.lower() or "canary" in printed or "Traceback" in printed:
         print(f"wrong: hf spaces {' '.join(words)}: {status} {printed}")
+
+# The same for all else that a platform of one's own has. Made before: what the words below need the id of.
+talk = api.create_discussion(model, title="Why", description="So").num
+first_words = api.get_discussion_details(model, talk).events[0].id
+hook = api.create_webhook(url="http://localhost:9/", watched=[{"type": "user", "name": me}]).id
+slug = api.create_collection("Swept").slug
+chosen = api.add_collection_item(slug, item_id=name, item_type="space").items[0].item_object_id
+pull = api.create_commit(model, [hub.CommitOperationAdd("pulled.txt", b"new line")], commit_message="Pull", create_pr=True).pr_num
+other = f"{me}/swept-other"
+OTHERS = (
+    (("repos", "create", other, "--private"), True, other),
+    (("repos", "create", other), False, "already created"),
+    (("repos", "create", other, "--exist-ok"), True, other),
+    (("repos", "list"), True, other),
+    (("repos", "settings", other, "--gated", "auto"), True, other),
+    (("repos", "branch", "create", other, "side"), True, "side"),
+    (("repos", "branch", "create", other, "side"), False, "already exists"),
+    (("repos", "branch", "delete", other, "side"), True, "side"),
+    (("repos", "tag", "create", other, "v1", "-m", "First"), True, "v1"),
+    (("repos", "tag", "list", other), True, "v1"),
+    (("repos", "tag", "delete", other, "v1", "-y"), True, "v1"),
+    (("repos", "cp", new_app, f"hf://{other}/copied.py"), True, "copied.py"),
+    (("repos", "delete-files", other, ".gitattributes"), True, ""),
+    (("repos", "duplicate", other, f"{other}-2"), True, f"{other}-2"),
+    (("repos", "move", f"{other}-2", f"{other}-3"), True, f"{other}-3"),
+    (("repos", "delete", f"{other}-2", "--yes"), True, ""),  # by its old name
+    (("repos", "delete", f"{other}-3", "--yes"), False, "not found"),
+    (("models", "list", "--author", me), True, model),
+    (("models", "list", model), True, ".gitattributes"),
+    (("models", "info", model), True, model),
+    (("models", "card", model), False, "not found"),
+    (("datasets", "list", "--author", me), True, ""),
+    (("datasets", "info", f"{me}/nothing-here"), False, "not found"),
+    (("datasets", "card", f"{me}/nothing-here"), False, "not found"),
+    (("discussions", "create", model, "--title", "Asked", "--body", "Why?"), True, "#"),
+    (("discussions", "list", model, "--status", "all"), True, "Asked"),
+    (("discussions", "info", model, str(talk)), True, "Why"),
+    (("discussions", "comment", model, str(talk), "--body", "More"), True, ""),
+    (("discussions", "edit", model, str(talk), first_words, "--body", "Less"), True, ""),
+    (("discussions", "rename", model, str(talk), "Why not"), True, "Why not"),
+    (("discussions", "close", model, str(talk), "--yes"), True, "closed"),
+    (("discussions", "reopen", model, str(talk), "--yes"), True, "reopened"),
+    (("discussions", "diff", model, str(pull)), True, "+new line"),
+    (("discussions", "merge", model, str(pull), "--yes"), True, "merged"),
+    (("discussions", "merge", model, str(pull), "--yes"), False, "merged"),
+    (("webhooks", "create", "--url", "http://localhost:9/x", "--watch", f"model:{model}"), True, ""),
+    (("webhooks", "list"), True, hook),
+    (("webhooks", "info", hook), True, "http://localhost:9/"),
+    (("webhooks", "disable", hook), True, hook),
+    (("webhooks", "enable", hook), True, hook),
+    (("webhooks", "update", hook, "--url", "http://localhost:9/y"), True, hook),
+    (("webhooks", "delete", hook, "--yes"), True, hook),
+    (("webhooks", "info", hook), False, ""),
+    (("collections", "create", "Made"), True, "made"),
+    (("collections", "list", "--owner", me, "--format", "json"), True, slug),
+    (("collections", "info", slug), True, name),
+    (("collections", "add-item", slug, model, "model", "--note", "n"), True, slug),
+    (("collections", "update-item", slug, chosen, "--note", "m"), True, ""),
+    (("collections", "delete-item", slug, chosen), True, ""),
+    (("collections", "update", slug, "--title", "Renamed"), True, "renamed"),
+    (("collections", "delete", slug), True, ""),  # by its old address
+)
+WITHOUT_US = ("datasets leaderboard", "datasets parquet", "datasets sql")  # services of the public Hub alone
+tried = {" ".join(words[:depth]) for words, _, _ in OTHERS for depth in (2, 3)}
+has: set[str] = set()
+for group in ("repos", "repos branch", "repos tag", "models", "datasets", "discussions", "webhooks", "collections"):
+    has |= {f"{group} {one}" for one in commands(*group.split())}
+print(*(f"nobody tries: hf {one}" for one in sorted(has - tried) if one not in WITHOUT_US), sep="\n")
+for words, works, text in OTHERS:
+    if " ".join(words[:2]) not in has:
+        continue  # a newer client's
+    status, printed = hf(*words)
+    if (status == 0) != works or text.lower() not in printed.lower() or "Traceback" in printed:
+        print(f"wrong: hf {' '.join(words)}: {status} {printed}")
+for one in api.list_webhooks():
+    api.delete_webhook(one.id)
+for made in api.list_collections(owner=me):
+    api.delete_collection(made.slug)
+api.delete_repo(other)
 api.delete_repo(name, repo_type="space")
 api.delete_repo(model)
 print(f"swept {len(known)} of", hub.__version__)
