@@ -50,8 +50,10 @@ def main() -> None:
     except Refusal as refusal:
         answer = {"reason": refusal.reason.value, "message": str(refusal)}
     except APIError as error:
+        words = str(error.explanation or error)
         reason = Reason.DOCKERFILE_FAILED if error.is_client_error() else Reason.BUILD_LOST
-        answer = {"reason": reason.value, "message": f"The container engine refused: {error.explanation or error}"}
+        reason = Reason.BUILD_DISK if reason_of(words) is Reason.BUILD_DISK else reason
+        answer = {"reason": reason.value, "message": f"The container engine refused: {words}"}
     except (DockerException, requests.RequestException) as error:
         answer = {"reason": Reason.BUILD_LOST.value, "message": f"The container engine does not answer: {str(error)[:300]}"}
     Path(sys.argv[1]).write_text(json.dumps(answer))
@@ -108,13 +110,13 @@ def _build(client: Any, order: dict[str, Any], parameters: dict[str, str]) -> di
     image = ""
     with client.post(url, params=parameters, headers=headers, data=context(Path(order["context"])), stream=True) as response:
         if response.status_code != 200:
-            words = response.json().get("message", response.text) if response.content else ""
-            raise Refusal(Reason.DOCKERFILE_FAILED if response.status_code < 500 else Reason.BUILD_LOST, _told(words))
+            words = str(response.json().get("message", response.text)) if response.content else ""
+            raise _refusal(words, Reason.DOCKERFILE_FAILED if response.status_code < 500 else Reason.BUILD_LOST)
         for message in messages(response):
             if "stream" in message:
                 _say(message["stream"], end="")
             elif "error" in message:
-                raise Refusal(reason_of(str(message["error"])), _told(message["error"]))
+                raise _refusal(str(message["error"]), reason_of(str(message["error"])))
             image = message.get("aux", {}).get("ID", image)
             if "status" in message and "progress" not in message:
                 _say(" ".join(filter(None, (message.get("id"), message["status"]))))
@@ -310,8 +312,12 @@ def _plain(info: tarfile.TarInfo) -> tarfile.TarInfo:
     return info
 
 
-def _told(words: str) -> str:
-    return f"The image could not be built: {' '.join(str(words).split())[:400]}"
+def _refusal(words: str, reason: Reason) -> Refusal:
+    """`reason`: where the words themselves do not speak of a full disk, which is found out at any point."""
+    said = " ".join(words.split())[:400]
+    if reason_of(words) is Reason.BUILD_DISK:
+        return Refusal(Reason.BUILD_DISK, f"The disk of the container engine is full: {said}")
+    return Refusal(reason, f"The image could not be built: {said}")
 
 
 if __name__ == "__main__":

@@ -236,6 +236,17 @@ def test_a_disk_of_the_engine_that_is_full(slow: Site) -> None:
     assert "Live at" in work.push("good again")
 
 
+def test_hardware_that_this_machine_has_not(slow: Site) -> None:
+    for flavor, words in (("t4-small", "t4-small needs 1 GPU, and this machine has none"), ("a10g-largex4", "needs 4 GPUs")):
+        asked = slow.platform.api("POST", "/api/spaces/admin/quick/hardware", json={"flavor": flavor})
+        assert asked.status_code == 200, asked.text
+        slow.until_told("quick", "UNSUPPORTED_HERE", words)
+    assert slow.platform.api("POST", "/api/spaces/admin/quick/hardware", json={"flavor": "cpu-basic"}).status_code == 200
+    slow.platform.until("quick", "RUNNING")
+    until(lambda: not slow.told("quick"), 60, "the end of that")
+    assert slow.serves("quick")
+
+
 def test_nothing_is_left_of_all_that(slow: Site) -> None:
     with slow.engine.client() as client:
 

@@ -89,6 +89,27 @@ def test_the_same_for_buildkit(engine: ThreadingHTTPServer, tmp_path: Path, is_s
     assert failed.value.reason is (Reason.BUILD_LOST if is_stopping else Reason.BUILD_MEMORY)
 
 
+@pytest.mark.parametrize("code", [400, 500])
+def test_a_full_disk_is_told_whatever_the_engine_was_at(engine: ThreadingHTTPServer, tmp_path: Path, code: int) -> None:
+    engine.RequestHandlerClass = type("Full", (_Engine,), {"do_POST": lambda self: refuse(self, code)})
+    used = DockerEngine(DockerConfig(f"tcp://127.0.0.1:{engine.server_port}"))
+    (tmp_path / "Dockerfile").write_text("FROM scratch\n")
+    with pytest.raises(BuildFailed) as failed:
+        used.build(ImageBuild(tmp_path, "Dockerfile", "registry/space:b1", "builds"), StepRunner(Unheard(), BuildLimits(), CancelToken()))
+    assert failed.value.reason is Reason.BUILD_DISK and "engine is full" in failed.value.message
+
+
+def refuse(handler: BaseHTTPRequestHandler, code: int) -> None:
+    """As the engine does while it unpacks what it was sent."""
+    while size := int(handler.rfile.readline(), 16):
+        handler.rfile.read(size + 2)
+    body = b'{"message": "Error processing tar file(exit status 1): write /app.py: no space left on device"}'
+    handler.send_response(code)
+    handler.send_header("Content-Length", str(len(body)))
+    handler.end_headers()
+    handler.wfile.write(body)
+
+
 class Unheard:
     def line(self, text: str) -> None:
         return
