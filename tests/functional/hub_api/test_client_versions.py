@@ -17,11 +17,16 @@ from huggingface_hub import CommitInfo, CommitOperationCopy, HfApi
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
 from huggingface_hub.hf_api import RepoFile
 
+from control_plane.accounts.oauth import space_credentials
+from control_plane.accounts.people import find_account
+from control_plane.accounts.sign_in import open_session
 from control_plane.api.access_rooms import right_of_room
 from control_plane.api.access_table import DOCUMENTATION, right_of
+from control_plane.domain.ids import SpaceId
+from control_plane.domain.spaces import RepoType
 from tests.functional.hub_api.running import WholePlatform
 
-JOURNEY, SWEEP, METHODS = (Path(__file__).with_name(name) for name in ("journey.py", "sweep.py", "methods.py"))
+JOURNEY, SWEEP, METHODS, ATTACHED = (Path(__file__).with_name(f"{name}.py") for name in ("journey", "sweep", "methods", "attached"))
 OLDEST = "1.16.0"
 
 
@@ -40,7 +45,7 @@ def oldest(tmp_path_factory: pytest.TempPathFactory) -> str:
     subprocess.run([str(uv), "venv", "-q", "--python", sys.executable, str(folder / "env")], check=True, timeout=120)
     python = str(folder / "env" / "bin" / "python")
     # With the library of its days for command lines: it does not run with what that became.
-    wanted = (f"huggingface_hub=={OLDEST}", "typer<0.21", "click<8.3")
+    wanted = (f"huggingface_hub[oauth]=={OLDEST}", "typer<0.21", "click<8.3")
     subprocess.run([str(uv), "pip", "install", "-q", "--python", python, *wanted], check=True, timeout=240)
     return python
 
@@ -95,6 +100,27 @@ def test_every_method(whole: WholePlatform, tmp_path: Path, guest: str) -> None:
 @pytest.mark.slow
 def test_every_method_of_the_oldest_client(whole: WholePlatform, tmp_path: Path, guest: str, oldest: str) -> None:
     assert re.fullmatch(rf"\s*methods complete {OLDEST}\n", travel(oldest, whole, tmp_path, METHODS, guest))
+
+
+@pytest.mark.slow
+def test_sign_in_of_an_app_by_the_oldest_client(whole: WholePlatform, oldest: str) -> None:
+    """`attach_huggingface_oauth`, through the page on which the person agrees. Gradio's own: `tests/e2e/test_clients_live.py`."""
+    api = HfApi(endpoint=whole.url, token=whole.admin_token)
+    api.create_repo("admin/signed", repo_type="space", space_sdk="static")
+    card = b"---\nsdk: static\nhf_oauth: true\n---\n"
+    api.upload_file(path_or_fileobj=card, path_in_repo="README.md", repo_id="admin/signed", repo_type="space")
+
+    async def prepare() -> tuple[str, str, str]:
+        async with whole.built.uow.write() as uow:
+            repo = await uow.repos.by_name(RepoType.SPACE, "admin", "signed")
+            assert repo is not None
+            _, cookie = await open_session(uow, whole.built.clock, await find_account(uow, "admin"))
+        return (*space_credentials(whole.built.signing_key, SpaceId(repo.id)), cookie)
+
+    client_id, secret, cookie = whole.run(prepare())
+    words = (whole.url, client_id, secret, f"admin-signed.localhost:{whole.port}", cookie)
+    done = subprocess.run([oldest, "-I", "-W", "ignore", str(ATTACHED), *words], capture_output=True, text=True, timeout=120, check=False)
+    assert done.stdout == "nobody / admin\n", done.stdout + done.stderr
 
 
 def test_command_line(whole: WholePlatform, tmp_path: Path) -> None:

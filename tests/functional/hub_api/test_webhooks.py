@@ -10,7 +10,7 @@ from queue import Queue
 from typing import Any
 
 import pytest
-from huggingface_hub import HfApi
+from huggingface_hub import HfApi, WebhookPayload
 from huggingface_hub.errors import HfHubHTTPError
 
 from control_plane.api.webhook_delivery import Deliveries
@@ -27,6 +27,7 @@ def listener() -> Iterator[tuple[str, Queue[Delivery]]]:
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+            WebhookPayload.model_validate(body)  # as the client's own `WebhooksServer` reads it
             heard.put(({k.lower(): v for k, v in self.headers.items()}, body))
             self.send_response(200)
             self.send_header("content-length", "0")
@@ -50,12 +51,12 @@ def test_a_webhook_hears_what_it_watches(platform: Platform, alice: str, listene
     hook = api.create_webhook(url=url, watched=[{"type": "user", "name": "alice"}], domains=["repo"], secret="s3cret")
     assert [w.id for w in api.list_webhooks()] == [hook.id]
     api.create_repo("alice/hooked")
-    headers, body = heard.get(timeout=15)
+    headers, body = heard.get(timeout=60)
     assert headers["x-webhook-secret"] == "s3cret"
     assert body["event"] == {"action": "create", "scope": "repo"}
     assert body["repo"]["name"] == "alice/hooked"
     commit = api.upload_file(path_or_fileobj=b"x", path_in_repo="x.txt", repo_id="alice/hooked")
-    body = heard.get(timeout=15)[1]
+    body = heard.get(timeout=60)[1]
     assert body["event"]["scope"] == "repo.content"
     assert body["updatedRefs"][0]["newSha"] == commit.oid
     assert body["webhook"] == {"id": hook.id, "version": 3}
@@ -63,11 +64,15 @@ def test_a_webhook_hears_what_it_watches(platform: Platform, alice: str, listene
     api.delete_repo("alice/hooked")
     api.enable_webhook(hook.id)
     api.create_repo("alice/hooked-2")
-    assert heard.get(timeout=15)[1]["repo"]["name"] == "alice/hooked-2"
+    assert heard.get(timeout=60)[1]["repo"]["name"] == "alice/hooked-2"
     updated = api.update_webhook(hook.id, domains=["discussion"])
     assert updated.domains == ["discussion"]
     api.create_discussion("alice/hooked-2", title="Hi", description="there")
-    assert heard.get(timeout=15)[1]["discussion"]["title"] == "Hi"
+    assert heard.get(timeout=60)[1]["discussion"]["title"] == "Hi"
+    api.comment_discussion("alice/hooked-2", 1, comment="More")
+    assert heard.get(timeout=60)[1]["comment"]["content"] == "More"
+    api.create_pull_request("alice/hooked-2", title="Better")
+    assert heard.get(timeout=60)[1]["discussion"]["isPullRequest"]
     api.delete_webhook(hook.id)
     assert api.list_webhooks() == []
 
