@@ -128,7 +128,10 @@ class Admission:
 
     def _shrunk(self, flavor: Flavor) -> Flavor:
         """On a single machine a flavor larger than it gets the whole of it."""
-        sizes = [n for n in self._nodes.values() if any(p.name == n.pool and p.shrinks and flavor.name in p.flavors for p in self._pools)]
+        shrinking = {pool.name for pool in self._pools if pool.shrinks and flavor.name in pool.flavors}
+        if not shrinking:
+            return flavor
+        sizes = [node for node in self._nodes.values() if node.pool in shrinking]
         if not sizes:
             return flavor
         largest = max(sizes, key=lambda node: (node.vcpu, node.memory_bytes))
