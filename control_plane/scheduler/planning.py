@@ -170,6 +170,10 @@ def _recorded(facts: Facts, now: datetime) -> list[Action]:
             actions.append(Mark(replica, ReplicaState.STOPPED, seen.reason, seen.message))
         elif replica.state is ReplicaState.PENDING and seen.state is ReplicaState.PENDING:
             continue  # accepted; its time begins when its process runs
+        elif seen.state is ReplicaState.PENDING:
+            actions.append(Mark(replica, ReplicaState.FAILED, Reason.NODE_LOST, Reason.NODE_LOST.words))  # what ran was taken away
+        elif replica.state is ReplicaState.READY and seen.state is ReplicaState.READY and seen.endpoint != replica.endpoint:
+            actions.append(Mark(replica, ReplicaState.READY))  # it was moved while no scheduler looked, and answers elsewhere
         elif replica.state is ReplicaState.PENDING:
             actions.append(Mark(replica, ReplicaState.STARTING, Reason.STARTING))
         elif replica.state is ReplicaState.STARTING:

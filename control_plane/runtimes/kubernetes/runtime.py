@@ -68,7 +68,7 @@ class KubernetesRuntime:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._listeners: set[asyncio.Queue[SpaceId]] = set()
         self._highest: dict[SpaceId, int] = {}
-        self._was_ready: set[ReplicaId] = set()
+        self._was_ready: dict[ReplicaId, str] = {}  # the pod that was
         self._log_asked: set[ReplicaId] = set()  # failed replicas whose last lines were asked for
         self._locks: dict[SpaceId, asyncio.Lock] = {}
         self._reach = reach or Reach(api, "pod", None)
@@ -185,7 +185,7 @@ class KubernetesRuntime:
         deadline = time.monotonic() + grace
         while self.cache.pods_of(replica_id) and time.monotonic() < deadline:
             await asyncio.sleep(0.02)
-        self._was_ready.discard(replica_id)
+        self._was_ready.pop(replica_id, None)
         self._log_asked.discard(replica_id)
         self._followers.forget(replica_id)
         space_id = SpaceId(item["metadata"]["labels"][names.SPACE])
@@ -257,6 +257,11 @@ class KubernetesRuntime:
             node_lost=lost,
             log_tail=self._followers.tail(replica_id),
         )
+        before = self._was_ready.get(replica_id)
+        if before is not None and seen.state is not ReplicaState.FAILED and (pod is None or pod["metadata"]["uid"] != before):
+            # Its pod was evicted, by a drain for example, and the cluster has put another in its place: that one is a new start, which
+            # placement decides and visitors wait for.
+            return replace(seen, state=ReplicaState.FAILED, endpoint=None, reason=Reason.NODE_LOST, message=Reason.NODE_LOST.words)
         if seen.state is ReplicaState.FAILED and pod is not None and not seen.log_tail and replica_id not in self._log_asked:
             self._log_asked.add(replica_id)  # it ended before anybody followed: one request for its last words
             return replace(seen, log_tail=await self._do(lambda: self._last_lines(pod)))
@@ -264,7 +269,7 @@ class KubernetesRuntime:
             is_final = seen.state is ReplicaState.READY
             seen = replace(seen, endpoint=await self._reach.endpoint(seen.endpoint, pod, is_final=is_final))
         if seen.state is ReplicaState.READY:
-            self._was_ready.add(replica_id)
+            self._was_ready[replica_id] = pod["metadata"]["uid"] if pod is not None else ""
             if self._proof is not None and seen.endpoint is not None:
                 self._proof.try_once(seen.endpoint.address)
         elif seen.state is ReplicaState.STARTING and replica_id in self._was_ready:

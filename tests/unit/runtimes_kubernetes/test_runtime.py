@@ -8,6 +8,7 @@ import pytest
 
 from control_plane.domain.errors import Rejected, StaleGeneration, Unavailable
 from control_plane.domain.ids import ReplicaId
+from control_plane.domain.reasons import Reason
 from control_plane.domain.replicas import ReplicaState
 from control_plane.runtimes.kubernetes.manifests import ClusterOptions
 from control_plane.runtimes.kubernetes.runtime import KubernetesRuntime
@@ -152,3 +153,25 @@ async def test_doing_nothing_costs_nothing() -> None:
             assert len(await w.runtime.observe_all()) == 1000
             await w.runtime.capacity()
         assert len(w.server.requests) == before
+
+
+async def test_the_pod_that_follows_an_evicted_one_is_no_continuation() -> None:
+    """The cluster replaces it at once; for visitors and placement the replica that served is gone."""
+    async with world() as w:
+        await w.runtime.apply(spec(pool="cpu"))
+        pod = w.server.pod_of(REPLICA)
+        await w.server.bind(pod, "node-1")
+        await w.server.run_pod(pod, "node-1")
+        await w.until_state(ReplicaState.READY)
+        await w.server.remove("pods", "vitrine", pod["metadata"]["name"])
+        await w.until_state(ReplicaState.FAILED, Reason.NODE_LOST)
+        follower = await w.server.make_pod(w.server.objects["deployments", "vitrine", f"replica-{REPLICA}"], "follower")
+        await w.server.run_pod(follower, "node-1", address="10.42.0.8")
+        await w.until(lambda: _has_pod(w.runtime, "follower"))
+        seen = await w.one()
+        assert seen is not None
+        assert (seen.state, seen.reason, seen.endpoint) == (ReplicaState.FAILED, Reason.NODE_LOST, None)
+
+
+async def _has_pod(runtime: KubernetesRuntime, name: str) -> bool:
+    return any(pod["metadata"]["name"] == name and pod["status"].get("podIP") for pod in runtime.cache.pods_of(ReplicaId(REPLICA)))

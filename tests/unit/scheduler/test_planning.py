@@ -202,12 +202,34 @@ def test_a_switch_that_was_not_told_is_told() -> None:
     assert plan(world(newest=served, live=served, replicas=(ready,)), NOW).actions == ()
 
 
+@pytest.mark.parametrize("state", [ReplicaState.STARTING, ReplicaState.READY])
+def test_what_was_taken_away_and_waits_anew_is_lost(state: ReplicaState) -> None:
+    """A pod was evicted and its successor has no node yet."""
+    one = replica("r1", 1, state)
+    facts = world(newest=deployment(1), live=deployment(1), replicas=(one,), observations={one.id: seen(one, ReplicaState.PENDING)})
+    (mark,) = plan(facts, NOW).actions
+    assert isinstance(mark, Mark)
+    assert (mark.state, mark.reason) == (ReplicaState.FAILED, Reason.NODE_LOST)
+
+
+def test_what_moved_while_nobody_looked_is_found_at_its_new_address() -> None:
+    one, served = replica("r1", 1, ReplicaState.READY, endpoint=DOOR), deployment(1, live_at=NOW)
+    there = seen(one, ReplicaState.READY, endpoint=Endpoint(EndpointKind.TCP, "10.42.0.9:7860"))
+    facts = world(newest=served, live=served, replicas=(one,), observations={one.id: there})
+    assert plan(facts, NOW).actions == (Mark(one, ReplicaState.READY),)
+    assert plan(replace(facts, observations={one.id: seen(one, ReplicaState.READY)}), NOW).actions == ()
+
+
 def test_replicas_are_brought_up_and_down_to_the_wanted_number() -> None:
     one = deployment(1, live_at=NOW)
     ready = replica("r1", 1, ReplicaState.READY)
     assert kinds(world(space={"replicas": 3}, newest=one, live=one, replicas=(ready,))) == [Start, Start]
     more = tuple(replica(f"r{i}", 1, ReplicaState.READY) for i in range(3))
     assert kinds(world(newest=one, live=one, replicas=more)) == [Stop, Stop]
+    waiting = tuple(replica(f"w{i}", 1, ReplicaState.PENDING) for i in range(2))
+    found = plan(world(newest=one, live=one, replicas=(ready, *waiting)), NOW).actions
+    assert {a.replica.id for a in found if isinstance(a, Stop)} == {"w0", "w1"}, "those that wait leave before the one that serves"
+    assert Apply not in map(type, found), "nothing is started to be stopped"
 
 
 def test_the_plan_of_a_settled_world_is_empty_and_every_plan_is_repeatable() -> None:
