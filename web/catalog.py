@@ -55,7 +55,11 @@ def number(value: object, language: str) -> str:
     """Digits grouped the way the language groups them."""
     if not isinstance(value, int | float) or isinstance(value, bool):
         return str(value)
-    text = f"{value:,}" if isinstance(value, int) else f"{value:,.1f}".removesuffix(".0")
+    return figures(f"{value:,}" if isinstance(value, int) else f"{value:,.1f}".removesuffix(".0"), language)
+
+
+def figures(text: str, language: str) -> str:
+    """A figure as programs write it (`1,284.5`), with the marks of the language."""
     return text.replace(",", "\N{NO-BREAK SPACE}").replace(".", ",") if language == "ru" else text
 
 

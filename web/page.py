@@ -30,7 +30,7 @@ from control_plane.http.error_map import one_line, status_of
 from control_plane.ports.clock import Clock
 from web import ansi, markup, sayings, security, words
 from web.backend import MovedTo, WebBackend
-from web.catalog import LANGUAGES, Catalog, choose, load
+from web.catalog import LANGUAGES, Catalog, choose, figures, load
 from web.views import PlatformFacts, Viewer
 
 LANGUAGE_COOKIE = "vitrine-lang"
@@ -44,6 +44,8 @@ DONE: dict[str, str] = {
     "sleep": "Sleep time saved.",
     "storage": "Storage is there; the app starts again with it at /data.",
     "storage-removed": "Storage deleted; the app starts again without it.",
+    "volume": "Mounted; the app starts again with it.",
+    "volume-removed": "Not mounted any more; the app starts again without it.",
     "replicas": "Number of replicas saved; more start, or some end, now.",
     "variable": "Variable saved. The app restarts with it.",
     "secret": "Secret saved. Nobody can read it here again; the app restarts with it.",
@@ -111,7 +113,7 @@ class Pages:
             loader=PackageLoader("web", "templates"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
         )
         self.env.filters.update(
-            size=words.size,
+            size=_filter(lambda value, t, _now: figures(words.size(value), t.language)),
             ansi=ansi.to_html,
             path=lambda p: quote(str(p)),
             rev=lambda r: quote(str(r), safe=""),

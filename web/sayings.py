@@ -13,12 +13,13 @@ from functools import cache
 from itertools import zip_longest
 
 from control_plane.domain.reasons import Reason
-from web.catalog import Catalog
+from web.catalog import Catalog, figures
 
+_FIGURE = re.compile(r"\$?[0-9][0-9.,]*(?:%| [kMGT]?B)?")
 _LONGEST = 400  # characters; what is longer is a tool's output and no sentence of ours
 _BLANK = re.compile(r"\{([a-z]+)\}")
 _FILLED = {"x": "[0-9.,]+", "when": ".*?"}
-_SENTENCES = frozenset(("how", "span", "when"))  # blanks that hold words of their own
+_WORDS = frozenset(("asked", "how", "limit", "size", "span", "used", "when", "x"))  # blanks that hold words or figures of their own
 
 SAID: tuple[str, ...] = (
     "No node pool of this platform serves the hardware '{flavor}'.",
@@ -44,6 +45,7 @@ SAID: tuple[str, ...] = (
     "{x} min",
     "{x} h",
     "{x} d",
+    "place {x} in line",
     "{size} in",
     "of {x} vCPU",
     "of {x} GB",
@@ -102,6 +104,9 @@ SAID: tuple[str, ...] = (
     "a static Space needs no hardware",
     "a static Space cannot be paused: nothing runs for it",
     "a static Space runs nothing, so it needs no persistent storage",
+    "Fetching what is mounted at {path}: {x}",
+    "nothing is mounted at {path}",
+    "a Space mounts at most {most} volumes; remove one first",
     "the owner's account is suspended; an operator can lift that",
     "storage does not shrink: {size} is larger than {other}; delete the storage, with what it holds, and ask for a smaller one",
     "{key} is already a {kind} of this Space; delete it there first",
@@ -172,15 +177,15 @@ def said(t: Catalog, words: str) -> str:
     """One sentence in the reader's language, "" when this catalogue does not have it."""
     if t.language == "en" or not words:
         return words
+    if _FIGURE.fullmatch(words):
+        return figures(words, t.language)
     if words in t.entries:
         return t(words)
     if len(words) > _LONGEST:
         return ""
     for sentence, shape in _shapes():
         if (found := shape.fullmatch(words)) and sentence in t.entries:
-            return t(
-                sentence, **{name: (said(t, text) or text) if name in _SENTENCES else text for name, text in found.groupdict().items()}
-            )
+            return t(sentence, **{name: (said(t, text) or text) if name in _WORDS else text for name, text in found.groupdict().items()})
     return ""
 
 

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 from markupsafe import Markup, escape
 
-from web.catalog import Catalog, number
+from web.catalog import Catalog, figures, number
 
 MONTHS = (
     "January", "February", "March", "April", "May", "June", "July", "August", "September", "October", "November", "December",
@@ -86,7 +86,7 @@ def dated(text: str, now: datetime, t: Catalog) -> Markup:
 
 
 def price(per_hour: float, t: Catalog) -> str:
-    return t("free") if per_hour == 0 else t("${x}/h", x=f"{per_hour:.2f}")
+    return t("free") if per_hour == 0 else t("${x}/h", x=figures(f"{per_hour:.2f}", t.language))
 
 
 def amount(value: float | None, t: Catalog) -> str:

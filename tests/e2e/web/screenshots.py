@@ -86,7 +86,7 @@ def memory_app() -> tuple[FastAPI, MemoryWebBackend]:
     app = FastAPI(docs_url=None, redoc_url=None)
     mount_static(app)
 
-    @app.get("/-/stand-in")
+    @app.get("/-/stand-in/")
     def stand_in() -> Response:
         html = "<!doctype html><title>app</title><body style='font:16px system-ui;padding:2rem'><h1>Marginalia</h1><p>Ask a book.</p>"
         return Response(html, media_type="text/html")
@@ -128,7 +128,7 @@ def served() -> Iterator[tuple[str, MemoryWebBackend]]:
     while not server.started:
         time.sleep(0.01)
     url = f"http://localhost:{server.servers[0].sockets[0].getsockname()[1]}"
-    backend.app_url = url.replace("localhost", "app.localhost") + "/-/stand-in"
+    backend.app_url = url.replace("localhost", "app.localhost") + "/-/stand-in/"
     backend.frame_source = "http://*.localhost:*"
     try:
         yield url, backend

@@ -290,7 +290,7 @@ def test_analytics_has_its_figures_spans_and_table(browser: Browser, site: tuple
     context = _context(browser, site)
     page = context.new_page()
     page.goto(f"{site[0]}{SPACE}/analytics")
-    for label in ("Requests", "Median answer", "99 of 100 within", "Errors", "Processor", "Memory", "Wake-ups", "Cost"):
+    for label in ("Requests", "Median answer", "99 of 100 within", "Server errors", "Processor now", "Memory now", "Wake-ups", "Cost"):
         expect(page.locator(".measures dt", has_text=label).first).to_be_visible()
     page.get_by_role("link", name="7 days").click()
     expect(page).to_have_url(re.compile("span=week"))

@@ -77,16 +77,16 @@ class Spaces(World):
         asked = (0, 0, 3, 9, 14, 22, 31, 64, 80, 96, 120, 111, 98, 87, 92, 101, 77, 66, 40, 31, 22, 14, 6, 0)
         bars = tuple(HourBar(self.now - timedelta(hours=23 - i), n, n // 40, 0.2 if n else None) for i, n in enumerate(asked))
         measures = (
-            Measure("Requests", "1,284", "since the last start"),
+            Measure("Requests", "1,284"),
             Measure("Median answer", "42 ms"),
             Measure("99 of 100 within", "310 ms"),
-            Measure("Errors", "3"),
-            Measure("Processor", "0.4", "of 2 cores"),
-            Measure("Memory", "412 MB", "of 16 GB"),
+            Measure("Server errors", "3", "0.2%"),
+            Measure("Processor now", "0.4", "of 2 vCPU"),
+            Measure("Memory now", "412 MB", "of 16 GB"),
             Measure("Wake-ups", "17"),
             Measure("Cost", "$0.00"),
         )
-        return AnalyticsView(measures, ((self.now, "Live", "3f2a91c in 6.2 s"), (self.now - timedelta(hours=2), "Asleep", "")), bars, span)
+        return AnalyticsView(measures, ((self.now, "Live", "3f2a91c"), (self.now - timedelta(hours=2), "Asleep", "")), bars, span)
 
     async def builds(self, actor: Actor, owner: str, name: str) -> tuple[BuildRow, ...]:
         return (
@@ -227,6 +227,14 @@ class Spaces(World):
 
     async def delete_storage(self, actor: Actor, owner: str, name: str) -> None:
         await self._note(actor, owner, name, "storage", "")
+
+    async def add_volume(
+        self, actor: Actor, owner: str, name: str, kind: str, source: str, mount_path: str, revision: str, path: str
+    ) -> None:
+        await self._note(actor, owner, name, "volume", kind, source, mount_path, revision, path)
+
+    async def remove_volume(self, actor: Actor, owner: str, name: str, mount_path: str) -> None:
+        await self._note(actor, owner, name, "volume", "", "", mount_path)
 
     async def set_sleep(self, actor: Actor, owner: str, name: str, seconds: int | None) -> None:
         await self._note(actor, owner, name, "sleep", seconds)

@@ -69,6 +69,13 @@ def test_every_error_has_a_sentence() -> None:
             "«t4-small» заняты. Место в очереди: 3, ждать около 4 мин.", "",
         ),
         ("The app exited with code 137.", "APP_EXITED", "с кодом 137.", ""),
+        ("place 3 in line", "BUILD_QUEUED", "место в очереди: 3", ""),
+        ("1,284.5", "", "1\N{NO-BREAK SPACE}284,5", ""),
+        (
+            "Quota 'gpu-hours' of mira is reached: limit 20, in use 20, this asks for 0.5 more; it resets at 2026-12-01T00:00:00Z. "
+            "Wait for the new month or ask an operator to raise 'gpu-hours' of mira.", "QuotaExceeded",
+            "нужно ещё 0,5; обновится 2026-12-01T00:00:00Z. Дождитесь нового месяца", "",
+        ),
         ("  × No solution found", "REQUIREMENTS_UNRESOLVED", "Зависимости", "  × No solution found"),
         ("'-x' is not an e-mail address", "BadRequest", "«-x» — не адрес", ""),
         ("words that nobody knows", "NameTaken", "Это имя занято", "words that nobody knows"),
