@@ -13,6 +13,7 @@ from urllib.parse import parse_qsl, urlencode, urlsplit
 import httpx
 import pytest
 
+from tests.fakes.cut_wire import cut_wire
 from tests.functional.git.conftest import PRIVATE, SPACE, Work, World
 
 ALICE, BOB = ("alice", "alice-token"), ("bob", "bob-token")
@@ -52,6 +53,23 @@ async def test_git_lfs_pushes_clones_and_locks(world: World, work: Work, another
     assert (await work.git("lfs", "lock", "model.bin", ok=False)).code != 0
     await work.git("lfs", "unlock", "model.bin")
     assert "model.bin" not in (await work.git("lfs", "locks")).text
+
+
+async def test_git_lfs_goes_on_where_a_download_broke(world: World, work: Work, another: Callable[[str], Work]) -> None:
+    data = os.urandom(6 << 20)
+    await work.git("lfs", "install", "--local")
+    await work.git("lfs", "track", "*.bin")
+    await work.commit(**{"model.bin": data})
+    await work.git("push", world.remote(), "main")
+    copy = another("broken")
+    await copy.git("init", "-q", "-b", "main")
+    await copy.git("lfs", "install", "--local")
+    with cut_wire(urlsplit(world.url).port or 0) as wire:
+        wire.cut_after = 4 << 20
+        await copy.git("remote", "add", "origin", f"http://127.0.0.1:{wire.port}/spaces/alice/demo")
+        await copy.git("pull", "-q", "origin", "main")
+        assert (copy.folder / "model.bin").read_bytes() == data
+        assert wire.cut_after is None and [start for start in wire.asked_from if start > 1 << 20], wire.asked_from
 
 
 async def test_git_lfs_sends_parts_the_way_hf_sets_it_up(world: World, work: Work) -> None:

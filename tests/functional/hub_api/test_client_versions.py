@@ -24,9 +24,12 @@ from control_plane.api.access_rooms import right_of_room
 from control_plane.api.access_table import DOCUMENTATION, right_of
 from control_plane.domain.ids import SpaceId
 from control_plane.domain.spaces import RepoType
+from tests.fakes.cut_wire import cut_wire
 from tests.functional.hub_api.running import WholePlatform
 
-JOURNEY, SWEEP, METHODS, ATTACHED = (Path(__file__).with_name(f"{name}.py") for name in ("journey", "sweep", "methods", "attached"))
+JOURNEY, SWEEP, METHODS, ATTACHED, RESUMED = (
+    Path(__file__).with_name(f"{name}.py") for name in ("journey", "sweep", "methods", "attached", "resumed")
+)
 OLDEST = "1.16.0"
 
 
@@ -100,6 +103,29 @@ def test_every_method(whole: WholePlatform, tmp_path: Path, guest: str) -> None:
 @pytest.mark.slow
 def test_every_method_of_the_oldest_client(whole: WholePlatform, tmp_path: Path, guest: str, oldest: str) -> None:
     assert re.fullmatch(rf"\s*methods complete {OLDEST}\n", travel(oldest, whole, tmp_path, METHODS, guest))
+
+
+@pytest.fixture(scope="module")
+def large(whole: WholePlatform) -> str:
+    """The sha256 of `large.bin` in the repository admin/large: more than two of the pieces that clients write."""
+    api, data = HfApi(endpoint=whole.url, token=whole.admin_token), os.urandom(24 << 20)
+    api.create_repo("admin/large", private=True)
+    api.upload_file(path_or_fileobj=data, path_in_repo="large.bin", repo_id="admin/large")
+    return hashlib.sha256(data).hexdigest()
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:Use 'content=")  # the client's own
+@pytest.mark.parametrize("version", ["current", "oldest"])
+def test_a_broken_download_goes_on(whole: WholePlatform, large: str, tmp_path: Path, request: pytest.FixtureRequest, version: str) -> None:
+    """Where it broke, not from its beginning."""
+    python = sys.executable if version == "current" else request.getfixturevalue("oldest")
+    with cut_wire(whole.port) as wire:
+        wire.cut_after = 15 << 20
+        words = (str(RESUMED), f"http://localhost:{wire.port}", whole.admin_token, "admin/large", str(tmp_path))
+        done = subprocess.run([python, "-I", "-W", "ignore", *words], capture_output=True, text=True, timeout=120, check=False)
+        assert done.stdout == f"{large}\n", done.stdout + done.stderr
+        assert [start for start in wire.asked_from if start >= 10 << 20], wire.asked_from
 
 
 @pytest.mark.slow
