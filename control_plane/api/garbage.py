@@ -21,10 +21,12 @@ from control_plane.accounts.storage import StorageRoom
 from control_plane.api.registry_garbage import RegistryImages
 from control_plane.domain.errors import Unavailable, VitrineError
 from control_plane.domain.ids import BuildId, RepoId, SpaceId
+from control_plane.git.repo_trees import RepoTrees
 from control_plane.http.long_work import Tell, nobody_listens
 from control_plane.ports.clock import Clock
 from control_plane.ports.git import LfsStore
 from control_plane.ports.stores import UnitOfWork, UnitOfWorkFactory
+from control_plane.spaces.mounted import mounted_trees
 from control_plane.spaces.versions import versions_of
 
 log = logging.getLogger("vitrine.garbage")
@@ -47,6 +49,8 @@ class Services(Protocol):
     def git(self) -> Any: ...  # git.store.BareGitStore: lfs_in_use
     @property
     def lfs(self) -> LfsStore: ...
+    @property
+    def repo_trees(self) -> RepoTrees: ...
     @property
     def storage(self) -> StorageRoom: ...
     @property
@@ -88,11 +92,12 @@ async def collect_garbage(services: Services, *, dry_run: bool, tell: Tell = nob
             )
         except Unavailable as error:  # its images wait for the next time
             log.warning("garbage.registry", extra={"error": error.message})
+    volumes = await _unmounted(services, dry_run)
     large = await _unnamed_large_files(services, data_dir / "lfs", dry_run, tell)
     if not dry_run:  # counts whose window is over: not worth a line
         async with services.uow.write() as work:
             await work.tries.prune(int(services.clock.now().timestamp()))
-    return [*found, *unused, *large, *await _old_audit(services, dry_run)]
+    return [*found, *unused, *volumes, *large, *await _old_audit(services, dry_run)]
 
 
 async def collect_forever(services: Services, *, every_s: float = 6 * 3600.0) -> None:
@@ -134,6 +139,19 @@ def _unused_environments(root: Path, kept: set[str]) -> list[dict[str, Any]]:
             continue
         if time.time() - mark.stat().st_mtime > ENVIRONMENT_UNUSED_S:
             found.append(_entry("environment", path, path.name[:16], "no deployment uses it"))
+    return found
+
+
+async def _unmounted(services: Services, dry_run: bool) -> list[dict[str, Any]]:
+    """Copies of repositories that no Space mounts; large files in them are links and give nothing back."""
+    async with services.uow.read() as work:
+        in_use = await mounted_trees(work)
+    found = []
+    for path, size in await asyncio.to_thread(services.repo_trees.unused, in_use, older_than_s=GRACE_S):
+        name = f"{path.parent.name}/{path.name[:12]}"
+        found.append({"kind": "volume", "name": name, "why": "no Space mounts it", "bytes": size})
+        if not dry_run:
+            await asyncio.to_thread(services.repo_trees.remove, path)
     return found
 
 

@@ -59,6 +59,15 @@ def settings_router(pages: Pages) -> APIRouter:
         await backend.delete_storage(visit.actor, owner, name)
         return "settings?done=storage-removed#storage"
 
+    async def volume(visit: Visit, owner: str, name: str) -> str:
+        asked = (visit.text(key) for key in ("type", "source", "mount_path", "revision", "path"))
+        await backend.add_volume(visit.actor, owner, name, *asked)
+        return "settings?done=volume#volumes"
+
+    async def volume_remove(visit: Visit, owner: str, name: str) -> str:
+        await backend.remove_volume(visit.actor, owner, name, visit.text("mount_path"))
+        return "settings?done=volume-removed#volumes"
+
     async def put(visit: Visit, owner: str, name: str, *, secret: bool) -> str:
         value = visit.form.get("value")
         kind = "secret" if secret else "variable"
@@ -109,7 +118,7 @@ def settings_router(pages: Pages) -> APIRouter:
 
     changes: dict[str, Change] = {
         "hardware": hardware, "sleep": sleep, "replicas": replicas,
-        "storage": storage, "storage-remove": storage_remove,
+        "storage": storage, "storage-remove": storage_remove, "volume": volume, "volume-remove": volume_remove,
         "variable": variable, "secret": secret, "variable-remove": variable_remove,
         "secret-remove": secret_remove, "pause": pause, "restart": restart, "rebuild": rebuild, "deploy": deploy,
         "cancel-build": cancel_build,

@@ -7,15 +7,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from control_plane.accounts import quotas
+from control_plane.accounts.mounting import granted, shown
 from control_plane.domain.accounts import Action, Actor
-from control_plane.domain.errors import RepoNotFound
+from control_plane.domain.errors import Rejected, RepoNotFound
 from control_plane.domain.ids import SpaceId
 from control_plane.domain.quotas import QuotaKey
 from control_plane.domain.replicas import ReplicaState
+from control_plane.domain.repo_volumes import MAX_VOLUMES, parse_orders
 from control_plane.domain.sensitive import Sensitive
 from control_plane.domain.spaces import DesiredState, Replica, Setting
 from control_plane.ports.space_actions import SettingInput
 from web.services.deps import Base
+from web.services.mounted import volume_rows
 from web.views import HardwareOption, QuotaRow, SettingRow, SettingsView
 
 
@@ -33,6 +36,8 @@ class SettingsFamily(Base):
         waits = _Waits(statistics.median(s.total_seconds() for s in starts) if starts else None, waiting, SpaceId(space.id))
         limits = {q.key: q.limit for q in uses}
         view = await self.d.actions.runtime_view(space)
+        async with self.d.uow.read() as uow:
+            volumes = volume_rows(await shown(uow, actor, view.volumes))
         options = await self._options(limits, space.hardware, view.current_hardware or "", waits)
         return SettingsView(
             options=options,
@@ -46,6 +51,7 @@ class SettingsFamily(Base):
             replicas=view.requested_replicas,
             replicas_now=view.current_replicas,
             storage_tier=space.storage_tier,
+            volumes=volumes,
             storage_offers=tuple((tier.value, size) for tier, size in self.d.tiers.items() if size >= space.storage_bytes),
         )
 
@@ -91,6 +97,23 @@ class SettingsFamily(Base):
     async def delete_storage(self, actor: Actor, owner: str, name: str) -> None:
         _, space = await self.space_for(actor, owner, name, Action.WRITE)
         await self.d.actions.delete_storage(actor, space)
+
+    async def add_volume(
+        self, actor: Actor, owner: str, name: str, kind: str, source: str, mount_path: str, revision: str, path: str
+    ) -> None:
+        _, space = await self.space_for(actor, owner, name, Action.WRITE)
+        wanted = {"type": kind, "source": source, "mountPath": mount_path, "revision": revision or None, "path": path or None}
+        made = await granted(self.d.uow, self.d.git, actor, parse_orders([wanted]))
+        if len(space.volumes) >= MAX_VOLUMES:
+            raise Rejected(f"a Space mounts at most {MAX_VOLUMES} volumes; remove one first")
+        await self.d.actions.set_volumes(actor, space, (*space.volumes, *made))
+
+    async def remove_volume(self, actor: Actor, owner: str, name: str, mount_path: str) -> None:
+        _, space = await self.space_for(actor, owner, name, Action.WRITE)
+        left = tuple(volume for volume in space.volumes if volume.mount_path != mount_path)
+        if len(left) == len(space.volumes):
+            raise Rejected(f"nothing is mounted at {mount_path[:100]}")
+        await self.d.actions.set_volumes(actor, space, left)
 
     async def set_sleep(self, actor: Actor, owner: str, name: str, seconds: int | None) -> None:
         _, space = await self.space_for(actor, owner, name, Action.WRITE)

@@ -8,6 +8,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 
 from control_plane.accounts import people, policy
 from control_plane.accounts.metering import meter_ended_build
+from control_plane.accounts.mounting import shown
 from control_plane.builds import record
 from control_plane.community import discussions
 from control_plane.domain.accounts import Action, Actor
@@ -23,9 +24,10 @@ from control_plane.ports.log_store import LogLine
 from control_plane.ports.space_actions import DuplicateOrder, NewRepo, RuntimeView
 from control_plane.spaces.timeline import timeline, usual_seconds
 from web.services.deps import Base, WebDeps
+from web.services.mounted import volume_rows
 from web.services.stages import card
 from web.services.starters import starter_app
-from web.views import BuildRow, ImportStep, LiveEvent, LogEntry, LogPage, SpacePage
+from web.views import BuildRow, ImportStep, LiveEvent, LogEntry, LogPage, SpacePage, VolumeRow
 
 _LAST_LINES_S = 1.0  # how long the log of a build that is over may still grow
 
@@ -53,6 +55,10 @@ class SpaceFamily(Base):
             liked = actor.user is not None and any(u.id == actor.user.id for u in await uow.repos.likers(repo.id))
             talks = len(await discussions.of_repo(uow, repo.id))
         view = await self.d.actions.runtime_view(space)
+        volumes: tuple[VolumeRow, ...] = ()
+        if view.volumes:
+            async with self.d.uow.read() as uow:
+                volumes = volume_rows(await shown(uow, actor, view.volumes))
         can_write = policy.allowed(actor, Action.WRITE, repo)
         serves = view.stage.serves
         line = timeline(
@@ -76,8 +82,8 @@ class SpaceFamily(Base):
             git_url=self.git_url(repo), log_tail=failed.log_tail if failed and can_write else (), position=view.position, eta_s=view.eta_s,
             full_width=config.full_width, header=config.header, has_app_file=space.has_app_file, origin=repo.origin,
             tags=tuple(config.tags),
-            models=config.models, datasets=config.datasets, license=config.license, asleep=view.stage is Stage.SLEEPING, serves=serves,
-            may_embed=not config.disable_embedding, discussions=talks,
+            models=config.models, datasets=config.datasets, volumes=volumes, license=config.license,
+            asleep=view.stage is Stage.SLEEPING, serves=serves, may_embed=not config.disable_embedding, discussions=talks,
             image_command=self._image_command(space) if policy.may_pull_image(actor, repo) and has_image(deployments) else "",
         )  # fmt: skip
 

@@ -26,6 +26,7 @@ from web.views.spaces import (
     SpaceCard,
     SpacePage,
     StageBadge,
+    VolumeRow,
 )
 
 __all__ = [
@@ -81,4 +82,5 @@ __all__ = [
     "UsageRow",
     "UserRow",
     "Viewer",
+    "VolumeRow",
 ]

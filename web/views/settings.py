@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 
+from web.views.spaces import VolumeRow
+
 
 @dataclass(frozen=True, slots=True)
 class HardwareOption:
@@ -59,3 +61,4 @@ class SettingsView:
     replicas_now: int = 0
     storage_tier: str = ""  # what the app has at /data, "" = nothing
     storage_offers: tuple[tuple[str, int], ...] = ()  # tiers that may be asked for, with their bytes
+    volumes: tuple[VolumeRow, ...] = ()

@@ -70,6 +70,19 @@ class Gallery:
 
 
 @dataclass(frozen=True, slots=True)
+class VolumeRow:
+    """A repository that the Space mounts. `source` and `address` are "" for people who may not know it."""
+
+    kind: str  # model, dataset or space
+    source: str
+    address: str  # path of its page
+    mount_path: str
+    revision: str = ""
+    path: str = ""
+    commit: str = ""  # that runs
+
+
+@dataclass(frozen=True, slots=True)
 class SpacePage:
     """The head of every Space page and what the App tab needs."""
 
@@ -99,6 +112,7 @@ class SpacePage:
     tags: tuple[str, ...] = ()
     models: tuple[str, ...] = ()
     datasets: tuple[str, ...] = ()
+    volumes: tuple[VolumeRow, ...] = ()
     license: str = ""
     asleep: bool = False
     serves: bool = False

@@ -12,15 +12,16 @@ from control_plane.db.engine import Database
 from control_plane.domain.accounts import Account
 from control_plane.domain.builds import Artifact, ArtifactKind, BuildPhase, BuildResult, BuildStatus, LaunchPlan
 from control_plane.domain.errors import NameTaken, StaleGeneration
-from control_plane.domain.ids import BuildId, ReplicaId, SpaceId, new_id
+from control_plane.domain.ids import AccountId, BuildId, ReplicaId, RepoId, SpaceId, new_id
 from control_plane.domain.reasons import Reason
 from control_plane.domain.replicas import ReplicaState
 from control_plane.domain.routes import Endpoint, EndpointKind, IdleRule
-from control_plane.domain.spaces import Build, Deployment, DesiredState, Replica, Sdk, Setting, Space, SpaceConfig
+from control_plane.domain.spaces import Build, Deployment, DesiredState, Replica, RepoType, RepoVolume, Sdk, Setting, Space, SpaceConfig
 from control_plane.domain.traffic import Traffic
 from tests.contract.stores.rows import NOW, SHA, build, deployment, every_field_differs, replica, repo, space
 from tests.fakes.clock import FixedClock
 
+VOLUME = RepoVolume(RepoType.DATASET, RepoId("r1"), "ann/words", "/words", AccountId("u1"), "v1", "deep", SHA, "o" * 40)
 FULL_CONFIG = SpaceConfig(
     sdk=Sdk.DOCKER,
     title="T",
@@ -98,6 +99,7 @@ async def test_a_space_comes_back_whole(db: Database, demo: Space) -> None:
         "small",
         "k1",
         1 << 40,
+        (VOLUME,),
     )
     assert every_field_differs(full, demo)
     async with db.write() as work:
@@ -220,6 +222,7 @@ async def test_deployments_are_added_once(db: Database, demo: Space) -> None:
         "why",
         ("l1", "l2"),
         NOW,
+        (VOLUME,),
     )
     assert every_field_differs(full, deployment(demo, 1))
     first = deployment(demo, 1)

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 
@@ -76,6 +77,26 @@ def test_push_and_watch_it_go_live(platform: Platform, page: Page, tmp_path: Pat
     expect(page.locator("[data-stage=RUNNING]").first).to_be_visible(timeout=SLOW_MS)
     expect(page.frame_locator("iframe[data-app]").get_by_label("Word")).to_be_visible(timeout=SLOW_MS)
     expect(page.locator(".tag.mono", has_text=work.commit_id()[:7]).first).to_be_visible()
+
+
+def test_the_stream_of_a_page_goes_on_where_it_broke_off(platform: Platform) -> None:
+    """What the push of the story above told, from the start; then only what came after the last that was heard."""
+    address = f"{platform.url}/-/spaces/admin/rhymes/events"
+
+    def heard(after: int, until: int) -> list[int]:
+        ids: list[int] = []
+        with httpx.stream("GET", address, headers={"Last-Event-ID": str(after)}, timeout=60) as answer:
+            assert answer.status_code == 200 and answer.headers["content-type"].startswith("text/event-stream")
+            for line in answer.iter_lines():
+                if line.startswith("id: "):
+                    ids.append(int(line[4:]))
+                    if len(ids) == until:
+                        break
+        return ids
+
+    first = heard(1, 4)
+    assert first == sorted(set(first)) and first[0] > 1
+    assert heard(first[1], 2) == first[2:]
 
 
 def test_find_and_use_a_demo(platform: Platform, browser: Browser) -> None:
@@ -175,6 +196,37 @@ def test_storage_is_asked_for_and_given_up_by_form(platform: Platform, page: Pag
     remove.click()
     expect(page.get_by_text("Storage deleted; the app starts again without it.")).to_be_visible()
     assert platform.runtime("paint")["storage"] is None
+    platform.until("paint", "RUNNING", seconds=90)
+
+
+def test_a_repository_is_mounted_and_removed_by_form(platform: Platform, page: Page) -> None:
+    """At the width of a phone; the page of the Space names it to those who may know it."""
+    answer = platform.api("POST", "/api/repos/create", json={"name": "colours", "type": "model", "private": True})
+    assert answer.status_code == 200, answer.text
+    page.set_viewport_size({"width": 390, "height": 800})
+    page.goto(f"{platform.url}/spaces/admin/paint/settings")
+    panel = page.locator("#volumes")
+    panel.locator("[name=source]").fill("admin/colours")
+    panel.locator("[name=mount_path]").fill("/proc/1")
+    panel.get_by_role("button", name="Mount").click()
+    expect(page.get_by_text("nothing can be mounted at /proc/1")).to_be_visible()
+    panel.locator("[name=source]").fill("admin/colours")
+    panel.locator("[name=mount_path]").fill("/data/colours")
+    panel.get_by_role("button", name="Mount").click()
+    expect(page.get_by_text("Mounted; the app starts again with it.")).to_be_visible()
+    expect(panel.get_by_role("link", name="admin/colours")).to_be_visible()
+    assert page.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth"), "nothing is cut off"
+    platform.until("paint", "RUNNING", seconds=90)
+    assert [v["mountPath"] for v in platform.runtime("paint")["volumes"]] == ["/data/colours"]  # type: ignore[attr-defined]
+    page.goto(f"{platform.url}/spaces/admin/paint")
+    expect(page.get_by_text("/data/colours")).to_be_visible()
+    seen = httpx.get(f"{platform.url}/spaces/admin/paint").text
+    assert "private repository" in seen
+    assert "admin/colours" not in seen
+    page.goto(f"{platform.url}/spaces/admin/paint/settings")
+    page.locator("#volumes").get_by_role("button", name="Remove /data/colours").click()
+    expect(page.get_by_text("Not mounted any more")).to_be_visible()
+    assert platform.runtime("paint")["volumes"] == []
     platform.until("paint", "RUNNING", seconds=90)
 
 

@@ -212,7 +212,9 @@ def pages(audit: Auditor) -> None:
         ("secret-remove", "repo.delete_secret", put), ("hardware", "spaces.update_hardware", {"flavor": "cpu-basic"}),
         ("sleep", "spaces.update_sleep_time", {"seconds": "-1"}), ("replicas", "spaces.update_replicas", {"replicas": "1"}),
         ("storage", "spaces.update_storage", {"tier": "small"}),
-        ("storage-remove", "spaces.delete_storage", {"confirm": "alice/app"}), ("cancel-build", "build.cancel", {"build": build_id}),
+        ("storage-remove", "spaces.delete_storage", {"confirm": "alice/app"}),
+        ("volume", "spaces.update_volumes", {"type": "space", "source": "alice/app", "mount_path": "/code"}),
+        ("volume-remove", "spaces.update_volumes", {"mount_path": "/code"}), ("cancel-build", "build.cancel", {"build": build_id}),
         ("pause", "spaces.pause", {}), ("restart", "spaces.restart", {}), ("rebuild", "spaces.restart", {}),
         ("deploy", "spaces.restart", {"revision": "main"}),
     ):  # fmt: skip

@@ -23,6 +23,7 @@ CHANGES = (
         f"/spaces/alice/marginalia/{what}"
         for what in (
             "like", "duplicate", "settings/hardware", "settings/sleep", "settings/storage", "settings/storage-remove",
+            "settings/volume", "settings/volume-remove",
             "settings/variable", "settings/secret", "settings/variable-remove",
             "settings/secret-remove", "settings/pause", "settings/restart", "settings/rebuild", "settings/deploy", "settings/cancel-build",
             "settings/visibility", "settings/rename", "settings/delete", "new/main", "edit/main/app.py", "upload/main",
