@@ -220,14 +220,15 @@ def test_garbage_of_every_kind_is_told_before_it_goes(platform: Platform) -> Non
     own_log = old(data_dir / "logs" / "run" / f"{repo.id}.log")
     bundle, site = old(data_dir / "bundles" / gone / "b" / "app.py").parents[1], old(data_dir / "sites" / gone / "b" / "x").parents[1]
     lost = old(data_dir / "repos" / f"{gone}.git" / "HEAD").parent
-    for path in (environment / ".vitrine-env.json", environment, build_log, run_log, own_log, bundle, site, lost):
+    volume = old(data_dir / "volume-trees" / repo.id / ("0" * 40) / "about.json", '{"bytes": 7000}').parent
+    for path in (environment / ".vitrine-env.json", environment, build_log, run_log, own_log, bundle, site, lost, volume):
         os.utime(path, (1, 1))
     told = platform.json("gc", "--dry-run")
-    kinds = {"environment", "log", "bundle", "site", "repository"}
+    kinds = {"environment", "log", "bundle", "site", "repository", "volume"}
     assert {row["kind"] for row in told["items"]} == kinds
     assert all(row["why"] and row["bytes"] >= 0 for row in told["items"])
     assert told["bytes"] >= 5000 * 5
-    everything = (environment, build_log, run_log, bundle, site, lost)
+    everything = (environment, build_log, run_log, bundle, site, lost, volume)
     assert all(path.exists() for path in everything), "a look deletes nothing"
     assert all(len(line) <= 80 for line in platform.admin("gc", "--dry-run").splitlines())
     assert int(platform.admin("gc", "--yes", "--quiet")) == told["bytes"]
