@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -22,13 +22,16 @@ pools:
 """
 
 
+def pool_file(selector: Mapping[str, str], tolerations: Sequence[Mapping[str, str]], large: float) -> str:
+    return POOLS.format(selector=json.dumps(dict(selector)), tolerations=json.dumps([dict(one) for one in tolerations]), large=large)
+
+
 @contextmanager
 def platform_on(cluster: Cluster, namespace: str, *, large: float, **env: str) -> Iterator[Platform]:
     """Everything it makes is in `namespace`, which goes with it."""
-    selector, tolerations = json.dumps(dict(cluster.pool.node_selector)), json.dumps([dict(one) for one in cluster.pool.tolerations])
     with tempfile.TemporaryDirectory(prefix="v", ignore_cleanup_errors=True) as folder:
         pools = Path(folder) / "pools.yaml"
-        pools.write_text(POOLS.format(selector=selector, tolerations=tolerations, large=large))
+        pools.write_text(pool_file(cluster.pool.node_selector, cluster.pool.tolerations, large))
         running = start_platform(
             Path(folder) / "d", "--runtime", "kubernetes",
             env={
@@ -36,6 +39,7 @@ def platform_on(cluster: Cluster, namespace: str, *, large: float, **env: str) -
                 "VITRINE_POOLS_FILE": str(pools), "VITRINE_PREEMPT_IDLE_S": "1", **env,
             },
         )  # fmt: skip
+        running.pools, running.large = pools, large  # type: ignore[attr-defined]
         try:
             yield running
         finally:

@@ -81,6 +81,14 @@ def candidates(api: KubeApi) -> list[Choice]:
     return sorted(roomy, key=lambda choice: (choice.is_made_up, len(choice.tolerations), -choice.free_cores))
 
 
+def ready_nodes_beside(api: KubeApi, name: str) -> list[Choice]:
+    """Further nodes of the pool with a kubelet behind them; may be none."""
+    try:
+        return [choice for choice in candidates(api) if choice.name != name and not choice.is_made_up]
+    except Missing:
+        return []
+
+
 def gpu_node(api: KubeApi) -> Choice | None:
     """A Ready node with the extended resource; a status alone will do."""
     for node in api.get("/api/v1/nodes")["items"]:

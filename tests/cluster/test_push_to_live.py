@@ -6,14 +6,16 @@ import os
 import secrets
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import httpx
 import pytest
 
+from control_plane.runtimes.kubernetes import names
+from tests.cluster import kubectl, prerequisites
 from tests.cluster.conftest import Cluster
-from tests.cluster.platform import platform_on
+from tests.cluster.platform import platform_on, pool_file
 from tests.e2e.conftest import Platform, Work
 from tests.e2e.test_push_to_live import GRADIO
 from tests.e2e.test_readme import CHROMIUM, FLAGS
@@ -124,6 +126,11 @@ def test_push_build_pull_ready_and_a_code_push_loses_no_request(platform: Platfo
         assert time.monotonic() < end
         time.sleep(0.3)
     assert platform.app("admin-roll").text == "two", "a broken push leaves the version before it serving"
+    selector = f"{names.SPACE}={deployment['metadata']['labels'][names.SPACE]}"
+    for pod in cluster.api.get(f"/api/v1/namespaces/{namespace}/pods", {"labelSelector": selector})["items"]:
+        cluster.api.delete(f"/api/v1/namespaces/{namespace}/pods/{pod['metadata']['name']}", grace_s=1)
+    until(platform, "roll", lambda found: found["stage"] != "RUNNING")
+    until(platform, "roll", lambda _: platform.app("admin-roll").text == "two")  # taken away, the version before comes back once more
 
 
 def test_pause_restart_and_removal_leave_nothing_behind(platform: Platform, cluster: Cluster, tmp_path: Path) -> None:
@@ -209,6 +216,58 @@ def test_a_gradio_demo_in_a_browser(platform: Platform, tmp_path: Path) -> None:
                 pytest.fail(f"{error.message}\n" + "\n".join(heard[-40:]))
         finally:
             browser.close()
+
+
+def test_a_drained_nodes_space_waits_with_a_reason_moves_where_it_may_and_comes_back(
+    platform: Platform, cluster: Cluster, tmp_path: Path
+) -> None:
+    """`kubectl drain` of its pod's node; it moves once the hardware file, edited under the running platform, names another one."""
+    if not (prerequisites.may(cluster.api, "patch", "", "nodes") and prerequisites.may(cluster.api, "create", "", "pods/eviction")):
+        pytest.skip("these credentials may not cordon nodes or evict pods")
+    kubectl.kubectl_or_skip()
+    namespace, pools, large = platform.namespace, platform.pools, platform.large  # type: ignore[attr-defined]
+    pushed(platform, "mover", tmp_path, plain("here"))
+    selector = f"{names.SPACE}={platform.api('GET', '/api/spaces/admin/mover').json()['_id']}"
+    node = node_of(cluster, namespace, selector)
+    before = pool_row(platform)
+    with kubectl.drained(node, selector):
+        until(platform, "mover", lambda found: (found.get("reason") or {}).get("code") == "NO_CAPACITY")
+        found = platform.runtime("mover")
+        assert found["stage"] == "APP_STARTING", found
+        assert "cpu-basic" in found["reason"]["message"], found  # type: ignore[index]
+        assert pool_row(platform)["free"] == 0, "nothing is placed on a cordoned node"
+        others = prerequisites.ready_nodes_beside(cluster.api, node)
+        if others:
+            pools.write_text(pool_file(others[0].selector, others[0].tolerations, large))
+            live(platform, "mover")
+            assert node_of(cluster, namespace, selector) == others[0].name
+            assert platform.app("admin-mover", timeout=120).text == "here"
+            pools.write_text(pool_file(cluster.pool.node_selector, cluster.pool.tolerations, large))
+    live(platform, "mover")
+    assert platform.app("admin-mover", timeout=120).text == "here"
+    end = time.monotonic() + LIVE_S
+    while pool_row(platform)["total"] != before["total"]:
+        assert time.monotonic() < end, "the node is never counted again"
+        time.sleep(0.3)
+    platform.api("DELETE", "/api/repos/delete", json={"name": "mover", "type": "space"})
+
+
+def pool_row(platform: Platform) -> dict[str, object]:
+    (row,) = [row for row in platform.api("GET", "/api/admin/pools").json()["items"] if row["flavor"] == "cpu-basic"]
+    return row  # type: ignore[no-any-return]
+
+
+def node_of(cluster: Cluster, namespace: str, selector: str) -> str:
+    pods = cluster.api.get(f"/api/v1/namespaces/{namespace}/pods", {"labelSelector": selector})["items"]
+    (node,) = {pod["spec"]["nodeName"] for pod in pods if "deletionTimestamp" not in pod["metadata"]}
+    return str(node)
+
+
+def until(platform: Platform, name: str, good: Callable[[dict[str, object]], object]) -> None:
+    end = time.monotonic() + LIVE_S
+    while not good(found := platform.runtime(name)):
+        assert time.monotonic() < end, found
+        time.sleep(0.3)
 
 
 def test_what_does_not_fit_waits_in_line_and_an_idle_space_makes_room(platform: Platform, cluster: Cluster, tmp_path: Path) -> None:

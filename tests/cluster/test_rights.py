@@ -3,7 +3,6 @@ and is refused everything else. And the shipped overlays against the server's sc
 
 from __future__ import annotations
 
-import re
 import secrets
 import shutil
 import subprocess
@@ -24,6 +23,7 @@ from control_plane.runtimes.kubernetes.lease import LeaderLease
 from control_plane.runtimes.kubernetes.manifests import ClusterOptions
 from control_plane.runtimes.kubernetes.runtime import KubernetesRuntime
 from tests.cluster.conftest import Cluster, until, until_state
+from tests.cluster.kubectl import kubectl_or_skip
 from tests.restricted_pods import violations
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1200)]
@@ -158,17 +158,6 @@ def test_everything_else_is_refused(installed: Installed, verb: str, path: str) 
             installed.scheduler.get(path)
         else:
             installed.scheduler.create(path, {"metadata": {"generateName": "x-"}})
-
-
-def kubectl_or_skip() -> str:
-    kubectl = shutil.which("kubectl")
-    if kubectl is None:
-        pytest.skip("kubectl is missing")
-    said = subprocess.run([kubectl, "version", "--client", "-o", "json"], capture_output=True, text=True, timeout=60, check=False).stdout
-    version = re.search(r'"gitVersion": *"v1\.(\d+)', said)
-    if version is None or int(version[1]) < 27:
-        pytest.skip("this kubectl's kustomize is older than the manifests ask for (1.27)")
-    return kubectl
 
 
 @pytest.mark.parametrize(
