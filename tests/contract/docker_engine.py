@@ -132,6 +132,9 @@ class TestEngine:
             if table in (self.bridge, f"vitrine_kit_{self.bridge}") or any(table.startswith(f"vitrine_{tag}") for tag in self.tags):
                 subprocess.run(["nft", "delete", "table", family, table], check=False)
         subprocess.run(["ip", "link", "delete", self.bridge], capture_output=True, check=False)
+        places = [line.split()[1] for line in Path("/proc/mounts").read_text().splitlines()]
+        for place in reversed([place for place in places if Path(place).is_relative_to(self.folder)]):  # left by a killed engine
+            subprocess.run(["umount", "--lazy", place], check=False)
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
