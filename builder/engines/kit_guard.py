@@ -29,7 +29,6 @@ from builder.errors import BuildFailed
 from control_plane.domain.reasons import Reason
 
 logger = logging.getLogger("vitrine.builder")
-HOST = Path("/proc/1/root")  # the guard sees the host's processes, and through them its files
 ANSWER_S = 30.0  # how long the guard may take to answer
 # Whether limits of all steps together are in force: the engine's word about itself, memory in bytes, cores.
 Limit = Callable[[Mapping[str, Any], int, float], bool]
@@ -53,7 +52,7 @@ class KitGuard(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
 
     def watch(self, root: str, limit_bytes: int) -> KitWatch:
         with self._lock:
-            return self._watches.setdefault((root, limit_bytes), KitWatch(Path(root), limit_bytes, HOST))
+            return self._watches.setdefault((root, limit_bytes), KitWatch(Path(root), limit_bytes))
 
 
 class _Conversation(socketserver.StreamRequestHandler):

@@ -79,7 +79,6 @@ class KitWatch:
 
     root: Path
     limit_bytes: int
-    seen_at: Path = Path("/")  # where this process sees the engine's file system
     _held: dict[str, int] = field(default_factory=dict)
     _users: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -122,11 +121,7 @@ class KitWatch:
         self._held = {name: held for name, held in self._held.items() if name in {step.name for step in steps}}
         for step in steps:
             in_caches = sum(folder_bytes(one, shared=True) for one in step.caches)
-            written = (
-                folder_bytes(self.seen_at / step.layer.relative_to("/"), shared=True)
-                + in_caches
-                - self._held.setdefault(step.name, in_caches)
-            )
+            written = folder_bytes(step.layer, shared=True) + in_caches - self._held.setdefault(step.name, in_caches)
             if written > self.limit_bytes:
                 self._ended.append((time.monotonic(), written))
                 step.kill()

@@ -115,6 +115,7 @@ def build_images(stack: Stack, scratch: Path) -> None:
     stack.docker(*platform, "-t", "test/vitrine", "-f", str(ROOT / "infra/Dockerfile"), str(ROOT))
     if tree := older_version(scratch):
         stack.docker(*platform, "-t", OLDER, "-f", str(tree / "infra/Dockerfile"), str(tree))
+        shutil.copytree(tree / "infra/compose", scratch / "older")
 
 
 def older_version(scratch: Path) -> Path | None:
@@ -191,6 +192,7 @@ def test_an_upgrade_migrates_the_database_and_disturbs_no_app(stack: Stack, engi
     if not stack.docker("images", "--quiet", OLDER):
         pytest.skip("the checkout has no history to take an older version from")
     stack.up("down", "--volumes")
+    check_out(stack, stack.folder.parent / "older")
     stack.up(VITRINE_IMAGE=OLDER)
     older, token = stored(stack), new_token(stack)
     headers = {"Authorization": f"Bearer {token}"}
@@ -200,6 +202,7 @@ def test_an_upgrade_migrates_the_database_and_disturbs_no_app(stack: Stack, engi
     until(lambda: "hello from compose" in answer(stack), 60, "the app")
     app = running_app(engine)
 
+    check_out(stack, ROOT / "infra/compose")
     stack.up()
     assert (older < stored(stack), stored(stack)) == (True, head_revision())
     assert running_app(engine) == app, "the same container runs on"
@@ -207,6 +210,11 @@ def test_an_upgrade_migrates_the_database_and_disturbs_no_app(stack: Stack, engi
     (tmp_path / "demo/index.html").write_text("hello from the next version")
     push_again(tmp_path / "demo")
     until(lambda: "hello from the next version" in answer(stack), 60, "a push after it, with the token of before")
+
+
+def check_out(stack: Stack, version: Path) -> None:
+    """The files of another version in place of these, as git does it; `secrets` stay."""
+    shutil.copytree(version, stack.folder, ignore=shutil.ignore_patterns("secrets"), dirs_exist_ok=True)
 
 
 def new_token(stack: Stack) -> str:

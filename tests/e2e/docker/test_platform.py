@@ -23,6 +23,7 @@ from typing import Any
 import docker
 import httpx
 import pytest
+from huggingface_hub import HfApi
 from playwright.sync_api import expect, sync_playwright
 
 from builder.engines.docker_engine import DockerEngine
@@ -39,6 +40,7 @@ pytestmark = list(marks)
 CARD = "---\ntitle: T\nsdk: {sdk}\n{more}---\n"
 Make = Callable[..., Work]
 APT_MIRROR = "debian-of-this-site"
+HF = str(Path(sys.executable).parent / "hf")
 
 
 @dataclass(frozen=True)
@@ -266,7 +268,8 @@ def of_this_site(http_index: str, keys: Keys) -> tuple[str, ...]:
     return (f":{port}", APT_MIRROR, keys.certificate.read_text().splitlines()[1])
 
 
-def test_a_docker_space_with_a_secret_and_a_variable(running: Platform, space: Make, host: TestEngine, http_index: str, keys: Keys) -> None:
+def test_a_docker_space_by_the_hf_command(running: Platform, host: TestEngine, http_index: str, keys: Keys, tmp_path: Path) -> None:
+    """Made, filled, built with a secret and a variable, followed, given hardware and storage, rebuilt and paused, by its users' client."""
     dockerfile = (
         "# syntax=docker/dockerfile:1\nFROM vitrine/python:3.11\nARG GREETING\nWORKDIR /srv\nUSER root\n"
         "RUN --mount=type=secret,id=TOKEN,mode=0444,required=true \\\n"
@@ -276,18 +279,41 @@ def test_a_docker_space_with_a_secret_and_a_variable(running: Platform, space: M
         'COPY app.py /srv/\nCMD ["python3", "/srv/app.py"]\n'
     )
     app = APP.format(words="x").replace(
-        "WORDS = 'x'", 'WORDS = open("/srv/size").read().strip() + open("/srv/greeting").read().strip() + str(os.getuid())'
+        "WORDS = 'x'",
+        'open("/data/starts", "a").write("x"); starts = len(open("/data/starts").read())\n'
+        'WORDS = " ".join((open("/srv/size").read().strip(), open("/srv/greeting").read().strip(), str(os.getuid()), str(starts)))',
     )
-    app = app.replace('print("listening"', 'open("/data/x", "w").close()\nprint("listening"').replace('"7860"', '"8123"')
-    work = space("own", "docker", more="app_port: 8123\n", Dockerfile=dockerfile, app__py=app)
-    running.api("POST", "/api/spaces/admin/own/secrets", json={"key": "TOKEN", "value": "s3cret-of-ours"})
-    running.api("POST", "/api/spaces/admin/own/variables", json={"key": "GREETING", "value": "hello"})
-    said = work.push("x")
-    assert "Live at" in said, said
-    assert running.app("admin-own").text == "14hello1000"
+    work = tmp_path / "own"
+    work.mkdir()
+    files = {
+        "README.md": CARD.format(sdk="docker", more="app_port: 8123\n"),
+        "Dockerfile": dockerfile,
+        "app.py": app.replace('"7860"', '"8123"'),
+    }
+    for name, text in files.items():
+        (work / name).write_text(text)
+    environment = {"PATH": os.environ["PATH"], "HF_ENDPOINT": running.url, "HF_TOKEN": running.token, "HF_HOME": str(tmp_path / "hf")}
+
+    def hf(*words: str) -> str:
+        done = subprocess.run([HF, *words], env=environment, capture_output=True, text=True, timeout=280, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout + done.stderr
+
+    def answers(words: str) -> None:
+        until(lambda: running.app("admin-own").text == words, 60, f"{words!r} of {running.runtime('own')}")
+
+    api = HfApi(endpoint=running.url, token=running.token)
+    hf("repos", "create", "admin/own", "--type", "space", "--space-sdk", "docker")
+    api.add_space_secret("admin/own", "TOKEN", "s3cret-of-ours")
+    api.add_space_variable("admin/own", "GREETING", "hello")
+    hf("upload", "admin/own", str(work), ".", "--repo-type", "space")
+    said = hf("spaces", "logs", "admin/own", "--build", "--follow")
+    hf("spaces", "wait", "admin/own", "--timeout", "240")
+    assert "[secret]" in said and "s3cret-of-ours" not in said and "vitrine-pip" not in said, said
+    answers("14 hello 1000 1")
+    assert "listening" in hf("spaces", "logs", "admin/own")
     found = running.app("admin-own", "/probe?registry=1").json()
     assert (found["writable"], found["home"], found["tmp"]) == (["/data"], "yes", "yes")
-    assert "s3cret-of-ours" not in said and "vitrine-pip" not in said
     (image,) = [one["image"] for one in running.api("GET", "/api/spaces/admin/own/versions").json()]
     client = docker.DockerClient(base_url=host.host, version="1.41")
     try:
@@ -299,6 +325,20 @@ def test_a_docker_space_with_a_secret_and_a_variable(running: Platform, space: M
     finally:
         client.close()
     assert "s3cret-of-ours" not in log_of(running, "own", "build")
+
+    assert running.api("POST", "/api/spaces/admin/own/storage", json={"tier": "small"}).status_code == 200
+    answers("14 hello 1000 1")  # a new disk, and its first start
+    api.request_space_hardware("admin/own", "cpu-upgrade")
+    until(lambda: api.get_space_runtime("admin/own").hardware == "cpu-upgrade", 60, "the hardware")
+    answers("14 hello 1000 2")
+    builds = build_count(running)
+    hf("spaces", "restart", "admin/own", "--factory-reboot")
+    answers("14 hello 1000 3")
+    assert build_count(running) == builds + 1
+    assert api.pause_space("admin/own").stage == "PAUSED"
+    assert running.app("admin-own").status_code == 503
+    api.restart_space("admin/own")
+    answers("14 hello 1000 4")
 
 
 def test_streamlit_and_static_with_a_build_command(running: Platform, space: Make) -> None:
