@@ -107,6 +107,7 @@ _BY_RIGHT: dict[Right, tuple[str, ...]] = {
         "GET /api/spaces/{ns:seg}/{name:seg}/timeline",
         "GET /api/spaces/{ns:seg}/{name:seg}/events",
         "GET /api/spaces/{ns:seg}/{name:seg}/host",
+        "GET /spaces/{ns:seg}/{name:seg}/agents.md",
     ),
     Action.USE_APP: ("GET /api/spaces/{ns:seg}/{name:seg}/jwt",),
     Access.VIEW_AND_WRITE_TOKEN: (

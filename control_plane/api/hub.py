@@ -7,6 +7,7 @@ from starlette.responses import Response
 
 from control_plane.api import (
     access_requests,
+    agents,
     catalogue,
     collections,
     commits,
@@ -66,6 +67,7 @@ def hub_router(services: Services, consent: ConsentPages, deliveries: Deliveries
         notifications,
         catalogue,
         safetensors,
+        agents,
         files,
     ):
         join(api, room.router(hub))

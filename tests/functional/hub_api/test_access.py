@@ -102,6 +102,7 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
 
 BODIES: dict[str, Any] = {
     "hardware": {"flavor": "cpu-basic"}, "sleeptime": {"seconds": -1}, "replicas": {"replicas": 1}, "storage": {"tier": "small"},
+    "volumes": {"volumes": []},
     "dev-mode": {"enabled": False},
     "secrets": {"key": "K", "value": "v"}, "variables": {"key": "K", "value": "v"}, "tag/main": {"tag": "t"},
     "preupload/main": {"files": []},

@@ -110,6 +110,19 @@ def test_info_list_search_hardware_templates(api: HfApi, space: str) -> None:
     assert isinstance(api.list_space_templates() if hasattr(api, "list_space_templates") else [], list)
 
 
+def test_programs_are_told_how_to_use_an_app(api: HfApi, platform: Platform, alice: str) -> None:
+    api.create_repo("alice/told", repo_type="space", space_sdk="gradio")
+    address = f"{platform.url}/spaces/alice/told/agents.md"
+    told = httpx.get(address)
+    assert told.headers["content-type"].startswith("text/markdown")
+    for words in (f"http://alice-told.localhost:{platform.port}/gradio_api/info", f"HF_ENDPOINT={platform.url}`", 'Client("alice/told")'):
+        assert words in told.text
+    assert "private" not in told.text
+    api.update_repo_settings("alice/told", repo_type="space", private=True)
+    assert httpx.get(address).status_code == 401
+    assert "The app is private" in httpx.get(address, headers={"authorization": f"Bearer {alice}"}).text
+
+
 def test_lists_page_through_links(api: HfApi, platform: Platform) -> None:
     for n in range(5):
         api.create_repo(f"alice/page-{n}", repo_type="dataset")
