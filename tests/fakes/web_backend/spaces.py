@@ -30,6 +30,7 @@ from web.views import (
     SpaceCard,
     SpacePage,
     StageBadge,
+    VolumeRow,
 )
 
 
@@ -207,6 +208,7 @@ class Spaces(World):
             "running",
             storage_bytes=14_200,
             replicas_now=1,
+            volumes=(VolumeRow("dataset", "alice/books", "/datasets/alice/books", "/data/books", "main", "", SHA),),
             storage_tier="small",
             storage_offers=(("small", 20 * 10**9), ("medium", 150 * 10**9)),
         )
