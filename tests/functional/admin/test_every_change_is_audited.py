@@ -113,8 +113,8 @@ def _per_prefix(path: str) -> str:
     if path.startswith(("/spaces/{owner", "/datasets/{owner", "/{owner")):
         rest = "/{owner" + path.partition("/{owner")[2]
         only_spaces = re.search(r"\}/(collect|duplicate)$|/preview(-end)?$", path)
-        words = ("hardware", "sleep", "replicas", "variable", "secret", "pause", "restart", "rebuild", "deploy", "cancel", "storage")
-        if only_spaces or re.search(rf"/settings/({'|'.join(words)})", path):
+        words = "hardware|sleep|replicas|variable|secret|pause|restart|rebuild|deploy|cancel|storage|volume"
+        if only_spaces or re.search(rf"/settings/({words})", path):
             return path
         return "{P}" + rest
     return path

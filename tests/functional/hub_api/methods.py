@@ -19,7 +19,7 @@ from huggingface_hub.utils import HfHubHTTPError, get_session  # noqa: E402
 # Services of other hosts, or ones that no platform of one's own has: jobs, buckets, papers, inference.
 ELSEWHERE = ("bucket", "job", "paper", "inference", "leaderboard", "kernel", "parquet", "resource_group")
 # Of the object itself, without a call; and what needs an app that runs (`tests/e2e/test_clients_live.py`).
-WITHOUT_US = ("get_full_repo_name", "wait_for_space", "preupload_lfs_files", "set_space_volumes", "delete_space_volumes")
+WITHOUT_US = ("get_full_repo_name", "wait_for_space", "preupload_lfs_files")
 
 api = hub.HfApi(endpoint=endpoint, token=token)
 guest = hub.HfApi(endpoint=endpoint, token=guest_token)
@@ -257,6 +257,12 @@ if has("list_space_templates"):
     check("list_space_templates", isinstance(our.list_space_templates(), list))
 if has("get_zero_gpu_quota"):
     check("get_zero_gpu_quota", our.get_zero_gpu_quota())
+if has("set_space_volumes"):
+    our.set_space_volumes(space, [hub.Volume(type="model", source=model, mount_path="/models")])
+    check("set_space_volumes", [v.source for v in our.get_space_runtime(space).volumes] == [model])
+    our.delete_space_volumes(space)
+    check("delete_space_volumes", our.get_space_runtime(space).volumes == [])
+    refused("delete_space_volumes", space, status=400)
 if has("request_space_storage"):
     check("request_space_storage", our.request_space_storage(space, "small").storage == "small")
     check("delete_space_storage", our.delete_space_storage(space).storage is None)
