@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from builder.engines.docker_prune import old_images
+from docker.errors import APIError
+
+from builder.engines.docker_prune import forget_unfinished, old_images
 
 A, B = "127.0.0.1:5000/spaces/" + "a" * 24, "127.0.0.1:5000/spaces/" + "b" * 24
 
@@ -36,3 +38,13 @@ def test_what_was_pulled_by_digest_counts_too() -> None:
 def test_two_builds_of_the_same_image_are_one_version() -> None:
     images = [image(7, f"{A}:{build(1)}", f"{A}:{build(2)}"), image(6, f"{A}:{build(3)}")]
     assert old_images(images, (), 1) == [f"{A}:{build(3)}"]
+
+
+class Busy:
+    def prune_images(self, filters: dict[str, object]) -> dict[str, int]:
+        assert filters == {"dangling": True, "until": "24h"}
+        raise APIError("409 Client Error: Conflict (a prune operation is already running)")
+
+
+def test_two_pushes_at_once_do_not_fail_each_other() -> None:
+    assert forget_unfinished(Busy()) == 0
