@@ -222,7 +222,6 @@ def test_a_repository_is_mounted_and_removed_by_form(platform: Platform, page: P
     expect(page.get_by_text("Mounted; the app starts again with it.")).to_be_visible()
     expect(panel.get_by_role("link", name="admin/colours")).to_be_visible()
     assert page.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth"), "nothing is cut off"
-    platform.until("paint", "RUNNING", seconds=90)
     assert [v["mountPath"] for v in platform.runtime("paint")["volumes"]] == ["/data/colours"]  # type: ignore[attr-defined]
     page.goto(f"{platform.url}/spaces/admin/paint")
     expect(page.get_by_text("/data/colours")).to_be_visible()

@@ -27,12 +27,25 @@ pytestmark = [
     pytest.mark.skipif(not Path(PYTHON).exists(), reason="no interpreter that an ordinary user can read"),
 ]
 
-SCRIPT = """
+SCRIPT = '''
 import asyncio, dataclasses, json, os, sys
 from tests.functional.sandbox.places import Place
 from control_plane.domain.errors import Rejected
+from control_plane.domain.replicas import Mount
 
 APP = "import http.server; print('up as', __import__('os').getuid(), flush=True); http.server.HTTPServer(('0.0.0.0', 7860), http.server.SimpleHTTPRequestHandler).serve_forever()"
+MOUNTED = """
+import os
+for path in ("/data/model/word", "/home/user/app/model/word"):
+    tried = [lambda: open(path, "a"), lambda: os.chmod(path, 0o777), lambda: os.unlink(path), lambda: open(path + "2", "w")]
+    kept = 0
+    for change in tried:
+        try:
+            change()
+        except OSError:
+            kept += 1
+    print(open(path).read(), kept, flush=True)
+"""
 HOG = "x = []\\nwhile True: x.append(bytearray(1 << 20))"
 
 async def main():
@@ -53,12 +66,18 @@ async def main():
     out["ports"] = seen.listening_ports
     hog = await place.until_end(dataclasses.replace(place.spec(HOG), trusted=spec.trusted))
     out["hog"] = hog.reason
+    library = place.root / "library"
+    library.mkdir()
+    (library / "word").write_text("mounted")
+    (library / "word").chmod(0o444)
+    mounts = tuple(Mount(str(library), path) for path in ("/data/model", "/home/user/app/model"))
+    out["mounted"] = (await place.until_end(dataclasses.replace(place.spec(MOUNTED, mounts=mounts), trusted=spec.trusted))).log_tail
     await place.runtime.close()
     place.remove()
     print(json.dumps(out))
 
 asyncio.run(main())
-"""
+'''
 
 
 @pytest.fixture
@@ -91,6 +110,7 @@ def test_without_limits_strangers_are_refused_and_ones_own_app_runs(copy: Path) 
     assert "sudo" in str(result["fix"])
     assert (result["uid"], result["answer"], result["ports"]) == (UID, "HTTP/1.0 200 OK", [7860])
     assert result["hog"] == "APP_EXITED"  # ended by its own limit: MemoryError
+    assert result["mounted"] == ["mounted 4", "mounted 4"], "the app is the platform's own user, and still changes nothing"
 
 
 def test_with_groups_made_by_the_operator_the_floor_is_met(copy: Path) -> None:
@@ -102,6 +122,7 @@ def test_with_groups_made_by_the_operator_the_floor_is_met(copy: Path) -> None:
     assert result["is_met"] is True
     assert "refused" not in result
     assert (result["uid"], result["answer"], result["hog"]) == (UID, "HTTP/1.0 200 OK", "APP_OUT_OF_MEMORY")
+    assert result["mounted"] == ["mounted 4", "mounted 4"]
 
 
 def test_inside_a_sandbox_there_is_no_second_one_but_trusted_apps_run(tmp_path: Path) -> None:
