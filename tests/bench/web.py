@@ -32,6 +32,7 @@ from control_plane.domain.builds import BuildStatus
 from control_plane.domain.ids import BuildId, Sha, SpaceId, new_id
 from control_plane.domain.repo_query import RepoQuery
 from control_plane.domain.spaces import Build, RepoType
+from control_plane.http.live import ALIVE_S
 from control_plane.settings import Settings
 from tests.bench.api import _fill
 from tests.fakes.postgres import PostgresServer, find_server, postgres_server
@@ -39,7 +40,7 @@ from tests.fakes.postgres import PostgresServer, find_server, postgres_server
 _REQUESTS = 200
 _WARM = 10
 _STREAMS = 1000
-_IDLE_S = 30.0
+_IDLE_S = ALIVE_S + 1  # a sign of life of every stream falls into it
 _PER_CALLER = 50
 _PATHS = ("/", "/?sort=likes", "/?sdk=gradio", "/?page=3", "/spaces?sort=updated", "/?tag=audio", "/?running=1")
 _SEARCHES = ("demo", "whisper", "needle", "torch", "transformers pipeline", "tokeniz", "gradio whisper", "load_model", "de", "zz-nothing")
