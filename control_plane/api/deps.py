@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import quote
 
@@ -29,6 +30,7 @@ from control_plane.ports.secret_box import SecretBox
 from control_plane.ports.signals import Signals
 from control_plane.ports.space_actions import SpaceActions
 from control_plane.ports.stores import UnitOfWork, UnitOfWorkFactory
+from control_plane.ports.volumes import TreeKey
 
 __all__ = ["Hub", "Services", "SpaceActions", "cookie_name"]
 
@@ -70,13 +72,17 @@ class Services(Protocol):
     @property
     def app_downloads(self) -> AppDownloads: ...
     @property
-    def repo_trees(self) -> RepoStreams: ...
+    def repo_trees(self) -> MountedTrees: ...
 
 
-class RepoStreams(Protocol):
-    """What a repository, or a part of it, holds at a commit, as a tar stream with its large files."""
+class MountedTrees(Protocol):
+    """What Spaces mount of repositories (`git.repo_trees.RepoTrees`)."""
 
-    def tar(self, repo_id: RepoId, commit: Sha, path: str) -> AsyncIterator[bytes]: ...
+    def tar(self, repo_id: RepoId, commit: Sha, path: str) -> AsyncIterator[bytes]:
+        """What a repository, or a part of it, holds at a commit, with its large files."""
+
+    def unused(self, in_use: Collection[TreeKey], *, older_than_s: float) -> list[tuple[Path, int]]: ...  # copies and their bytes
+    def remove(self, place: Path) -> None: ...
 
 
 class AppDownloads(Protocol):

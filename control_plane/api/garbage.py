@@ -18,10 +18,10 @@ from typing import Any, Protocol
 import httpx
 
 from control_plane.accounts.storage import StorageRoom
+from control_plane.api.deps import MountedTrees
 from control_plane.api.registry_garbage import RegistryImages
 from control_plane.domain.errors import Unavailable, VitrineError
 from control_plane.domain.ids import BuildId, RepoId, SpaceId
-from control_plane.git.repo_trees import RepoTrees
 from control_plane.http.long_work import Tell, nobody_listens
 from control_plane.ports.clock import Clock
 from control_plane.ports.git import LfsStore
@@ -50,7 +50,7 @@ class Services(Protocol):
     @property
     def lfs(self) -> LfsStore: ...
     @property
-    def repo_trees(self) -> RepoTrees: ...
+    def repo_trees(self) -> MountedTrees: ...
     @property
     def storage(self) -> StorageRoom: ...
     @property
