@@ -59,8 +59,11 @@ def build_runtime(settings: Settings, services: Services) -> Any:
         from control_plane.runtimes.docker.assemble import docker_runtime
 
         gpus = _local_gpus()
+
         # Which model a card is only the operator knows: GPU flavors are served where the hardware file was written for this machine.
-        flavors = tuple(f.name for f in services.catalog.flavors if not f.has_gpu or (settings.pools_file and f.gpu_count <= len(gpus)))
+        def flavors() -> tuple[str, ...]:
+            return tuple(f.name for f in services.catalog.flavors if not f.has_gpu or (settings.pools_file and f.gpu_count <= len(gpus)))
+
         return docker_runtime(
             settings.docker_host, sink, settings.data_dir, flavors=flavors, gpus=gpus, hub=(settings.host, settings.port),
             egress_ports=settings.egress_ports, egress_allow=settings.egress_allow, login=registry_login(settings),
@@ -82,6 +85,7 @@ def build_runtime(settings: Settings, services: Services) -> Any:
         settings.data_dir,
         sink,
         run_dir=settings.run_dir,
+        flavors=lambda: tuple(flavor.name for flavor in services.catalog.flavors if not flavor.has_gpu),
         egress_ports=tuple(int(port) for port in settings.egress_ports.split(",") if port.strip()),
         egress_allow=tuple(pair.strip() for pair in settings.egress_allow.split(",") if pair.strip()),
     )

@@ -19,7 +19,7 @@ def docker_runtime(
     log: LogSink,
     data_dir: Path,
     *,
-    flavors: tuple[str, ...],
+    flavors: Callable[[], tuple[str, ...]],
     gpus: tuple[str, ...],
     hub: tuple[str, int],
     egress_ports: str,

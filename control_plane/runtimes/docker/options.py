@@ -18,7 +18,7 @@ class DockerOptions:
     registry takes the platform's tokens. Times are in seconds.
     """
 
-    flavors: tuple[str, ...] = ("cpu-basic", "cpu-upgrade")
+    flavors: Callable[[], tuple[str, ...]] = lambda: ("cpu-basic", "cpu-upgrade")  # asked for each time: the hardware file may change
     gpus: tuple[str, ...] = ()
     openings: Openings = field(default_factory=Openings)
     subnets: str = "10.213.0.0/16"

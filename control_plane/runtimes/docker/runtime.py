@@ -154,7 +154,9 @@ class DockerRuntime:
             options.node_name, options.pool_name, self._machine.vcpu, self._machine.memory_bytes, len(options.gpus),
             used_vcpu=vcpu, used_memory_bytes=memory, used_gpus=gpus, replicas=frozenset(replicas),
         )  # fmt: skip
-        return Capacity((NodePool(options.pool_name, options.flavors, max_nodes=1, overcommit=options.overcommit, shrinks=True),), (node,))
+        return Capacity(
+            (NodePool(options.pool_name, options.flavors(), max_nodes=1, overcommit=options.overcommit, shrinks=True),), (node,)
+        )
 
     async def usage(self, replica_id: ReplicaId) -> ReplicaUsage | None:
         try:

@@ -10,7 +10,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 from control_plane.domain.builds import ArtifactKind, SourceKind
@@ -33,7 +33,7 @@ _UID_BASE, _UID_COUNT = 1_000_000, 400_000
 
 class ProcessRuntime:
     """`data_dir` holds bundles, environments and run/. `log` takes what apps print. `egress_ports` are open to public
-    addresses; `egress_allow` adds "host:port" pairs that may be private. `flavors` are the names this machine serves,
+    addresses; `egress_allow` adds "host:port" pairs that may be private. `flavors` gives the names that this machine serves now,
     `overcommit` how often its CPU and memory may be promised (idle apps use little, and limits hold per replica)."""
 
     def __init__(
@@ -41,7 +41,7 @@ class ProcessRuntime:
         data_dir: Path,
         log: LogSink,
         *,
-        flavors: tuple[str, ...] = ("cpu-basic", "cpu-upgrade"),
+        flavors: Callable[[], tuple[str, ...]] = lambda: ("cpu-basic", "cpu-upgrade"),
         egress_ports: tuple[int, ...] = (80, 443),
         egress_allow: tuple[str, ...] = (),
         node_name: str = "local",
@@ -142,7 +142,7 @@ class ProcessRuntime:
             used_memory_bytes=sum(limit.memory_bytes for limit in limits),
             replicas=frozenset(spec.replica_id for spec in running),
         )
-        pool = NodePool(self._pool_name, self._flavors, max_nodes=1, overcommit=self._overcommit, shrinks=True)
+        pool = NodePool(self._pool_name, self._flavors(), max_nodes=1, overcommit=self._overcommit, shrinks=True)
         return Capacity((pool,), (node,))
 
     async def usage(self, replica_id: ReplicaId) -> ReplicaUsage | None:
