@@ -12,6 +12,8 @@ import httpx
 import pytest
 
 from tests.e2e.conftest import ROOT, Platform, Work, start_platform, stop_platform
+from tests.e2e.operators import Operator
+from tests.e2e.surfaces import browser_of
 from tests.e2e.test_push_to_live import plain, serves, wait_for
 
 # Serves well until it is told to misbehave.
@@ -55,6 +57,7 @@ def platform() -> Iterator[Platform]:
         pools = Path(folder) / "pools.yaml"
         pools.write_text(small)
         running = start_platform(Path(folder) / "d", env={"VITRINE_POOLS_FILE": str(pools)})
+        running.pools = pools  # type: ignore[attr-defined]
         yield running
         stop_platform(running)
 
@@ -89,6 +92,45 @@ def log_of(platform: Platform, name: str, seconds: float = 1.0) -> str:
             if time.monotonic() > end:
                 break
     return text
+
+
+def test_the_hardware_file_is_taken_up_while_everything_runs(platform: Platform, neighbour: str) -> None:
+    """Edited: the operator's list and the owner's picker change. Broken: the old one stays, and its line is named."""
+    file: Path = platform.pools  # type: ignore[attr-defined]
+    operator, before = Operator(platform), file.read_text()
+
+    def pools() -> str:
+        return operator.quick("pool", "list")
+
+    made = platform.api("POST", "/api/admin/users", json={"name": "picker", "password": "as good as any other", "admin": True})
+    assert made.is_success, made.text
+    browser = browser_of(platform, "picker", "as good as any other")
+
+    def picker() -> str:
+        page = browser.get(f"/spaces/admin/{neighbour}/settings")
+        assert page.status_code == 200, page.text
+        return page.text
+
+    def logged() -> str:
+        return "".join(file.read_text() for file in (platform.data_dir / "logs/platform").glob("*.log"))
+
+    assert "cpu-half" not in pools() + picker()
+    added = "flavors:\n  - {name: cpu-half, pretty_name: Half a core, vcpu: 0.5, memory_gb: 0.25, disk_gb: 1}\n"
+    edited = before.replace("\nflavors:\n", f"\n{added}", 1).replace("flavors: [cpu-basic,", "flavors: [cpu-half, cpu-basic,", 1)
+    try:
+        file.write_text(edited)
+        wait_for(lambda: "cpu-half" in pools() and "Half a core" in picker(), 60, "the edited file is not in force")
+        line = 1 + edited[: edited.index("memory_gb: 0.25")].count("\n")
+        file.write_text(edited.replace("memory_gb: 0.25", "memory_gb: lots"))
+        wait_for(lambda: f"pools.yaml, line {line}:" in platform.api("GET", "/api/admin/pools").json()["warning"], 60, "nobody is told")
+        assert "cpu-half" in pools(), "the last good file stays"
+        assert "Half a core" in picker()
+        wait_for(lambda: f"pools.yaml, line {line}:" in logged(), 60, "the platform's own log does not say it")
+        file.write_text(before)
+        wait_for(lambda: "cpu-half" not in pools() + picker(), 60, "the mended file is not in force")
+    finally:
+        browser.close()
+        file.write_text(before)
 
 
 def test_a_fork_bomb_stays_in_its_sandbox(platform: Platform, tmp_path: Path, neighbour: str) -> None:

@@ -52,13 +52,13 @@ from control_plane.spaces.deps import SpaceDeps
 from tests.simulation.cluster import SimulatedCluster
 from tests.simulation.cluster_sim import nodes, pools
 from tests.simulation.rows import Rows
+from tests.simulation.uses import Uses
 from tests.simulation.virtual_time import LoopClock, VirtualLoop
 
 CATALOG = FlavorCatalog()
 WEIGHTS = (60, 10, 6, 4, 6, 4, 2, 2, 3, 2, 1)
 EVENTS_PER_S = 400.0
 BEGAN = datetime(2026, 8, 31, 23, 58, tzinfo=UTC)  # a month ends on the way
-_SLACK = 1e-6
 _REFUSALS = (QuotaExceeded, Rejected, NotFound, Unavailable)
 
 Check = Callable[..., Awaitable[None]]
@@ -91,13 +91,12 @@ class World:
     def __init__(self, loop: VirtualLoop, seed: int, size: Size, check: Check = quotas.check) -> None:
         self.dice, self.size, self.story = random.Random(seed), size, Story()
         self.clock = LoopClock(loop, BEGAN)
-        self.rows = Rows(random.Random(seed + 1), self._saved)
+        self.rows = Rows(random.Random(seed + 1), lambda space: self.uses.saved(space))
+        self.uses = Uses(self.rows, self.clock, self._overrun)
         machines: dict[str, Node] = {node.name: node for node in nodes(size.nodes)}
-        self.cluster = SimulatedCluster(random.Random(seed + 2), pools(), machines, self._most_wanted, self._changed)
+        self.cluster = SimulatedCluster(random.Random(seed + 2), pools(), machines, self.uses.most_wanted, self.uses.changed)
+        self.uses.cluster = self.cluster
         self._check = check
-        self._most: dict[SpaceId, tuple[float, int]] = {}
-        self._use: dict[AccountId, dict[str, float]] = {}
-        self._on_gpus: dict[AccountId, set[SpaceId]] = {}
         self._hints: asyncio.Queue[tuple[str, str]] = asyncio.Queue()
         self._said: asyncio.Queue[SpaceId | ActivityReport] = asyncio.Queue()
         self._lost_hints_share = 0.0
@@ -215,80 +214,9 @@ class World:
     async def tail(self, stream: str, count: int) -> tuple[LogLine, ...]:
         return ()
 
-    # -- the accounts of the world itself
-
-    def _most_wanted(self, space_id: SpaceId) -> int:
-        """Replicas that the owner wants; what was on its way when the number was lowered may still come."""
-        at, before = self._most.get(space_id, (0.0, 0))
-        now = self.rows.spaces_by_id[space_id].replicas
-        return max(now, before) if self.clock.monotonic() - at < 5 else now
-
-    def _saved(self, space: Space) -> None:
-        at, before = self._most.get(space.id, (0.0, 0))
-        if space.replicas >= before or self.clock.monotonic() - at > 5:
-            self._most[space.id] = self.clock.monotonic(), space.replicas
-        self._changed(space.id)
-
-    def _changed(self, space_id: SpaceId) -> None:
-        self._check_account(self.rows.repos_by_id[RepoId(space_id)].owner_id)
-
-    def _demand(self, account_id: AccountId) -> tuple[dict[str, float], set[SpaceId]]:
-        """What its owner's Spaces are let in for or really run, by key; and those on GPUs."""
-        use: dict[str, float] = {"running": 0.0, "vcpu": 0.0, "memory-gb": 0.0}
-        on_gpus = set()
-        for space_id in self.rows.spaces_of[account_id]:
-            space = self.rows.spaces_by_id[space_id]
-            counts: dict[str, int] = {}
-            if space.desired is DesiredState.RUNNING and not space.asleep:
-                for generation in (space.generation, space.live_generation):
-                    version = self.rows.deployments_by_key.get((space_id, generation))
-                    if version is not None and version.failed_reason is None:
-                        counts[space.hardware] = space.replicas
-                        if _FLAVORS[space.hardware].has_gpu:
-                            on_gpus.add(space_id)
-            versions: Counter[tuple[str, int]] = Counter()
-            for pod in self.cluster.of_space.get(space_id, {}).values():
-                if pod.is_up and not pod.was_lost:
-                    versions[pod.flavor.name, pod.generation] += 1
-            for (flavor, _), count in versions.items():
-                counts[flavor] = max(counts.get(flavor, 0), count)
-            if counts:
-                use["running"] += max(counts.values())
-                use["vcpu"] += max(count * _FLAVORS[name].vcpu for name, count in counts.items())
-                use["memory-gb"] += max(count * _FLAVORS[name].memory_gb for name, count in counts.items())
-                for name, count in counts.items():
-                    use[f"running.{name}"] = use.get(f"running.{name}", 0.0) + count
-        return use, on_gpus
-
-    def _check_account(self, account_id: AccountId) -> None:
-        """No change may bring an account above a limit, or further above one that was lowered under it."""
-        use, on_gpus = self._demand(account_id)
-        before, gpus_before = self._use.get(account_id, {}), self._on_gpus.get(account_id, set())
-        self._use[account_id], self._on_gpus[account_id] = use, on_gpus
-        account = self.rows.accounts_by_id[account_id]
-        limits = self.rows.limits_of[quotas.PLATFORM] | self.rows.limits_of[account.name]
-        for key, amount in use.items():
-            limit = limits.get(key)
-            if limit is not None and amount > max(limit, before.get(key, 0.0)) + _SLACK:
-                self._overrun(f"{account.name} {key}: {before.get(key, 0)} → {amount} of {limit}")
-        limit = limits.get("gpu-hours")
-        if limit is not None and on_gpus - gpus_before and self.gpu_hours(account_id) >= limit + (_SLACK if limit else 0):
-            self._overrun(f"{account.name} gpu-hours: {self.gpu_hours(account_id)} of {limit}, and {on_gpus - gpus_before} came up")
-
     def _overrun(self, what: str) -> None:
         self.story.quota_overruns += 1
         self.story.first = self.story.first or f"{self.clock.now()}: {what}"
-
-    def gpu_hours(self, account_id: AccountId) -> float:
-        """Of this month, from every replica that there ever was: as long as a Space is its own, an account pays for what runs of it."""
-        now, total = self.clock.now(), 0.0
-        since = now.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
-        running = [replica for space_id in self.rows.spaces_of[account_id] for replica in self.rows.open[space_id].values()]
-        for replica in (*self.rows.ended[account_id].values(), *running):
-            if replica.started_at is not None:
-                seconds = ((replica.stopped_at or now) - max(replica.started_at, since)).total_seconds()
-                total += max(0.0, seconds) / 3600 * _FLAVORS[replica.hardware].gpu_count
-        return total
 
     # -- what happens
 
@@ -441,7 +369,6 @@ class World:
         return wrong
 
 
-_FLAVORS = {flavor.name: flavor for flavor in DEFAULT_FLAVORS}
 KINDS = {
     "visit": 300, "restart": 120, "pause": 80, "hardware": 90, "replicas": 60, "push": 130, "variable": 40, "rollback": 20,
     "transfer": 12, "crowd": 6, "limit": 30, "crash": 60, "lose_node": 10, "return_node": 14, "cordon": 8,

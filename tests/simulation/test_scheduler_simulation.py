@@ -73,7 +73,7 @@ def test_what_was_metered_is_what_ran(world: World) -> None:
                 gpus = FlavorCatalog().find(replica.hardware)
                 assert gpus is not None
                 counted += (now - max(replica.started_at, month_start(now))).total_seconds() / 3600 * gpus.gpu_count
-        assert counted == pytest.approx(world.gpu_hours(account_id))
+        assert counted == pytest.approx(world.uses.gpu_hours(account_id))
 
 
 def _is_this_month(day: str, now: datetime) -> bool:
