@@ -55,6 +55,11 @@ class Starter:
         except Rejected as error:
             await self._ledger.finish(replica, ReplicaState.FAILED, _reason_of(error), error.message)
             return True
+        except OSError as error:  # a full disk, for example: ours, so it is tried again after a pause
+            log.exception("replica.volumes", extra={"space_id": replica.space_id})
+            words = f"What it mounts could not be made ready: {error.strerror or type(error).__name__}"
+            await self._ledger.finish(replica, ReplicaState.FAILED, Reason.PLATFORM_ERROR, words)
+            return True
         if prepared.waiting:
             await self._ledger.waits(replica, Reason.VOLUME_FETCHING, prepared.waiting)
             self._look_again(replica.space_id, None)
