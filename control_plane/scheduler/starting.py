@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from datetime import datetime, timedelta
 
 from control_plane.domain.accounts import Account
-from control_plane.domain.errors import NoCapacity, Rejected, StaleGeneration, Unavailable
+from control_plane.domain.errors import Broken, NoCapacity, Rejected, StaleGeneration, Unavailable
 from control_plane.domain.hardware import Flavor
 from control_plane.domain.ids import RepoId, SpaceId
 from control_plane.domain.reasons import Reason
@@ -55,9 +55,9 @@ class Starter:
         except Rejected as error:
             await self._ledger.finish(replica, ReplicaState.FAILED, _reason_of(error), error.message)
             return True
-        except OSError as error:  # a full disk, for example: ours, so it is tried again after a pause
+        except (Broken, OSError) as error:  # a full disk, for example: ours, so it is tried again after a pause
             log.exception("replica.volumes", extra={"space_id": replica.space_id})
-            words = f"What it mounts could not be made ready: {error.strerror or type(error).__name__}"
+            words = f"What it mounts could not be made ready: {getattr(error, 'strerror', None) or 'the platform had a fault'}"
             await self._ledger.finish(replica, ReplicaState.FAILED, Reason.PLATFORM_ERROR, words)
             return True
         if prepared.waiting:
