@@ -70,15 +70,16 @@ class StorageRoom:
                 body = {"repo_id": repo_id, "name": name, "bytes": size, "until": until, "by": by}
                 await uow.documents.put(STORAGE_HOLD, f"{repo_id}/{name}", owner.id, body)
 
-    async def keep(self, repo_id: RepoId, name: str, *, life_s: float) -> bool:
-        """Another `life_s` for a reservation whose bytes are coming. False when there is none (any more)."""
+    async def keep(self, repo_id: RepoId, name: str, *, life_s: float, is_ours: bool = False) -> bool:
+        """Another `life_s` for a reservation whose bytes are coming, `is_ours`: to this process. False when there is none (any more)."""
         async with self._uow.write() as uow:
             known = await uow.documents.get(STORAGE_HOLD, f"{repo_id}/{name}")
             repo = await uow.repos.get(repo_id)
             if known is None or repo is None:
                 return False
             until = (self._clock.now() + timedelta(seconds=life_s)).isoformat()
-            await uow.documents.put(STORAGE_HOLD, f"{repo_id}/{name}", repo.owner_id, {**known, "until": until})
+            by = {"by": self._processes.own()} if is_ours and self._processes else {}
+            await uow.documents.put(STORAGE_HOLD, f"{repo_id}/{name}", repo.owner_id, {**known, "until": until, **by})
         return True
 
     async def settle(self, repo_id: RepoId, *names: str) -> None:

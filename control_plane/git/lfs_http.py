@@ -40,8 +40,10 @@ _UPLOAD_ID = re.compile(r"[0-9a-f]{32}", re.ASCII)
 class Storage(Protocol):
     """Room of a repository's owner: reserved before an object is sent, counted when it is in place."""
 
-    async def hold(self, repo_id: RepoId, sizes: Mapping[str, int], *, life_s: float = 600.0) -> None: ...  # QuotaExceeded
-    async def keep(self, repo_id: RepoId, name: str, *, life_s: float) -> bool: ...  # False: nothing is held
+    async def hold(
+        self, repo_id: RepoId, sizes: Mapping[str, int], *, life_s: float = 600.0, is_ours: bool = False
+    ) -> None: ...  # QuotaExceeded
+    async def keep(self, repo_id: RepoId, name: str, *, life_s: float, is_ours: bool = False) -> bool: ...  # False: nothing is held
     async def settle(self, repo_id: RepoId, *names: str) -> None: ...
 
 
@@ -165,12 +167,12 @@ class _Server:
         )
 
     async def _held(self, repo_id: RepoId, oid: str, size: int) -> None:
-        """Its room, once more where the announcement is too long ago. QuotaExceeded when others have taken it."""
+        """Its room while the bytes come in here, once more where the announcement is too long ago. QuotaExceeded when others have it."""
         storage, life_s = self._deps.storage, self._deps.held_s
-        if storage is None or await storage.keep(repo_id, oid, life_s=life_s):
+        if storage is None or await storage.keep(repo_id, oid, life_s=life_s, is_ours=True):
             return
         if await self._lfs.has(repo_id, oid) is None:  # else it is sent again, and its bytes are counted already
-            await storage.hold(repo_id, {oid: size}, life_s=life_s)
+            await storage.hold(repo_id, {oid: size}, life_s=life_s, is_ours=True)
 
     async def _keeping(self, repo_id: RepoId, oid: str, chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
         """Bytes that come keep the room for the object, however slow they are."""

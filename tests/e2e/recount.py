@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
-from contextlib import contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sql
 
-from control_plane.db.ledger_tables import documents, usage
+from control_plane.db.ledger_tables import usage
 from control_plane.db.tables import accounts, builds, replicas, repos
 from control_plane.domain.hardware import FlavorCatalog
-from control_plane.domain.quotas import STORAGE_HOLD
 
 _OPEN_BUILD = ("queued", "running")
 
@@ -27,31 +23,25 @@ class Recount:
         url = database_url.replace("postgresql://", "postgresql+psycopg://", 1) or f"sqlite:///{data_dir / 'vitrine.db'}"
         self._engine = sql.create_engine(url, poolclass=sql.NullPool)
 
-    @contextmanager
-    def _rows(self) -> Iterator[sql.Connection]:
-        with self._engine.begin() as connection:
-            yield connection
-
     def counters(self) -> dict[str, float]:
-        """Quota key → use, for what the rows and the disk say now; `announced` bytes are of uploads that may still come."""
+        """Quota key → use, for what the rows and the disk say now."""
         catalog = FlavorCatalog()
-        with self._rows() as rows:
+        with self._engine.begin() as rows:
             owned = rows.execute(sql.select(repos).where(repos.c.owner_id == self._owner_id(rows))).mappings().all()
             ids = [repo["id"] for repo in owned]
             running = [r for r in self._of(rows, replicas, ids) if r["state"] not in ("stopped", "failed")]
-            held = [body["bytes"] for body in self._held(rows)]
         flavors = [flavor for r in running if (flavor := catalog.find(r["hardware"]))]
         return {
             "spaces": len([repo for repo in owned if repo["type"] == "space"]),
             "running": len(running),
             "vcpu": sum(flavor.vcpu for flavor in flavors),
             "memory-gb": sum(flavor.memory_gb for flavor in flavors),
-            "storage-gb": (sum(self._bytes_of(repo_id) for repo_id in ids) + sum(held)) / 1e9,
+            "storage-gb": sum(self._bytes_of(repo_id) for repo_id in ids) / 1e9,
         }
 
     def metered(self) -> tuple[dict[str, float], dict[str, float]]:
         """Key → amount as it was written down, and as builds and replicas that ended say."""
-        with self._rows() as rows:
+        with self._engine.begin() as rows:
             owner = self._owner_id(rows)
             ids = [row.id for row in rows.execute(sql.select(repos.c.id).where(repos.c.owner_id == owner))]
             written = defaultdict[str, float](float)
@@ -75,23 +65,11 @@ class Recount:
                     continue
         return found
 
-    def time_passes_for_uploads(self) -> None:
-        """As if those that were announced had been announced long ago."""
-        long_ago = datetime(2020, 1, 1, tzinfo=UTC).isoformat()
-        with self._rows() as rows:
-            for row in rows.execute(sql.select(documents).where(documents.c.kind == STORAGE_HOLD)).mappings().all():
-                body = {**row["body"], "until": long_ago}
-                rows.execute(sql.update(documents).where(documents.c.seq == row["seq"]).values(body=body))
-
     def _owner_id(self, rows: sql.Connection) -> str:
         return str(rows.execute(sql.select(accounts.c.id).where(accounts.c.name == self._owner)).scalar_one())
 
     def _of(self, rows: sql.Connection, table: sql.Table, ids: list[str]) -> list[Any]:
         return list(rows.execute(sql.select(table).where(table.c.space_id.in_(ids))).mappings())
-
-    def _held(self, rows: sql.Connection) -> list[Any]:
-        found = sql.select(documents.c.body).where(documents.c.kind == STORAGE_HOLD, documents.c.owner == self._owner_id(rows))
-        return list(rows.execute(found).scalars())
 
     def _bytes_of(self, repo_id: str) -> int:
         folders = (self._data_dir / "repos" / f"{repo_id}.git", self._data_dir / "lfs" / repo_id)

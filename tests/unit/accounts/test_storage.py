@@ -96,12 +96,13 @@ async def test_what_a_process_was_taking_in_ends_with_that_process(db: Database,
     marks = [ProcessMarks(tmp_path / "processes") for _ in range(3)]
     killed, other, again = (StorageRoom(db, world.clock, lambda: CATALOG, world.measure, one) for one in marks)
     await killed.hold(repo_id, {"push": 2 * GB}, is_ours=True)
-    await killed.hold(repo_id, {"upload": GB})
+    await killed.hold(repo_id, {"upload": GB, "part": GB})
+    assert await killed.keep(repo_id, "part", life_s=60, is_ours=True)
     await other.hold(repo_id, {"another push": GB}, is_ours=True)
     world.disk[repo_id] = GB
     assert await again.settle_overdue() == 0
     marks[0].close()
-    assert await again.settle_overdue() == 1
+    assert await again.settle_overdue() == 2
     assert await world.used() == (1 + 1 + 1) * GB
     marks[1].close()
     assert await again.settle_overdue() == 1
