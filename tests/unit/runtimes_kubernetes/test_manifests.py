@@ -251,6 +251,19 @@ def test_policy_selects_every_pod_of_the_space_in_both_directions() -> None:
     assert {p["port"] for p in dns["ports"]} == {53}
 
 
+def test_a_cluster_of_v6_alone() -> None:
+    """Its own public-looking ranges are out of reach, its node-local DNS and its proxies outside are not, the internet is."""
+    options = ClusterOptions(
+        cluster_ranges=("2001:db8:42::/48", "2001:db8:96::/108"), dns_addresses=("2001:db8:96::a",), proxy_ranges=("2001:db8:7::7",)
+    )
+    policy = manifests.network_policy(SPACE, 7860, "vitrine", options)
+    for inside in ("2001:db8:42::9", "2001:db8:96::1", "fd00:ec2::254", "fe80::a9fe:a9fe"):
+        assert not allows(policy, inside, 443), inside
+    assert allows(policy, "2606:4700::1111", 443)
+    assert {"ipBlock": {"cidr": "2001:db8:96::a/128"}} in policy["spec"]["egress"][0]["to"]
+    assert {"ipBlock": {"cidr": "2001:db8:7::7/128"}} in policy["spec"]["ingress"][0]["from"]
+
+
 def test_exceptions_lie_inside_their_block() -> None:
     for rule in POLICY["spec"]["egress"]:
         for peer in rule["to"]:
