@@ -18,6 +18,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
+from tests.functional.hub_api.in_process import InProcess
 from tests.functional.hub_api.running import WholePlatform
 
 # Addresses that never end, and those whose work is not the API's (they would start or stop things by the hundred).
@@ -53,26 +54,34 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WholePlatform]:
 
 @pytest.fixture(scope="module")
 def callers(whole: WholePlatform) -> dict[str, dict[str, str]]:
-    """Identities by their header; alice owns a repository of each kind, mallory nothing."""
+    """Identities by their header; alice owns a model."""
     admin = {"Authorization": f"Bearer {whole.admin_token}"}
     with httpx.Client(base_url=whole.url, timeout=60) as client:
-        found = {"anonymous": {}, "admin": admin, "garbage": {"Authorization": "Bearer hf_nobody"}}
-        for name in ("alice", "mallory"):
-            made = client.post("/api/admin/users", headers=admin, json={"name": name})
-            assert made.status_code in (200, 201), made.text
-            token = client.post("/api/admin/tokens", headers=admin, json={"user": name, "role": "write", "name": "fuzz"})
-            assert token.status_code in (200, 201), token.text
-            found[name] = {"Authorization": f"Bearer {token.json()['token']}"}
-        for kind in ("space", "model", "dataset"):
-            for name in ("demo", "hidden"):
-                body = {"name": name, "type": kind, "sdk": "static", "private": name == "hidden"}
-                assert client.post("/api/repos/create", headers=found["alice"], json=body).status_code == 200
-    return found
+        client.post("/api/admin/users", headers=admin, json={"name": "alice"}).raise_for_status()
+        token = client.post("/api/admin/tokens", headers=admin, json={"user": "alice", "role": "write", "name": "fuzz"}).json()["token"]
+        alice = {"Authorization": f"Bearer {token}"}
+        for kind in ("space", "model"):
+            body = {"name": "demo", "type": kind, "sdk": "static"}
+            client.post("/api/repos/create", headers=alice, json=body).raise_for_status()
+    return {"admin": admin, "alice": alice}
 
 
 @pytest.fixture(scope="module")
-def document(whole: WholePlatform) -> dict[str, Any]:
-    return dict(httpx.get(f"{whole.url}/openapi.json").json())
+def inside(tmp_path_factory: pytest.TempPathFactory) -> Iterator[InProcess]:
+    made = InProcess(tmp_path_factory.mktemp("inside"))
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="module")
+def identities(inside: InProcess) -> dict[str, dict[str, str]]:
+    """By their header; alice owns two repositories of each kind, mallory nothing."""
+    found: dict[str, dict[str, str]] = {"anonymous": {}, "admin": {"Authorization": f"Bearer {inside.admin_token}"}}
+    found |= {"garbage": {"Authorization": "Bearer hf_nobody"}, **inside.people("alice", "mallory")}
+    for kind in ("space", "model", "dataset"):
+        for name in ("demo", "hidden"):
+            inside.made("/api/repos/create", found["alice"], name=name, type=kind, sdk="static", private=name == "hidden")
+    return found
 
 
 def operations(document: dict[str, Any]) -> list[tuple[str, str, dict[str, Any]]]:
@@ -138,21 +147,8 @@ def judge(reply: httpx.Response, what: str, faults: list[str]) -> None:
         faults.append(f"header from input: {what}")
 
 
-def send(client: httpx.Client, method: str, url: str, **more: Any) -> httpx.Response:
-    """The answer's head and at most 64 kB of its body: some streams begin and do not end."""
-    with client.stream(method.upper(), url, **more) as reply:
-        kept = b""
-        for chunk in reply.iter_raw():
-            kept += chunk
-            if len(kept) > 65_536 or reply.headers.get("content-type", "").startswith("text/event-stream"):
-                break
-        reply._content = kept
-        return reply
-
-
-def test_every_operation_survives_what_nobody_planned(
-    whole: WholePlatform, callers: dict[str, dict[str, str]], document: dict[str, Any]
-) -> None:
+def test_every_operation_survives_what_nobody_planned(inside: InProcess, identities: dict[str, dict[str, str]]) -> None:
+    document = dict(inside.ask("GET", "/openapi.json", {}).json())
     faults: list[str] = []
     asked = 0
 
@@ -165,8 +161,8 @@ def test_every_operation_survives_what_nobody_planned(
         for method, template, about in operations(document):
             if _ENDLESS.search(template):
                 continue
-            for label in draw.sample(sorted(callers), 2):
-                headers = callers[label]
+            for label in draw.sample(sorted(identities), 2):
+                headers = identities[label]
                 if label == "admin" and ("/admin/" in template or template.endswith("/delete")):
                     continue  # an administrator may well suspend everybody; what those routes refuse is tested as others
                 url = path_of(template, draw, list(nasty))
@@ -180,8 +176,8 @@ def test_every_operation_survives_what_nobody_planned(
                     content = json.dumps(given_body).encode() if draw.random() < 0.9 else b'{"a": "\xff'
                 what = f"{method} {url[:300]} {(content or b'')[:300]!r} as {label}"
                 try:
-                    reply = send(client, method, url, headers={**headers, "Content-Type": "application/json"}, content=content)
-                except httpx.HTTPError as error:
+                    reply = inside.ask(method.upper(), url, {**headers, "Content-Type": "application/json"}, content)
+                except (httpx.HTTPError, TimeoutError) as error:
                     faults.append(f"{type(error).__name__}: {what}")
                     continue
                 asked += 1
@@ -189,8 +185,7 @@ def test_every_operation_survives_what_nobody_planned(
                 if label in ("anonymous", "garbage", "mallory") and b"/hidden" in reply.content and "hidden" not in url + str(content):
                     faults.append(f"a private name was told: {what}")
 
-    with httpx.Client(base_url=whole.url, timeout=30) as client:
-        round_of_requests()
+    round_of_requests()
     assert faults == [] and asked > 150, f"{len(faults)} of {asked}:\n" + "\n".join(faults[:30])
 
 
@@ -245,7 +240,7 @@ def test_huge_and_deep_bodies(whole: WholePlatform, callers: dict[str, dict[str,
 
 
 @pytest.mark.parametrize("text", ["a\x00b", "\ud800x"], ids=["nul", "half a pair"])
-def test_text_that_no_database_keeps(whole: WholePlatform, callers: dict[str, dict[str, str]], text: str) -> None:
+def test_text_that_no_database_keeps(inside: InProcess, identities: dict[str, dict[str, str]], text: str) -> None:
     """Wherever a text goes into a query or a row, one that cannot be stored is refused or cleaned; PostgreSQL is stricter than SQLite."""
     where = "/api/spaces/alice/demo"
     lock = {"operation": "upload", "objects": [{"oid": text, "size": 3}], "ref": {"name": text}}
@@ -271,12 +266,10 @@ def test_text_that_no_database_keeps(whole: WholePlatform, callers: dict[str, di
         f"/alice/demo.git/info/lfs/locks?path={odd}&id={odd}",
     )  # fmt: skip
     faults: list[str] = []
-    with httpx.Client(base_url=whole.url, timeout=60) as client:
-        for who in ("alice", "admin"):
-            for path, body in bodies:
-                headers = {**callers[who], "content-type": "application/json"}
-                reply = client.post(path, content=json.dumps(body).encode(), headers=headers)
-                if reply.status_code >= 500:
-                    faults.append(f"{reply.status_code}: {path} as {who}: {reply.text[:200]}")
-            faults += [f"500: {path}" for path in addresses if client.get(path, headers=callers[who]).status_code >= 500]
+    for who in ("alice", "admin"):
+        for path, body in bodies:
+            reply = inside.ask("POST", path, {**identities[who], "content-type": "application/json"}, json.dumps(body).encode())
+            if reply.status_code >= 500:
+                faults.append(f"{reply.status_code}: {path} as {who}: {reply.text[:200]}")
+        faults += [f"500: {path}" for path in addresses if inside.ask("GET", path, identities[who]).status_code >= 500]
     assert faults == []

@@ -7,13 +7,11 @@ apps are the proxy's: `tests/functional/proxy/test_wake_and_guard.py`.
 
 from __future__ import annotations
 
-import asyncio
 import json
 import re
 import sys
-from collections.abc import Coroutine, Iterator
-from pathlib import Path
-from typing import Any, TypeVar
+from collections.abc import Iterator
+from typing import Any
 
 import httpx
 import pytest
@@ -22,12 +20,8 @@ from fastapi.routing import iter_route_contexts
 from sqlalchemy import event
 from sqlalchemy.engine import Engine
 
-from control_plane.asgi import build_app, first_start
-from control_plane.bootstrap import build_services
-from control_plane.settings import Settings
-from tests.fakes.state import STATE
+from tests.functional.hub_api.in_process import InProcess
 
-T = TypeVar("T")
 HIDDEN, ABSENT = "private-one", "missing-one"
 LFS = {"Content-Type": "application/vnd.git-lfs+json", "Accept": "application/vnd.git-lfs+json"}
 JSON = {"Content-Type": "application/json", "Accept": "*/*"}
@@ -82,44 +76,13 @@ def _on_audit(name: str, args: tuple[Any, ...]) -> None:
         _steps.append(f"{name} {args[0]}")
 
 
-class Process:
-    """The application of the API process as its server calls it, without the work it does beside requests."""
-
-    def __init__(self, root: Path) -> None:
-        self._loop = asyncio.new_event_loop()
-        state: dict[str, Any] = {**STATE.settings()}
-        self._services = build_services(Settings(data_dir=root, **state))
-        self.run(self._services.database.migrate())
-        self.admin_token = self.run(first_start(self._services))["admin_token"]
-        self.app: FastAPI = build_app(self._services)
-        transport = httpx.ASGITransport(app=self.app)
-        self._client = httpx.AsyncClient(transport=transport, base_url="http://localhost:7860", timeout=60)
-
-    def run(self, work: Coroutine[Any, Any, T]) -> T:
-        return self._loop.run_until_complete(work)
-
-    def ask(self, method: str, address: str, headers: dict[str, str], content: bytes | None = None) -> tuple[httpx.Response, list[str]]:
-        """The answer, and the steps that led to it."""
-        _steps.clear()
-        self._client.cookies.clear()
-        reply = self.run(self._client.request(method, address, headers=headers, content=content))
-        return reply, list(_steps)
-
-    def close(self) -> None:
-        self.run(self._client.aclose())
-        self.run(self._services.bus.close())
-        self.run(self._services.database.close())
-        self.run(self._loop.shutdown_default_executor())
-        self._loop.close()
-
-
 @pytest.fixture(scope="module")
-def process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
+def process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[InProcess]:
     def on_statement(_: Any, cursor: Any, statement: str, *rest: Any) -> None:
         _steps.append(statement)
 
     root = tmp_path_factory.mktemp("hidden")
-    made = Process(root)
+    made = InProcess(root)
     sys.addaudithook(_on_audit)
     event.listen(Engine, "before_cursor_execute", on_statement)
     _watched.append(str(root))
@@ -132,23 +95,18 @@ def process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
 
 
 @pytest.fixture(scope="module")
-def callers(process: Process) -> dict[str, dict[str, str]]:
-    admin = {"Authorization": f"Bearer {process.admin_token}", **JSON}
-
-    def post(address: str, headers: dict[str, str], **body: Any) -> Any:
-        reply, steps = process.ask("POST", address, headers, json.dumps(body).encode())
-        assert reply.is_success and steps, reply.text
-        return reply.json()
-
-    found: dict[str, dict[str, str]] = {"anonymous": {}}
-    for name in ("alice", "mallory"):
-        post("/api/admin/users", admin, name=name)
-        token = post("/api/admin/tokens", admin, user=name, role="write", name="test")["token"]
-        found[name] = {"Authorization": f"Bearer {token}"}
+def callers(process: InProcess) -> dict[str, dict[str, str]]:
+    found: dict[str, dict[str, str]] = {"anonymous": {}, **process.people("alice", "mallory")}
     for kind in ("space", "model", "dataset"):
-        post("/api/repos/create", {**found["alice"], **JSON}, name=HIDDEN, type=kind, sdk="static", private=True)
+        process.made("/api/repos/create", found["alice"], name=HIDDEN, type=kind, sdk="static", private=True)
     process.ask("GET", "/api/whoami-v2", found["mallory"])  # that a token was used is written down once an hour
     return found
+
+
+def _asked(process: InProcess, *question: Any) -> tuple[httpx.Response, list[str]]:
+    """The answer, and the steps that led to it."""
+    _steps.clear()
+    return process.ask(*question), list(_steps)
 
 
 def _seen(reply: httpx.Response, name: str) -> tuple[object, ...]:
@@ -158,12 +116,12 @@ def _seen(reply: httpx.Response, name: str) -> tuple[object, ...]:
     return reply.status_code, headers, reply.content.replace(name.encode(), b"NAME")
 
 
-def _difference(process: Process, method: str, door: str, headers: dict[str, str], body: str | None) -> str:
+def _difference(process: InProcess, method: str, door: str, headers: dict[str, str], body: str | None) -> str:
     """ "" when neither the answer nor what was done for it tells the hidden one from the absent one."""
     seen = []
     for name in (HIDDEN, ABSENT):
         content = None if body is None else body.replace("NAME", name).encode()
-        reply, steps = process.ask(method, door.replace("NAME", name), headers, content)
+        reply, steps = _asked(process, method, door.replace("NAME", name), headers, content)
         seen.append((*_seen(reply, name), [step.replace(name, "NAME") for step in steps]))
     hidden, absent = seen
     if hidden == absent and hidden[0] in (303, 400, 401, 403, 404, 422):  # 303: a page that asks to sign in first
@@ -172,7 +130,7 @@ def _difference(process: Process, method: str, door: str, headers: dict[str, str
 
 
 @pytest.mark.parametrize("who", ["anonymous", "mallory"])
-def test_hidden_and_absent_are_one_answer(process: Process, callers: dict[str, dict[str, str]], who: str) -> None:
+def test_hidden_and_absent_are_one_answer(process: InProcess, callers: dict[str, dict[str, str]], who: str) -> None:
     """What real clients send."""
     wrong = []
     for kind in ("space", "model", "dataset"):
@@ -198,7 +156,7 @@ def _every_door(app: FastAPI) -> Iterator[tuple[str, str]]:
 
 
 @pytest.mark.parametrize("who", ["anonymous", "mallory"])
-def test_no_route_tells_a_hidden_one_from_an_absent_one(process: Process, callers: dict[str, dict[str, str]], who: str) -> None:
+def test_no_route_tells_a_hidden_one_from_an_absent_one(process: InProcess, callers: dict[str, dict[str, str]], who: str) -> None:
     """Whatever is added to the process, every method: with an empty body, which a route may only refuse before or after it looked."""
     doors = list(_every_door(process.app))
     assert len(doors) > 300
@@ -209,13 +167,13 @@ def test_no_route_tells_a_hidden_one_from_an_absent_one(process: Process, caller
     assert [one for one in wrong if one] == []
 
 
-def test_what_was_done_is_seen(process: Process, callers: dict[str, dict[str, str]]) -> None:
+def test_what_was_done_is_seen(process: InProcess, callers: dict[str, dict[str, str]]) -> None:
     """The owner's own requests start git and open files: the comparison above would notice."""
     headers = {**JSON, **callers["alice"]}
-    reply, steps = process.ask("GET", f"/api/spaces/alice/{HIDDEN}/commits/main", headers)
+    reply, steps = _asked(process, "GET", f"/api/spaces/alice/{HIDDEN}/commits/main", headers)
     assert reply.status_code == 200 and any(step.startswith("started") for step in steps)
     assert any("spaces" in step for step in steps)
     lines = [{"key": "header", "value": {"summary": "x"}}, {"key": "file", "value": {"path": "x", "content": "eA=="}}]
     content = "\n".join(map(json.dumps, lines)).encode()
-    reply, steps = process.ask("POST", f"/api/spaces/alice/{HIDDEN}/commit/main", headers, content)
+    reply, steps = _asked(process, "POST", f"/api/spaces/alice/{HIDDEN}/commit/main", headers, content)
     assert reply.status_code == 200 and any(step.startswith("open") for step in steps), steps
