@@ -326,7 +326,9 @@ async def test_repositories_are_fetched_before_the_app_and_read_only(cluster: Cl
         await until(lambda: _has(cluster, spec.space_id, "told nothing"), "the app has said what it was told")
         said = cluster.lines[spec.space_id]
         assert f"read plain {3 << 20} plain" in said
-        assert [line for line in said if line.startswith("kept out")] == ["kept out 30"] * 3
+        tries = [line for line in said if line.startswith(("kept out", "WRITTEN"))]
+        assert set(tries) == {"kept out 30"}, tries
+        assert len(tries) in (3, 6), "two runtimes look here, and either follows the log"
         refused = replace(cluster.spec(), fetches=(replace(folder, token=Sensitive("bad")),))
         await made.apply(refused)
         seen = await until_state(made, refused, ReplicaState.FAILED)
