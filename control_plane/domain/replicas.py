@@ -95,8 +95,8 @@ class Fetch:
 class ReplicaSpec:
     """All that a runtime needs to start one replica. Made by the scheduler; a runtime has no choices left.
 
-    `fence`: a runtime refuses who decides by less than an earlier one knew of this Space. It is the newest generation that the scheduler
-    knows, which is above `generation` where that one failed and an older one is to run again.
+    `fence`: a runtime refuses a spec whose fence is below one that it has started for this Space. It is the newest generation that the
+    scheduler knew of, which is above `generation` where that one failed and an older one runs again.
     `start_timeout_s` bounds STARTING. `trusted` allows the sandbox floor to be missed (documented opt-out).
     """
 
