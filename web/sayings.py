@@ -18,7 +18,7 @@ from web.catalog import Catalog, figures
 _FIGURE = re.compile(r"\$?[0-9][0-9.,]*(?:%| [kMGT]?B)?")
 _LONGEST = 400  # characters; what is longer is a tool's output and no sentence of ours
 _BLANK = re.compile(r"\{([a-z]+)\}")
-_FILLED = {"x": "[0-9.,]+", "when": ".*?"}
+_FILLED = {"x": "[0-9.,]+%?", "when": ".*?"}
 _WORDS = frozenset(("asked", "how", "limit", "size", "span", "used", "when", "x"))  # blanks that hold words or figures of their own
 
 SAID: tuple[str, ...] = (

@@ -224,7 +224,7 @@ def test_a_repository_is_mounted_and_removed_by_form(platform: Platform, page: P
     assert page.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth"), "nothing is cut off"
     assert [v["mountPath"] for v in platform.runtime("paint")["volumes"]] == ["/data/colours"]  # type: ignore[attr-defined]
     page.goto(f"{platform.url}/spaces/admin/paint")
-    expect(page.get_by_text("/data/colours")).to_be_visible()
+    expect(page.get_by_text("/data/colours", exact=True)).to_be_visible()  # not the words about its way there
     seen = httpx.get(f"{platform.url}/spaces/admin/paint").text
     assert "private repository" in seen
     assert "admin/colours" not in seen

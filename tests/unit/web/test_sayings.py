@@ -69,6 +69,7 @@ def test_every_error_has_a_sentence() -> None:
             "«t4-small» заняты. Место в очереди: 3, ждать около 4 мин.", "",
         ),
         ("The app exited with code 137.", "APP_EXITED", "с кодом 137.", ""),
+        ("Fetching what is mounted at /data/c: 40%", "VOLUMES", "подключено в /data/c: 40%", ""),
         ("place 3 in line", "BUILD_QUEUED", "место в очереди: 3", ""),
         ("1,284.5", "", "1\N{NO-BREAK SPACE}284,5", ""),
         (
