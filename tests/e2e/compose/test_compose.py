@@ -156,15 +156,28 @@ def test_one_command_starts_it_and_a_push_goes_live(stack: Stack, engine: TestEn
     address = stack.url.partition("//")[2]
     stack.docker("login", "--username", "admin", "--password-stdin", address, stdin=token)
     assert version["image"].rpartition("@")[2] in stack.docker("pull", f"{address}/admin-demo")
-    mounts_a_secret(stack, token, tmp_path / "demo")
-
+    reads_a_mounted_repository(stack, token)
     with engine.client() as docker:
         apps = [one for one in docker.containers() if "com.vitrine.replica" in one["Labels"]]
         assert len(apps) == 1 and docker.inspect_container(apps[0]["Id"])["HostConfig"]["ReadonlyRootfs"]
+    mounts_a_secret(stack, token, tmp_path / "demo")
 
     stack.up("exec", "-T", "api", "vitrine", "admin", "backup", "/data/backups/one")
     stack.up("restart", "api", "scheduler", "builder", "proxy")
     until(lambda: "hello from compose" in answer(stack), 90, "the app after a restart of the platform")
+
+
+def reads_a_mounted_repository(stack: Stack, token: str) -> None:
+    """What the scheduler calls the folder in its container is not what the engine calls it."""
+    headers, base = {"Authorization": f"Bearer {token}"}, f"{stack.url}/api"
+    content = {"path": "word.txt", "content": "of a private model"}
+    model = {"name": "words", "type": "model", "private": True, "files": [content]}
+    assert httpx.post(f"{base}/repos/create", json=model, headers=headers, timeout=60).status_code == 200
+    mounted = {"volumes": [{"type": "model", "source": "admin/words", "mountPath": "/srv/words"}]}
+    assert httpx.put(f"{base}/spaces/admin/demo/volumes", json=mounted, headers=headers, timeout=60).status_code == 200
+    until(lambda: answer(stack, "/words/word.txt") == "of a private model", 90, "the app reads what it mounts")
+    assert httpx.delete(f"{base}/spaces/admin/demo/volumes", headers=headers, timeout=60).status_code == 200
+    until(lambda: "of a private" not in answer(stack, "/words/word.txt") and answer(stack) == "hello from compose", 90, "it without that")
 
 
 def mounts_a_secret(stack: Stack, token: str, work: Path) -> None:
