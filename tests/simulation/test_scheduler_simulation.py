@@ -27,6 +27,8 @@ from tests.simulation import scheduler_sim
 from tests.simulation.cluster import SimulatedCluster
 from tests.simulation.scheduler_sim import Size, World, simulate
 
+pytestmark = pytest.mark.timeout(1800)  # half a minute of work for one core, whatever else that core has to do
+
 SEED = 20_261
 EVENTS = 100_000
 SMALL = Size(events=1_600, nodes=22, accounts=20, spaces=260, quiet_s=0.0)
