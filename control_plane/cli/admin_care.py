@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -182,7 +183,7 @@ def gc(dry_run: bool, yes: bool, platform: Platform, out: Out) -> None:
     Old bundles, environments and images, large files without a commit, logs of removed Spaces.
     Audit events go when VITRINE_AUDIT_KEEP_DAYS says so; what stays can still be verified.
     """
-    if not dry_run:
+    if not dry_run and sys.stdin.isatty():  # a timer needs no word: the platform itself does most of it every few hours
         confirm("Delete everything that nothing refers to?", yes)
     with counting("Garbage", out) as task:
         found = platform.follow("POST", "/api/admin/gc", task, params={"dry_run": "true" if dry_run else "false"})

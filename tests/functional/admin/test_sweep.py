@@ -20,7 +20,7 @@ from tests.functional.admin.platform import Platform
 from tests.functional.admin.test_admin_cli import make_space
 
 # What cannot be undone asks first, and a script has to say --yes.
-_FINAL = ("user remove x", "space remove x/y", "key rotate", "key retire", "gc")
+_FINAL = ("user remove x", "space remove x/y", "key rotate", "key retire")
 
 
 @pytest.fixture(scope="module")
