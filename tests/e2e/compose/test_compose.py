@@ -156,10 +156,10 @@ def test_one_command_starts_it_and_a_push_goes_live(stack: Stack, engine: TestEn
     address = stack.url.partition("//")[2]
     stack.docker("login", "--username", "admin", "--password-stdin", address, stdin=token)
     assert version["image"].rpartition("@")[2] in stack.docker("pull", f"{address}/admin-demo")
-    reads_a_mounted_repository(stack, token)
     with engine.client() as docker:
         apps = [one for one in docker.containers() if "com.vitrine.replica" in one["Labels"]]
         assert len(apps) == 1 and docker.inspect_container(apps[0]["Id"])["HostConfig"]["ReadonlyRootfs"]
+    reads_a_mounted_repository(stack, token)
     mounts_a_secret(stack, token, tmp_path / "demo")
 
     stack.up("exec", "-T", "api", "vitrine", "admin", "backup", "/data/backups/one")
