@@ -291,8 +291,11 @@ def test_compose_settings_are_ours() -> None:
             ours[name] = service
             assert {setting.removesuffix("_FILE") for setting in service["environment"]} <= SETTINGS | {"VITRINE_ENDPOINT"}
             named = {value.removeprefix("/run/secrets/") for key, value in service["environment"].items() if key.endswith("_FILE")}
-            assert named <= set(service["secrets"])
-    assert set(ours) == {"proxy", "api", "scheduler", "builder"} == {service["command"][1] for service in ours.values()}
+            assert named <= set(service.get("secrets", []))
+    assert set(ours) == {"proxy", "api", "scheduler", "builder", "guard"} == {service["command"][1] for service in ours.values()}
+    guard = ours["guard"]  # the one that is root on the host's processes: nobody can talk to it but the builder, nor it to anybody
+    assert guard["network_mode"] == "none" and "secrets" not in guard and not any("docker.sock" in volume for volume in guard["volumes"])
+    assert [name for name, service in services.items() if "guard:/guard" in service.get("volumes", [])] == ["builder", "guard"]
     default = ours["scheduler"]["environment"]["VITRINE_RUNTIME"].partition(":-")[2].rstrip("}")
     assert load_settings(environ={"VITRINE_RUNTIME": default}).runtime == "docker"
     assert "secret_key" not in ours["proxy"]["secrets"] + ours["builder"]["secrets"]
