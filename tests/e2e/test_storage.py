@@ -161,6 +161,7 @@ http.server.ThreadingHTTPServer(("0.0.0.0", 7860), Handler).serve_forever()
 """
 
 
+@pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")  # the client's own, where it uploads without Xet
 def test_a_private_model_is_read_at_its_mount_path_and_cannot_be_written(platform: Platform, tmp_path: Path) -> None:
     """One plain file, one in LFS; a restart takes the newer commit; a right that ends refuses the next start and nothing else."""
     api = HfApi(endpoint=platform.url, token=platform.token)
