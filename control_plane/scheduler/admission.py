@@ -50,13 +50,13 @@ class Admission:
         """Take over what changed in the cluster since the last look. Raises Unavailable when the runtime does not answer."""
         capacity = await self._capacity()
         self._read_at = now = self._monotonic()
+        fresh = {node.name: node for node in capacity.nodes}
+        for name in self._nodes.keys() - fresh.keys():
+            self._placer.remove_node(name)
         if capacity.pools != self._pools:
             self._pools = capacity.pools
             self._placer.set_pools(capacity.pools)
             self._nodes.clear()
-        fresh = {node.name: node for node in capacity.nodes}
-        for name in self._nodes.keys() - fresh.keys():
-            self._placer.remove_node(name)
         for name, node in fresh.items():
             if self._nodes.get(name) != node:
                 self._grant(self._placer.update_node(node, now))

@@ -151,3 +151,14 @@ async def test_a_new_pool_file_moves_who_waits() -> None:
     world.pool = replace(world.pool, overcommit=2.0)
     await world.admission.refresh()
     assert world.granted == ["s2"]
+
+
+async def test_a_pool_that_names_another_node_forgets_the_one_before() -> None:
+    world = World(node("old"))
+    assert isinstance(await world.ask(1), Placement)
+    world.pool = replace(world.pool, node_selector={"now": "new"})
+    world.nodes = [node("new", vcpu=2)]
+    placed = [await world.ask(n) for n in (2, 3)]
+    assert isinstance(placed[0], Placement)
+    assert placed[0].node == "new"
+    assert isinstance(placed[1], Waiting), "nothing is placed on a node that serves no pool any more"
