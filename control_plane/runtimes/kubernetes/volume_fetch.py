@@ -42,8 +42,15 @@ def _take(tar: tarfile.TarFile, member: tarfile.TarInfo, into: str) -> None:
         raise tarfile.TarError("a name leaves the volume")
     if not (member.isfile() or member.isdir() or member.issym()):
         raise tarfile.TarError("neither file nor folder nor link")
+    if member.issym() and _leaves(member):
+        raise tarfile.TarError("a link leaves the volume")
     member.uid, member.gid = os.getuid(), os.getgid()
     tar.extract(member, into, set_attrs=not member.issym())
+
+
+def _leaves(link: tarfile.TarInfo) -> bool:
+    target = os.path.normpath(os.path.join(os.path.dirname(link.name), link.linkname))
+    return link.linkname.startswith("/") or target.split("/")[0] == ".."
 
 
 def main() -> int:
