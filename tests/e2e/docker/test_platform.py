@@ -336,7 +336,7 @@ def test_a_docker_space_by_the_hf_command(running: Platform, host: TestEngine, h
     answers("14 hello 1000 3")
     assert build_count(running) == builds + 1
     assert api.pause_space("admin/own").stage == "PAUSED"
-    assert running.app("admin-own").status_code == 503
+    until(lambda: running.app("admin-own").status_code == 503, 30, "nobody answers any more")
     api.restart_space("admin/own")
     answers("14 hello 1000 4")
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import argon2
 import pytest
 from sqlalchemy import text
 
@@ -72,6 +73,11 @@ async def test_wrong_is_one_answer(database: Database, clock: FixedClock, alice:
     with pytest.raises(NotSignedIn, match="Wrong user name or password") as refused:
         await sign_in.sign_in(database, clock, Throttle(database, clock), name=name, password=password)
     assert len(str(refused.value)) < 200
+
+
+async def test_an_unknown_name_costs_what_a_wrong_password_costs() -> None:
+    known = await sign_in.hash_password(PASSWORD)
+    assert argon2.extract_parameters(sign_in.DECOY_HASH) == argon2.extract_parameters(known)
 
 
 async def test_guessing_is_slowed_by_name_and_by_address(database: Database, clock: FixedClock, alice: Account) -> None:
