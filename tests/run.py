@@ -133,7 +133,10 @@ def suites(folder: Path, options: Sequence[str]) -> Iterator[tuple[Lane, ...]]:
         print(f"── containers: skipped, for want of {missing} (apt-get install {CONTAINER_PACKAGES})", flush=True)
         yield ((postgresql, decisions),)
     else:  # wait for their engine more than they work
-        yield (postgresql, decisions), (Step("containers", (*pytest, "-m", "docker"), folder / "containers"),)
+        docker = (*pytest, "-m", "docker")
+        runtime = Step("runtime of containers", (*docker, "tests/contract"), folder / "runtime")
+        containers = Step("containers", (*docker, "--ignore=tests/contract"), folder / "containers")
+        yield (postgresql, decisions, runtime), (containers,)
 
 
 def run(groups: Sequence[tuple[Lane, ...]]) -> int:
