@@ -17,7 +17,7 @@ from tests.cluster import kubectl, prerequisites
 from tests.cluster.conftest import Cluster
 from tests.cluster.platform import platform_on, pool_file
 from tests.e2e.conftest import Platform, Work
-from tests.e2e.test_push_to_live import GRADIO
+from tests.e2e.test_push_to_live import GRADIO, wait_for
 from tests.e2e.test_readme import CHROMIUM, FLAGS
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(3600)]
@@ -270,6 +270,12 @@ def until(platform: Platform, name: str, good: Callable[[dict[str, object]], obj
         time.sleep(0.3)
 
 
+def units(platform: Platform) -> tuple[int, int, int]:
+    """Nodes, used and free of the large flavor, as an operator reads them."""
+    (row,) = [row for row in platform.api("GET", "/api/admin/pools").json()["items"] if row["flavor"] == "cpu-upgrade"]
+    return row["nodes"], row["used"], row["free"]
+
+
 def test_what_does_not_fit_waits_in_line_and_an_idle_space_makes_room(platform: Platform, cluster: Cluster, tmp_path: Path) -> None:
     """Two of the large flavor fill one node: a third puts the one unused for longest to sleep; a visit to that one does the reverse."""
     for name in ("a", "b", "c"):
@@ -280,9 +286,7 @@ def test_what_does_not_fit_waits_in_line_and_an_idle_space_makes_room(platform: 
         work.push("first", wait=False)
         live(platform, name)
         if name == "b":
-            rows = platform.api("GET", "/api/admin/pools").json()["items"]
-            (row,) = [row for row in rows if row["flavor"] == "cpu-upgrade"]
-            assert (row["nodes"], row["used"], row["free"]) == (1, 2, 0), row
+            wait_for(lambda: units(platform) == (1, 2, 0), 60, "both are counted")
     asleep = [name for name in ("a", "b") if platform.runtime(name)["stage"] == "SLEEPING"]
     assert asleep == ["a"], "the one unused for longest made room"
     assert platform.runtime("a")["reason"]["code"] == "PREEMPTED"  # type: ignore[index]

@@ -76,6 +76,7 @@ class SpaceObjects:
                     self._api.delete(path_of("v1", "pods", namespace, pod["metadata"]["name"]), grace_s=grace_s)
                 except Clash:
                     pass  # the garbage collector was faster
+        self._api.delete(path_of("v1", "secrets", namespace, name))  # nor do its secrets wait for that collector
 
     def remove_space(self, space_id: SpaceId) -> None:
         """In whichever namespaces its objects lie: a Space that changed its owner may have left some behind."""

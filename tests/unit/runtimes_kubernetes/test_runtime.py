@@ -114,6 +114,8 @@ async def test_stop_of_the_unknown_and_stop_during_409() -> None:
         w.server.deny("DELETE", "/pods/", 409)
         await w.runtime.stop(ReplicaId(REPLICA))
         assert await w.one() is None
+        asked = ("DELETE", f"/api/v1/namespaces/vitrine/secrets/replica-{REPLICA}")
+        assert asked in w.server.requests, "what it knew goes with it, however long the cluster's own collector takes"
 
 
 async def test_late_events_do_not_bring_a_stopped_replica_back() -> None:
