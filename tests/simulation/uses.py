@@ -60,7 +60,9 @@ class Uses:
             for pod in self._pods(space_id):
                 if pod.is_up and not pod.was_lost:
                     versions[pod.flavor.name, pod.generation] += 1
-            for (flavor, _), count in versions.items():
+            # What was let in and is on its way when its Space is paused still comes up for a moment: it has kept its room until then.
+            under_way = Counter((replica.hardware, replica.generation) for replica in self.rows.open[space_id].values())
+            for (flavor, _), count in (*versions.items(), *under_way.items()):
                 counts[flavor] = max(counts.get(flavor, 0), count)
             if counts:
                 use["running"] += max(counts.values())
