@@ -44,6 +44,8 @@ ON_POSTGRESQL = (
 
 DECISIONS = ("tests/unit", "tests/architecture", "tests/simulation")  # no platform, no waiting: good neighbours
 
+BAD_INPUT = "tests/e2e/docker/test_bad_input.py"  # with an engine and a platform of its own
+
 CONTAINER_TOOLS = ("dockerd", "runc", "nft", "ip", "docker-registry", "mmdebstrap")
 CONTAINER_PACKAGES = "docker.io nftables iproute2 docker-registry mmdebstrap"
 
@@ -135,8 +137,9 @@ def suites(folder: Path, options: Sequence[str]) -> Iterator[tuple[Lane, ...]]:
     else:  # wait for their engine more than they work
         docker = (*pytest, "-m", "docker")
         runtime = Step("runtime of containers", (*docker, "tests/contract"), folder / "runtime")
-        containers = Step("containers", (*docker, "--ignore=tests/contract"), folder / "containers")
-        yield (postgresql, decisions, runtime), (containers,)
+        bad_input = Step("bad input in containers", (*docker, BAD_INPUT), folder / "bad-input")
+        containers = Step("containers", (*docker, "--ignore=tests/contract", f"--ignore={BAD_INPUT}"), folder / "containers")
+        yield (postgresql, decisions), (containers,), (bad_input, runtime)
 
 
 def run(groups: Sequence[tuple[Lane, ...]]) -> int:

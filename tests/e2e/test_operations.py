@@ -134,6 +134,7 @@ def test_a_quota_is_said_in_the_answer_in_the_push_and_on_the_page(operator: Ope
 
 
 @pytest.mark.timeout(900)  # six restarts, each waited for
+@pytest.mark.parametrize("operator", ["postgresql"], indirect=True)  # on both: the ledger's histories with deaths, tests/unit/accounts
 def test_counters_equal_a_recount_after_kill_9_in_the_middle_of_everything(operator: Operator, tmp_path: Path) -> None:
     """Of a push, an upload, a build, a start and a change of hardware; and nobody has to mend anything."""
     platform = operator.platform
