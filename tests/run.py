@@ -14,6 +14,8 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from tests.e2e import installed
+
 ROOT = Path(__file__).parent.parent
 BIN = Path(sys.executable).parent
 
@@ -116,6 +118,7 @@ def main() -> int:
     lanes: list[tuple[Lane, ...]] = [((Step(name, command),),) for name, command in LINT]
     with tempfile.TemporaryDirectory() as folder:
         if not options.lint_only:
+            os.environ[installed.FOLDER] = str(Path(folder, "installed"))
             lanes += suites(Path(folder), options.rest)
         return run(lanes)
 

@@ -16,6 +16,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from tests.e2e import installed
 from tests.fakes.state import STATE
 
 ROOT = Path(__file__).parent.parent.parent
@@ -117,6 +118,8 @@ def patience() -> float:
 
 def start_platform(data_dir: Path, *arguments: str, env: dict[str, str] | None = None, port: int = 0, user: int | None = None) -> Platform:
     """Start and wait for the ready line. Its output is kept for assertions. `user`: somebody else's uid and gid."""
+    if user is None:
+        installed.take(data_dir)
     process = subprocess.Popen(
         [sys.executable, "-m", "control_plane.cli.main", "up", "--data-dir", str(data_dir), "--port", str(port), *arguments],
         cwd=ROOT, env={"VITRINE_THUMBNAILS": "false", **os.environ, **STATE.environment(), **(env or {})},
@@ -141,6 +144,7 @@ def stop_platform(platform: Platform) -> None:
     if platform.process.poll() is None:
         platform.process.send_signal(signal.SIGINT)
     wait_gone(platform.process)
+    installed.leave(platform.data_dir)
 
 
 def wait_gone(process: subprocess.Popen[str]) -> None:

@@ -146,9 +146,10 @@ def _entry(event: Event) -> DiscussionEntry | None:
     if event.type == "comment":
         return DiscussionEntry("comment", event.author, at, str(data.get("latest", {}).get("raw", "")), bool(data.get("hidden")))
     if event.type == "status-change":
-        return DiscussionEntry("status", event.author, at, str(data.get("status", "")))
+        status = str(data.get("status", ""))
+        return DiscussionEntry("status", event.author, at, "reopened" if status == "open" else status)
     if event.type == "commit":
         return DiscussionEntry("commit", event.author, at, str(data.get("subject", "")))
     if event.type == "title-change":
-        return DiscussionEntry("status", event.author, at, str(data.get("to", "")))
+        return DiscussionEntry("title", event.author, at, str(data.get("to", "")))
     return None

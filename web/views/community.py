@@ -21,7 +21,7 @@ class DiscussionRow:
 
 @dataclass(frozen=True, slots=True)
 class DiscussionEntry:
-    """`kind`: comment, status or commit. `text` is Markdown for a comment, a plain sentence otherwise."""
+    """`kind`: comment, status, title or commit. `text` is Markdown for a comment, a status or somebody's own words otherwise."""
 
     kind: str
     author: str

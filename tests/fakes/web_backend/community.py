@@ -24,7 +24,7 @@ class Community(World):
         row = self._row() if number == 1 else DiscussionRow(2, self.any_text or "Faster search", "bob", "open", True, self.now, 0)
         entries = (
             DiscussionEntry("comment", row.author, row.created_at, self.comment_text),
-            DiscussionEntry("status", "alice", self.now, "closed"), DiscussionEntry("status", row.author, self.now, "open"),
+            DiscussionEntry("status", "alice", self.now, "closed"), DiscussionEntry("status", row.author, self.now, "reopened"),
         )  # fmt: skip
         is_pull, may = number == 2, actor.user is not None
         diff = DIFF + (f"+{self.any_text}\n" if self.any_text else "") if is_pull else ""
