@@ -25,6 +25,7 @@ from control_plane.domain.errors import Rejected
 from control_plane.domain.ids import AccountId, Sha, SpaceId, new_id
 from control_plane.domain.sensitive import Sensitive
 from control_plane.domain.spaces import Repo, RepoType, Visibility
+from control_plane.net.authorities import trust
 from control_plane.ports.stores import UnitOfWork
 
 if TYPE_CHECKING:
@@ -186,7 +187,7 @@ class Deliveries:
             await asyncio.sleep(pause)
             try:
                 target = await self._target(hook.url)
-                async with httpx.AsyncClient(timeout=_TIME_LIMIT_S, follow_redirects=False, trust_env=False) as client:
+                async with httpx.AsyncClient(timeout=_TIME_LIMIT_S, follow_redirects=False, trust_env=False, verify=trust()) as client:
                     reply = await client.post(
                         target.url, json=body, headers=headers | {"Host": target.host}, extensions={"sni_hostname": target.name}
                     )

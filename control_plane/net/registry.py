@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import re
-import ssl
 from collections.abc import Generator, Mapping, Sequence
-from functools import cache
 from typing import Protocol
 
 import httpx
 
 from control_plane.domain.errors import Unavailable
+from control_plane.net.authorities import trust
 
 
 class Sign(Protocol):
@@ -59,11 +58,3 @@ async def connect(host: str, auth: httpx.Auth | None, transport: httpx.AsyncBase
                 raise Unavailable(f"the certificate of the registry {host} is not trusted; set SSL_CERT_FILE") from error
         await client.aclose()
     raise Unavailable(f"the registry {host} does not answer, or refuses VITRINE_REGISTRY_USER")
-
-
-@cache
-def trust() -> ssl.SSLContext:
-    """Whose certificates count: the public authorities, or those of SSL_CERT_FILE, and those of this machine."""
-    context = httpx.create_ssl_context()
-    context.load_default_certs()
-    return context

@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from tests.e2e.conftest import Platform, Work
+from tests.e2e.conftest import PLAIN, Platform, Work
 
 APP = """import http.server
 
@@ -78,7 +78,9 @@ class Tunnel:
 def browser_of(platform: Platform, name: str, password: str) -> httpx.Client:
     """Signed in by the form, as a browser is."""
     origin = f"http://localhost:{platform.port}"
-    client = httpx.Client(base_url=f"http://127.0.0.1:{platform.port}", headers={"Host": origin[7:], "Accept": "text/html"}, timeout=60)
+    client = httpx.Client(
+        base_url=f"http://127.0.0.1:{platform.port}", headers={"Host": origin[7:], "Accept": "text/html"}, timeout=60, verify=PLAIN
+    )
     csrf = client.get("/sign-in").text.partition('name="csrf" value="')[2].partition('"')[0]
     done = client.post("/sign-in", data={"name": name, "password": password, "csrf": csrf}, headers={"Origin": origin})
     assert done.status_code == 303, done.text
@@ -151,7 +153,7 @@ class Rights:
     def _client(self, token: str, host: str = "localhost") -> httpx.Client:
         port = self.platform.port
         headers = {"Host": f"{host}:{port}", "Authorization": f"Bearer {token}", "Accept": "application/json"}
-        return self._open.enter_context(httpx.Client(base_url=f"http://127.0.0.1:{port}", headers=headers, timeout=60))
+        return self._open.enter_context(httpx.Client(base_url=f"http://127.0.0.1:{port}", headers=headers, timeout=60, verify=PLAIN))
 
     def _asked(self, name: str, client: httpx.Client, method: str, path: str, good: tuple[int, ...] = (200,), **more: object) -> None:
         self.surfaces[name] = lambda: client.request(method, path, **more).status_code not in good  # type: ignore[arg-type]

@@ -21,7 +21,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from control_plane.telemetry.history import trace_id_of
 from control_plane.telemetry.metrics import METRICS
-from tests.e2e.conftest import Platform, Work, start_platform, stop_platform
+from tests.e2e.conftest import PLAIN, Platform, Work, start_platform, stop_platform
 from tests.e2e.test_push_to_live import child_named, plain, rewind, wait_for
 
 TOKEN = "scrape-token-of-tests"
@@ -86,7 +86,9 @@ def watched(collector: Collector) -> Iterator[Platform]:
 
 
 def scrape(platform: Platform, path: str = "/metrics", **headers: str) -> str:
-    answer = httpx.get(f"http://127.0.0.1:{platform.port}{path}", headers={"Host": f"localhost:{platform.port}", **headers}, timeout=20)
+    answer = httpx.get(
+        f"http://127.0.0.1:{platform.port}{path}", headers={"Host": f"localhost:{platform.port}", **headers}, timeout=20, verify=PLAIN
+    )
     assert answer.status_code == 200, answer.text
     return answer.text
 

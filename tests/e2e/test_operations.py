@@ -23,7 +23,7 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
-from tests.e2e.conftest import Platform, Work, start_platform, stop_platform
+from tests.e2e.conftest import PLAIN, Platform, Work, start_platform, stop_platform
 from tests.e2e.operators import Operator, running_operator
 from tests.e2e.recount import Recount
 from tests.e2e.surfaces import APP, PASSWORD, Rights, Tunnel, app_cookie, browser_of, furnish, seconds_until_refused
@@ -244,7 +244,7 @@ def test_maintenance_lets_read_and_run_and_refuses_the_rest_in_words(operator: O
 
 def platform_page(platform: Platform, path: str) -> httpx.Response:
     headers = {"Host": f"localhost:{platform.port}", "Accept": "text/html"}
-    return httpx.get(f"http://127.0.0.1:{platform.port}{path}", headers=headers, timeout=60)
+    return httpx.get(f"http://127.0.0.1:{platform.port}{path}", headers=headers, timeout=60, verify=PLAIN)
 
 
 def _is_shut(platform: Platform, subdomain: str, headers: dict[str, str]) -> bool:

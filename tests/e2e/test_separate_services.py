@@ -15,7 +15,8 @@ import httpx
 import pytest
 
 from control_plane.runtimes.process.camera import find_browser
-from tests.e2e.conftest import Platform, Work
+from tests.e2e import installed
+from tests.e2e.conftest import PLAIN, Platform, Work
 from tests.e2e.separate import Separate
 from tests.e2e.surfaces import Rights, furnish, seconds_until_refused
 from tests.e2e.test_push_to_live import plain, wait_for
@@ -35,7 +36,7 @@ class Site:
     ports: dict[str, int]
 
     def health(self, name: str) -> httpx.Response:
-        return httpx.get(f"http://127.0.0.1:{self.ports[name]}/readyz", timeout=10)
+        return httpx.get(f"http://127.0.0.1:{self.ports[name]}/readyz", timeout=10, verify=PLAIN)
 
     def leaders(self) -> list[str]:
         return [n for n in ("scheduler-1", "scheduler-2") if leads(self, n)]
@@ -57,6 +58,7 @@ def running_site(folder: Path) -> Iterator[Site]:
         pytest.skip("PostgreSQL is missing")
     with postgres_server(programs) as postgres, redis_server(folder) as redis:
         postgres.sql("create database vitrine")
+        installed.take(folder / "d")
         ports = {n: free_port() for n in ("api-1", "api-2", "scheduler-1", "scheduler-2", "builder-1", "builder-2", "proxy-1", "proxy-2")}
         state = {"VITRINE_DATABASE_URL": postgres.url("vitrine")}
         key = {"VITRINE_SECRET_KEY": "MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE="}

@@ -198,6 +198,8 @@ async def test_discussions(alice: Browser, bob: Browser) -> None:
     closed = await alice.post(f"{one}/status", {"status": "closed", "text": ""}, page=one)
     assert closed.status_code == 303
     assert "closed" in (await alice.get(one)).text
+    await alice.post(f"{one}/status", {"status": "open", "text": ""}, page=one)
+    assert "alice · reopened" in (await alice.get(one)).text
 
 
 async def test_the_event_stream_says_that_something_changed(alice: Browser, services: Services) -> None:
