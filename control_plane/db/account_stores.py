@@ -17,11 +17,11 @@ class SqlAccountStore:
         self._rows = rows
 
     async def get(self, account_id: AccountId) -> Account | None:
-        row = await self._rows.one(select(accounts).where(accounts.c.id == account_id))
+        row = await self._rows.row(accounts.c.id, account_id)
         return mapping.account_to_domain(row) if row else None
 
     async def by_name(self, name: str) -> Account | None:
-        row = await self._rows.one(select(accounts).where(accounts.c.name_lower == name.lower()))
+        row = await self._rows.row(accounts.c.name_lower, name.lower())
         return mapping.account_to_domain(row) if row else None
 
     async def list(self, kind: AccountKind | None = None) -> tuple[Account, ...]:
@@ -80,11 +80,11 @@ class SqlTokenStore:
             raise NameTaken("this token exists already")
 
     async def by_hash(self, sha256: str) -> Token | None:
-        row = await self._rows.one(select(tokens).where(tokens.c.sha256 == sha256))
+        row = await self._rows.row(tokens.c.sha256, sha256)
         return mapping.token_to_domain(row) if row else None
 
     async def get(self, token_id: TokenId) -> Token | None:
-        row = await self._rows.one(select(tokens).where(tokens.c.id == token_id))
+        row = await self._rows.row(tokens.c.id, token_id)
         return mapping.token_to_domain(row) if row else None
 
     async def of_user(self, user_id: AccountId) -> tuple[Token, ...]:
@@ -98,7 +98,7 @@ class SqlTokenStore:
         await self._rows.put(sessions, mapping.session_to_row(session), key=("id",))
 
     async def session_by_hash(self, sha256: str) -> Session | None:
-        row = await self._rows.one(select(sessions).where(sessions.c.secret_sha256 == sha256))
+        row = await self._rows.row(sessions.c.secret_sha256, sha256)
         return mapping.session_to_domain(row) if row else None
 
     async def sessions_of(self, user_id: AccountId) -> tuple[Session, ...]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from datetime import datetime
 
-from sqlalchemy import ColumnElement, Table, delete, func, select, update
+from sqlalchemy import ColumnElement, Table, bindparam, delete, func, select, update
 
 from control_plane.db import mapping
 from control_plane.db.repo_listing import RepoListing
@@ -34,6 +34,22 @@ def _add_weights(a: float, b: float) -> float:
     return high + math.log2(1 + 2 ** (low - high))
 
 
+def _names(type: RepoType, owner: str, name: str) -> dict[str, str]:
+    return {"of_type": type.value, "owner": owner.lower(), "name": name.lower()}
+
+
+def _named(table: Table) -> tuple[ColumnElement[bool], ...]:
+    """Takes `_names`."""
+    columns = table.c
+    return columns.type == bindparam("of_type"), columns.owner_lower == bindparam("owner"), columns.name_lower == bindparam("name")
+
+
+_BY_NAME = select(repos).where(*_named(repos))
+_TODAY = select(repos.c.id).where(*_named(repos)).scalar_subquery()
+_BEFORE = select(old_names.c.repo_id).where(*_named(old_names)).scalar_subquery()
+_BY_ANY_NAME = select(repos).where(repos.c.id == func.coalesce(_TODAY, _BEFORE))
+
+
 class SqlRepoStore:
     def __init__(self, rows: Rows, clock: Clock, *, has_search_index: bool) -> None:
         self._rows = rows
@@ -41,18 +57,16 @@ class SqlRepoStore:
         self._listing = RepoListing(rows, has_search_index=has_search_index)
 
     async def get(self, repo_id: RepoId) -> Repo | None:
-        row = await self._rows.one(select(repos).where(repos.c.id == repo_id))
+        row = await self._rows.row(repos.c.id, repo_id)
         return mapping.repo_to_domain(row) if row else None
 
     async def by_name(self, type: RepoType, owner: str, name: str) -> Repo | None:
-        row = await self._rows.one(select(repos).where(*_named(repos, type, owner, name)))
+        row = await self._rows.one(_BY_NAME, _names(type, owner, name))
         return mapping.repo_to_domain(row) if row else None
 
     async def by_any_name(self, type: RepoType, owner: str, name: str) -> Repo | None:
         """Under this name or an old one. One statement whatever there is: how long it takes must not tell who asks."""
-        today, old = (select(column).where(*_named(column.table, type, owner, name)) for column in (repos.c.id, old_names.c.repo_id))
-        wanted = func.coalesce(today.scalar_subquery(), old.scalar_subquery())
-        row = await self._rows.one(select(repos).where(repos.c.id == wanted))
+        row = await self._rows.one(_BY_ANY_NAME, _names(type, owner, name))
         return mapping.repo_to_domain(row) if row else None
 
     async def add(self, repo: Repo) -> None:
@@ -60,7 +74,7 @@ class SqlRepoStore:
         if not await self._rows.add(repos, row):
             raise NameTaken(f"{repo.type.value} '{repo.full_name}' exists already")
         # A new repository under an old name takes the name over; the redirect ends.
-        await self._rows.run(delete(old_names).where(*_named(old_names, repo.type, repo.owner_name, repo.name)))
+        await self._rows.run(delete(old_names).where(*_named(old_names)), _names(repo.type, repo.owner_name, repo.name))
         await self._tag(repo)
 
     async def save(self, repo: Repo) -> None:
@@ -82,7 +96,7 @@ class SqlRepoStore:
             await self._rows.run(delete(repos).where(repos.c.id == repo_id))
 
     async def removed(self, repo_id: RepoId) -> tuple[AccountId, str] | None:
-        row = await self._rows.one(select(removed_repos).where(removed_repos.c.repo_id == repo_id))
+        row = await self._rows.row(removed_repos.c.repo_id, repo_id)
         return (AccountId(row["owner_id"]), row["full_name"]) if row else None
 
     async def remember_old_name(self, repo: Repo) -> None:
@@ -144,7 +158,3 @@ class SqlRepoStore:
     async def _tag(self, repo: Repo) -> None:
         for tag in dict.fromkeys(repo.tags):
             await self._rows.add(repo_tags, {"tag": tag, "repo_id": repo.id})
-
-
-def _named(table: Table, type: RepoType, owner: str, name: str) -> tuple[ColumnElement[bool], ...]:
-    return table.c.type == type.value, table.c.owner_lower == owner.lower(), table.c.name_lower == name.lower()

@@ -3,9 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any
 
-from sqlalchemy import BigInteger, ColumnElement, CursorResult, Executable, RowMapping, Select, Table, any_, bindparam, func, literal_column
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    ColumnElement,
+    CursorResult,
+    Executable,
+    RowMapping,
+    Select,
+    Table,
+    any_,
+    bindparam,
+    func,
+    literal_column,
+    select,
+)
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -22,15 +37,20 @@ class Rows:
     async def all(self, statement: Executable) -> Sequence[RowMapping]:
         return (await self._connection.execute(statement)).mappings().all()
 
-    async def one(self, statement: Executable) -> RowMapping | None:
-        return (await self._connection.execute(statement)).mappings().first()
+    async def one(self, statement: Executable, values: Mapping[str, Any] | None = None) -> RowMapping | None:
+        """`values`: of the `bindparam`s of a statement that was put together once, which for a larger one takes longer than to run it."""
+        return (await self._connection.execute(statement, values)).mappings().first()
+
+    async def row(self, unique: Column[Any], value: Any) -> RowMapping | None:
+        """The row whose `unique` column is `value`."""
+        return await self.one(_row_of(unique), {"value": value})
 
     async def value(self, statement: Executable) -> Any:
         return (await self._connection.execute(statement)).scalar()
 
-    async def run(self, statement: Executable) -> int:
+    async def run(self, statement: Executable, values: Mapping[str, Any] | None = None) -> int:
         """How many rows it touched."""
-        result: CursorResult[Any] = await self._connection.execute(statement)
+        result: CursorResult[Any] = await self._connection.execute(statement, values)
         return result.rowcount
 
     def among(self, column: ColumnElement[int], values: Sequence[int]) -> ColumnElement[bool]:
@@ -67,3 +87,8 @@ class Rows:
         """The dialect's own, which knows `on_conflict_…`."""
         # The two constructs have the same methods and no common type.
         return sqlite.insert(table) if self.is_sqlite else postgresql.insert(table)
+
+
+@cache
+def _row_of(unique: Column[Any]) -> Select[Any]:
+    return select(unique.table).where(unique == bindparam("value"))

@@ -36,7 +36,7 @@ class SqlSpaceStore:
         self._clock = clock
 
     async def get(self, space_id: SpaceId) -> Space | None:
-        row = await self._rows.one(select(spaces).where(spaces.c.id == space_id))
+        row = await self._rows.row(spaces.c.id, space_id)
         return mapping.space_to_domain(row) if row else None
 
     async def get_many(self, space_ids: Sequence[str]) -> tuple[Space, ...]:
@@ -47,7 +47,7 @@ class SqlSpaceStore:
         return tuple(mapping.space_to_domain(found[key]) for key in dict.fromkeys(space_ids) if key in found)
 
     async def by_subdomain(self, subdomain: str) -> Space | None:
-        row = await self._rows.one(select(spaces).where(spaces.c.subdomain == subdomain.lower()))
+        row = await self._rows.row(spaces.c.subdomain, subdomain.lower())
         return mapping.space_to_domain(row) if row else None
 
     async def subdomain_taken(self, subdomain: str, *, by_other_than: SpaceId | None = None) -> bool:
@@ -125,7 +125,7 @@ class SqlBuildStore:
         self._rows = rows
 
     async def get(self, build_id: BuildId) -> Build | None:
-        row = await self._rows.one(select(builds).where(builds.c.id == build_id))
+        row = await self._rows.row(builds.c.id, build_id)
         return mapping.build_to_domain(row) if row else None
 
     async def add(self, build: Build) -> None:
@@ -215,7 +215,7 @@ class SqlDeploymentStore:
         return found
 
     async def replica(self, replica_id: ReplicaId) -> Replica | None:
-        row = await self._rows.one(select(replicas).where(replicas.c.id == replica_id))
+        row = await self._rows.row(replicas.c.id, replica_id)
         return mapping.replica_to_domain(row) if row else None
 
     async def save_replica(self, replica: Replica) -> None:

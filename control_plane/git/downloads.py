@@ -9,6 +9,7 @@ client is slow gives its turn back after a moment: it costs nothing while it wai
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import re
 from collections.abc import Callable, Mapping
@@ -18,8 +19,9 @@ from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
 PIECE_BYTES = 1 << 18
-_AT_ONCE = 8
-_PATIENCE_S = 0.02
+_AT_ONCE = 2
+_PATIENCE_S = 0.01
+_WAIT: Message = {"type": "http.response.body", "body": b"", "more_body": True}  # the server passes it on once the client has read
 _READERS = ThreadPoolExecutor(4, thread_name_prefix="download")
 
 
@@ -49,16 +51,14 @@ class Turns:
         self._slots = asyncio.Semaphore(at_once)
 
     async def send(self, send: Send, message: Message) -> None:
-        await self._slots.acquire()
-        pushing = asyncio.ensure_future(send(message))
-        try:
-            await asyncio.wait((pushing,), timeout=_PATIENCE_S)
-        except asyncio.CancelledError:
-            pushing.cancel()
-            raise
-        finally:
-            self._slots.release()
-        await pushing
+        while True:
+            async with self._slots:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(_PATIENCE_S):
+                        await send(_WAIT)
+                    await send(message)  # there is room: it does not wait
+                    return
+            await send(_WAIT)
 
 
 _turns: dict[asyncio.AbstractEventLoop, Turns] = {}
@@ -110,11 +110,11 @@ class FileStream(Response):
             os.close(descriptor)
 
 
-def _cached(descriptor: int, size: int, at: int) -> bytes:
+def _cached(descriptor: int, size: int, at: int) -> bytes | memoryview:
     """What can be read without waiting for a disk; b"" when nothing can, or the file system does not tell."""
     buffer = bytearray(size)
     try:
-        return bytes(memoryview(buffer)[: os.preadv(descriptor, [buffer], at, os.RWF_NOWAIT)])
+        return memoryview(buffer)[: os.preadv(descriptor, [buffer], at, os.RWF_NOWAIT)]
     except OSError:
         return b""
 
