@@ -66,14 +66,16 @@ def missing_for_containers() -> str:
 # tests, as is the plugin's habit, files of one long test would come last and wait for each other's end.
 AT_ONCE = ("-n", "2", "--dist", "loadfile", "--no-loadscope-reorder")
 _FEW = 5
+_IN_MEMORY = 12 << 30  # bytes; tests write up to 4 GiB, and their programs take up to 5
 
 
 class Step:
     """One program of the run. Tests that have neighbours may be disturbed by them: see `again`."""
 
-    def __init__(self, name: str, command: tuple[str, ...], noted: Path | None = None) -> None:
-        """`noted`: a folder of pytest's own for which tests failed, where tests have neighbours."""
+    def __init__(self, name: str, command: tuple[str, ...], noted: Path | None = None, *, scratch: Path | None = None) -> None:
+        """`noted`: a folder of pytest's own for which tests failed, where tests have neighbours. `scratch`: where temporary files go."""
         self.name, self.command, self._noted = name, command, noted
+        self._env = os.environ | ({"TMPDIR": str(scratch), installed.FOLDER: str(scratch / "installed/envs")} if scratch else {})
         self._noting = ("-o", f"cache_dir={noted}") if noted else ()
         self.code = 0
 
@@ -83,7 +85,8 @@ class Step:
         began = time.monotonic()
         with tempfile.TemporaryFile() as kept:
             output = kept if is_quiet else None
-            self.code = subprocess.run((*self.command, *self._noting), cwd=ROOT, stdout=output, stderr=output, check=False).returncode
+            command = (*self.command, *self._noting)
+            self.code = subprocess.run(command, cwd=ROOT, env=self._env, stdout=output, stderr=output, check=False).returncode
             if is_quiet:
                 kept.seek(0)
                 sys.stdout.buffer.write(f"── {self.name}:\n".encode() + kept.read())  # in one piece
@@ -101,7 +104,7 @@ class Step:
         if self.code == 1 and 0 < len(failed) <= _FEW:
             print(f"── {self.name}, once more, alone: {', '.join(failed)}", flush=True)
             alone = tuple(word for word in self.command if word not in AT_ONCE)
-            self.code = subprocess.run((*alone, *self._noting, "--last-failed"), cwd=ROOT, check=False).returncode
+            self.code = subprocess.run((*alone, *self._noting, "--last-failed"), cwd=ROOT, env=self._env, check=False).returncode
             if self.code == 0:
                 print(f"── {self.name}, passed alone, failed beside others: {', '.join(failed)}", flush=True)
 
@@ -118,24 +121,37 @@ def main() -> int:
         # What tests install with uv trusts whom this machine trusts, as `make up` does.
         os.environ.setdefault("UV_SYSTEM_CERTS", "1")
     lanes: list[tuple[Lane, ...]] = [((Step(name, command),),) for name, command in LINT]
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(prefix="v", dir=in_memory(), ignore_cleanup_errors=True) as folder:
+        os.chmod(folder, 0o1777)  # as /tmp: databases and apps run as users of their own
         if not options.lint_only:
-            os.environ[installed.FOLDER] = str(Path(folder, "installed"))
             lanes += suites(Path(folder), options.rest)
         return run(lanes)
 
 
+def in_memory() -> str | None:
+    """In CI, whose machine is its own: a folder for the many small files of tests that is no disk's, where there is room for it."""
+    shared = "/dev/shm"
+    if not os.environ.get("CI") or not os.access(shared, os.W_OK):
+        return None
+    facts, memory = os.statvfs(shared), Path("/proc/meminfo").read_text()
+    free = int(memory.partition("MemAvailable:")[2].split()[0]) << 10
+    has_room = min(facts.f_bavail * facts.f_frsize, free) > _IN_MEMORY
+    return shared if has_room and not facts.f_flag & os.ST_NOEXEC else None
+
+
 def suites(folder: Path, options: Sequence[str]) -> Iterator[tuple[Lane, ...]]:
-    """With options, one run of pytest that has them."""
+    """With options, one run of pytest that has them. `folder` is for what tests with a platform in processes write."""
     pytest = (sys.executable, "-m", "pytest", "-q", "--durations=15", "--durations-min=8")  # the whole has 20 minutes on two cores
     here = ("-m", "not cluster and not docker and not compose and not images")
     if options:
-        yield ((Step("pytest", (*pytest, *here, *options)),),)
+        yield ((Step("pytest", (*pytest, *here, *options), scratch=folder),),)
         return
     elsewhere = tuple(f"--ignore={folder}" for folder in DECISIONS)
-    yield ((Step("services", (*pytest, *AT_ONCE, *here, *elsewhere), folder / "services"),),)
-    postgresql = Step("PostgreSQL and Redis", (*pytest, *AT_ONCE, "--database", "postgresql", *ON_POSTGRESQL), folder / "postgresql")
-    decisions = Step("decisions", (*pytest, *here, *DECISIONS), folder / "decisions")
+    yield ((Step("services", (*pytest, *AT_ONCE, *here, *elsewhere), folder / "services", scratch=folder),),)
+    postgresql = Step(
+        "PostgreSQL and Redis", (*pytest, *AT_ONCE, "--database", "postgresql", *ON_POSTGRESQL), folder / "postgresql", scratch=folder
+    )
+    decisions = Step("decisions", (*pytest, *here, *DECISIONS), folder / "decisions", scratch=folder)
     if missing := missing_for_containers():
         print(f"── containers: skipped, for want of {missing} (apt-get install {CONTAINER_PACKAGES})", flush=True)
         yield ((postgresql, decisions),)
