@@ -27,7 +27,7 @@ class Activator:
         self._wake = wake
         self._per_space = per_space
         self._total = total
-        self._held: dict[str, dict[ClientConnection, None]] = {}
+        self._held: dict[str, dict[ClientConnection, float]] = {}  # since when, monotonic
         self._asked: dict[SpaceId, tuple[float, float]] = {}  # Space → (first asked, last asked), monotonic
         self._tasks: set[asyncio.Task[None]] = set()
         self.count = 0
@@ -60,7 +60,7 @@ class Activator:
             return Code.WAKE_QUEUE_FULL
         if self.count >= self._total:
             return Code.PROXY_QUEUE_FULL
-        held[client] = None
+        held[client] = time.monotonic()
         self.count += 1
         if ask:
             self.ask(entry)
@@ -78,11 +78,12 @@ class Activator:
         """The route of `host` changed: when it no longer waits, every held request looks again, oldest first."""
         if entry is not None:
             if entry.route.state.may_wake and not entry.is_ready:
-                for client in tuple(self._held.get(host, ())):
+                asked_at = self._asked.get(entry.route.space_id, (0.0, 0.0))[1]
+                for client, since in tuple(self._held.get(host, {}).items()):
                     if client.waits_for_restart:
                         self.drop(client, host)
                         client.look_again()
-                    elif entry.kept_by_quota:
+                    elif entry.kept_by_quota and since <= asked_at:  # else it is the answer to one who asked before, and may be old
                         client.entry = entry
                         client.wake_refused()
                 return

@@ -8,6 +8,7 @@ from urllib.parse import urljoin
 import pytest
 
 from control_plane.domain.routes import RouteAccess, RouteState
+from control_plane.proxy import activator
 from control_plane.proxy.guard import GRACE_S
 from tests.functional.proxy.conftest import HOST, SPACE, Answer, World
 
@@ -334,7 +335,8 @@ async def test_reports_say_what_was_used_and_heartbeats_do_not_count(world: Worl
     assert "vitrine_proxy_requests_total" in world.proxy.core.metrics()
 
 
-async def test_a_quota_that_keeps_a_sleeper_down_is_said_at_once_and_asked_again(world: World) -> None:
+async def test_a_quota_that_keeps_a_sleeper_down_is_said_at_once_and_asked_again(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(activator, "_QUOTA_ASK_AGAIN_S", 60.0)  # the second visitor comes so soon that nobody is asked again yet
     await world.put(state=RouteState.ASLEEP, endpoints=())
     waiting = asyncio.create_task(world.get())
     async with asyncio.timeout(60):
@@ -347,6 +349,8 @@ async def test_a_quota_that_keeps_a_sleeper_down_is_said_at_once_and_asked_again
     async with asyncio.timeout(60):
         while world.proxy.core.activator.count < 1:
             await asyncio.sleep(0.001)
+    await world.put(state=RouteState.ASLEEP, endpoints=(), reason="QUOTA", message="said to the first")
+    assert world.proxy.core.activator.count == 1, "an old answer is not one to who came after it"
     await world.put(state=RouteState.STARTING, endpoints=())
     await world.put()
     assert (await again).status == 200
