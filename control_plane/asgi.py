@@ -21,6 +21,7 @@ from starlette.responses import JSONResponse, PlainTextResponse
 
 from control_plane.accounts import maintenance, people, sign_in, tokens
 from control_plane.accounts.audit import record
+from control_plane.api import bare_names
 from control_plane.api.app_cache import AppCacheKeeper
 from control_plane.api.builds_door import BuildsDoor, builds_door
 from control_plane.api.garbage import collect_forever
@@ -109,6 +110,7 @@ def build_app(services: Services) -> FastAPI:
     pages = _pages(app, services, deliveries)
     _hub(app, services, deliveries, pages)
     error_map.install(app, html=_web(app, pages))
+    join(app, bare_names.file_router(services))
     install_index(app, maintenance_gate(services.uow))
     app.add_middleware(RequestMeter, metrics=services.metrics)
     context.install_context(app)

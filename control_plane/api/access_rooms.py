@@ -18,6 +18,7 @@ _FIXED: dict[Right, tuple[str, ...]] = {
         "GET /login", "GET /sign-in", "POST /sign-in", "GET /sign-in/once", "POST /sign-in/once", "GET /join",
         "GET /sign-up", "POST /sign-up", "GET /sign-in/sso", "GET /sign-in/sso/callback",
         "POST /sign-out", "GET /-/language", "GET /collections/{owner:seg}/{slug:seg}",
+        *(f"{method} /{{name:seg}}/{word}/{{rev:seg}}/{{path:tail}}" for method in ("GET", "HEAD") for word in ("resolve", "raw")),
     ),
     Access.SIGNED_IN: (
         "GET /settings", "GET /settings/account", "GET /settings/tokens", "POST /settings/tokens", "POST /settings/tokens/revoke",

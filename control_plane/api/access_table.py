@@ -37,6 +37,7 @@ _BY_RIGHT: dict[Right, tuple[str, ...]] = {
         "GET /api/agent-harnesses",
         "GET /api/telemetry/{topic:tail}",
         "HEAD /api/telemetry/{topic:tail}",
+        "ANY /api/{kind:kind}/{name:seg}/{part:part}/{rest:tail}",
         "ANY /api/{word:absent}",
         "ANY /api/{rest:tail}",
         "ANY /api/{word:absent}/{rest:tail}",

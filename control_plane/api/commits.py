@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 
@@ -40,6 +40,7 @@ from control_plane.spaces.space_card import validate
 _MAX_PREUPLOAD = 1000
 _MAX_OPERATIONS = 25_000
 _MAX_PLAIN_BYTES = 512 << 20  # of files that stay in git, held in memory while the tree is written
+_MAX_NAMED = 5  # files in one sentence
 _README_MAX = 5 << 20
 ATTRIBUTES = ".gitattributes"
 
@@ -71,6 +72,7 @@ class Draft:
     inline: list[tuple[str, Inline]] = field(default_factory=list)
     readme: bytes | None = None
     lfs_paths: list[str] = field(default_factory=list)
+    not_uploaded: list[tuple[str, str]] = field(default_factory=list)  # path and oid of large files whose bytes are not here
     attributes: bytes | None = None
     paths: set[str] = field(default_factory=set)
 
@@ -226,6 +228,8 @@ def router(hub: Hub) -> APIRouter:
                         raise TooLarge(f"at most {_MAX_OPERATIONS} files a commit; split it")
             if not seen_header:
                 raise Rejected("the body holds no commit; its first line must be a header")
+            if draft.not_uploaded:
+                raise _not_uploaded(draft.not_uploaded)
             coming = sum(inline.size for _, inline in draft.inline)
             async with services.actions.room(repo, coming) if coming else nullcontext():
                 await _take_inline(draft, repo, rules)
@@ -251,13 +255,10 @@ def router(hub: Hub) -> APIRouter:
                     raise Rejected(f"lfsFile '{path[:200]}' needs a sha256 oid")
                 size = await services.lfs.has(repo.id, oid)
                 if size is None:
-                    raise Rejected(
-                        f"the content of '{path[:200]}' ({oid[:64]}) was not uploaded to this repository; upload it, then commit again",
-                        code="UnknownLfsObject",
-                        facts={"oids": [oid]},
-                    )
-                draft.changes.append(FileChange(path, lfs=LfsPointer(oid, size, 0)))
-                draft.lfs_paths.append(path)
+                    draft.not_uploaded.append((path, oid))
+                else:
+                    draft.changes.append(FileChange(path, lfs=LfsPointer(oid, size, 0)))
+                    draft.lfs_paths.append(path)
             case "deletedFile":
                 draft.changes.append(FileChange(path))
             case "deletedFolder":
@@ -298,6 +299,16 @@ def router(hub: Hub) -> APIRouter:
         draft.changes.append(FileChange(ATTRIBUTES, content=text.encode()))
 
     return api
+
+
+def _not_uploaded(files: Sequence[tuple[str, str]]) -> Rejected:
+    named = ", ".join(f"'{path[:200]}' ({oid[:64]})" for path, oid in files[:_MAX_NAMED])
+    more = f" and {len(files) - _MAX_NAMED} more" if len(files) > _MAX_NAMED else ""
+    return Rejected(
+        f"the content of {named}{more} was not uploaded to this repository; upload it, then commit again",
+        code="UnknownLfsObject",
+        facts={"oids": [oid[:64] for _, oid in files[:1000]]},
+    )
 
 
 def _take_header(draft: Draft, line: Line) -> None:

@@ -8,6 +8,7 @@ from starlette.responses import Response
 from control_plane.api import (
     access_requests,
     agents,
+    bare_names,
     catalogue,
     collections,
     commits,
@@ -69,6 +70,7 @@ def hub_router(services: Services, consent: ConsentPages, deliveries: Deliveries
         safetensors,
         agents,
         files,
+        bare_names,
     ):
         join(api, room.router(hub))
     api.add_api_route("/api/{rest:tail}", _nothing_here, methods=["GET", "POST", "PUT", "PATCH", "DELETE"], include_in_schema=False)

@@ -8,6 +8,7 @@ from fastapi import APIRouter, Request
 from pydantic import BaseModel, Field
 from starlette.responses import JSONResponse
 
+from control_plane.accounts import policy
 from control_plane.api import views
 from control_plane.api.deps import Hub, json_object, ok, read_body, texts
 from control_plane.domain.accounts import Account, Action, Actor
@@ -81,7 +82,11 @@ def router(hub: Hub) -> APIRouter:
             raise NameTaken(f"Reference {ref} already exists")
         if branch == "main" and old is not None:
             raise Forbidden("the branch main cannot be overwritten; commit to it instead")
-        target = await hub.resolve(repo, body.startingPoint or "main")
+        if body.emptyBranch:
+            author, email = signature(policy.require_user(actor))
+            target = await git.empty_commit(repo.id, "initial commit", author, email)
+        else:
+            target = await hub.resolve(repo, body.startingPoint or "main")
         await git.set_ref(repo.id, ref, target, expected=old)
         await _changed(actor, repo, ref, old, target)
         return ok({})

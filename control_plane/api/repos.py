@@ -17,6 +17,7 @@ from control_plane.api.deps import Hub, find_repo, ok
 from control_plane.api.space_volumes import VolumeBody, ordered
 from control_plane.domain.accounts import Account, Action, Actor
 from control_plane.domain.errors import NameTaken, Rejected, RepoNotFound
+from control_plane.domain.ids import SpaceId
 from control_plane.domain.repo_query import RepoQuery
 from control_plane.domain.sensitive import Sensitive
 from control_plane.domain.spaces import Repo, RepoType, Sdk, Space, Visibility
@@ -105,19 +106,23 @@ def router(hub: Hub) -> APIRouter:
         async with services.uow.read() as uow:
             existing, _ = await find_repo(uow, of_type, owner.name, name)
             template = await _template(uow_find=find_repo, uow=uow, actor=actor, text=body.template)
+            model = await uow.spaces.get(SpaceId(template.id)) if template is not None else None
         if existing is not None:
             raise _taken(request, existing, actor)
-        if of_type is RepoType.SPACE and body.sdk is None and template is None:
-            raise Rejected(f"a Space needs an sdk: one of {', '.join(s.value for s in Sdk)}")
+        sdk: Sdk | None = None
+        if of_type is RepoType.SPACE:
+            sdk = _sdk(body.sdk) if body.sdk else model.sdk if model is not None else None
+            if sdk is None:
+                raise Rejected(f"a Space needs an sdk: one of {', '.join(s.value for s in Sdk)}")
         if body.volumes and of_type is not RepoType.SPACE:
             raise Rejected(f"a {of_type.value} runs nothing, so nothing can be mounted in it")
-        volumes = await ordered(hub, actor, body.volumes, is_static=body.sdk == Sdk.STATIC)
+        volumes = await ordered(hub, actor, body.volumes, is_static=sdk is Sdk.STATIC)
         order = NewRepo(
             type=of_type,
             owner=owner,
             name=name,
             visibility=_visibility(body.visibility, body.private, of_type) or Visibility.PUBLIC,
-            sdk=_sdk(body.sdk) if of_type is RepoType.SPACE and body.sdk else None,
+            sdk=sdk,
             hardware=body.hardware,
             sleep_s=body.sleepTimeSeconds,
             storage=body.storageTier,

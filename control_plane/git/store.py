@@ -256,23 +256,15 @@ class BareGitStore:
             if head is None:
                 raise RevisionNotFound(f"Invalid rev id: {branch}")
 
-            def write() -> str:
-                git = pygit2.Repository(str(repo))
-                return str(
-                    git.create_commit(
-                        None,
-                        tree_writer.signature(author, author_email),
-                        tree_writer.committer(),
-                        message,
-                        objects.commit_at(git, head).tree_id,
-                        [],
-                    )
-                )
-
-            new = Sha(await asyncio.to_thread(write))
+            new = Sha(await asyncio.to_thread(tree_writer.write_root, repo, head, message, author, author_email))
             if not await self._swap(repo, ref, new, head):
                 raise StaleParent(STALE_WORDS)
             return new
+
+    async def empty_commit(self, repo_id: RepoId, message: str, author: str, author_email: str) -> Sha:
+        """A commit without files or history, which nothing names yet."""
+        repo = self._existing(repo_id)
+        return Sha(await asyncio.to_thread(tree_writer.write_root, repo, None, message, author, author_email))
 
     async def lfs_paths(self, repo_id: RepoId) -> dict[str, str]:
         """A path that each large file has or had, by the object's name."""

@@ -63,6 +63,16 @@ def write_commit(path: Path, head: Sha | None, request: CommitRequest, changes: 
         repo.free()
 
 
+def write_root(path: Path, source: Sha | None, message: str, author: str, author_email: str) -> str:
+    """The id of a commit without parents: with the files of `source`, or with none."""
+    repo = pygit2.Repository(str(path))
+    try:
+        tree = objects.commit_at(repo, source).tree_id if source else pygit2.Index().write_tree(repo)
+        return str(repo.create_commit(None, signature(author, author_email), committer(), message, tree, []))
+    finally:
+        repo.free()
+
+
 def _folders(path: str) -> list[str]:
     parts = path.split("/")
     return ["/".join(parts[:depth]) for depth in range(1, len(parts))]

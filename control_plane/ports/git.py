@@ -108,6 +108,9 @@ class GitStore(Protocol):
     async def commit(self, repo_id: RepoId, request: CommitRequest) -> Sha: ...
     async def set_ref(self, repo_id: RepoId, ref: str, target: Sha | None, *, expected: Sha | None = None) -> None: ...
     async def squash(self, repo_id: RepoId, branch: str, message: str, author: str, author_email: str) -> Sha: ...
+    async def empty_commit(self, repo_id: RepoId, message: str, author: str, author_email: str) -> Sha:
+        """A commit without files or history, for a branch that begins anew; `set_ref` gives it a name."""
+
     async def lfs_paths(self, repo_id: RepoId) -> dict[str, str]: ...  # large file → a path it has or had
     async def forget_lfs(self, repo_id: RepoId, oids: frozenset[str]) -> tuple[RefMove, ...]:
         """Rewrite every ref's history so that these large files never were in it. The objects stay; StaleParent when a ref moved."""
