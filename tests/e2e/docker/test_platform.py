@@ -322,11 +322,12 @@ def test_a_docker_space_by_the_hf_command(running: Platform, host: TestEngine, h
         assert "index-url" not in str(made.history())
         (container,) = client.containers.list(filters={"ancestor": made.id})
         assert container.attrs["HostConfig"]["ReadonlyRootfs"]
+        assert "s3cret-of-ours" not in log_of(running, "own", "build")
+
+        assert running.api("POST", "/api/spaces/admin/own/storage", json={"tier": "small"}).status_code == 200
+        until(lambda: container.id not in [c.id for c in client.containers.list()], 60, "the app without a disk has gone")
     finally:
         client.close()
-    assert "s3cret-of-ours" not in log_of(running, "own", "build")
-
-    assert running.api("POST", "/api/spaces/admin/own/storage", json={"tier": "small"}).status_code == 200
     answers("14 hello 1000 1")  # a new disk, and its first start
     api.request_space_hardware("admin/own", "cpu-upgrade")
     until(lambda: api.get_space_runtime("admin/own").hardware == "cpu-upgrade", 60, "the hardware")
