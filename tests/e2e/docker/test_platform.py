@@ -325,7 +325,9 @@ def test_a_docker_space_by_the_hf_command(running: Platform, host: TestEngine, h
         assert "s3cret-of-ours" not in log_of(running, "own", "build")
 
         assert running.api("POST", "/api/spaces/admin/own/storage", json={"tier": "small"}).status_code == 200
-        until(lambda: container.id not in [c.id for c in client.containers.list()], 60, "the app without a disk has gone")
+        until(
+            lambda: container.id not in [c.id for c in client.containers.list(ignore_removed=True)], 60, "the app without a disk has gone"
+        )
     finally:
         client.close()
     answers("14 hello 1000 1")  # a new disk, and its first start
