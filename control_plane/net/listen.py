@@ -25,8 +25,9 @@ def listen_tcp(address: Address, backlog: int = 2048) -> socket.socket:
     """Raises Rejected in one line when the address cannot be had."""
     try:
         found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        family, _kind, _protocol, _name, target = found[0]
-        sock = socket.socket(family, socket.SOCK_STREAM)
+        family, kind, protocol, _name, target = found[0]
+        # With its protocol: asyncio sends small packets at once only where it knows that they are TCP, else each answer waits 40 ms.
+        sock = socket.socket(family, kind, protocol)
         try:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             sock.bind(target)

@@ -142,7 +142,8 @@ class Platform:
     def __init__(self, root: Path) -> None:
         self._root = root
         self._loop = asyncio.new_event_loop()
-        self._socket = socket.socket()
+        # Its protocol said: asyncio sends small packets at once only where it knows that they are TCP, else each answer waits 40 ms.
+        self._socket = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         self._socket.bind(("127.0.0.1", 0))
         self._socket.listen(128)  # who comes before the server accepts waits, and is not refused
         self.port = self._socket.getsockname()[1]

@@ -13,6 +13,7 @@ import pytest
 
 from control_plane.domain.routes import Endpoint, EndpointKind
 from control_plane.net.dial import DialError, dial
+from control_plane.net.listen import Address, listen_tcp
 from control_plane.net.probe import probe
 
 
@@ -21,6 +22,25 @@ def short_dir() -> Iterator[Path]:
     path = Path(tempfile.mkdtemp(prefix="v"))
     yield path
     shutil.rmtree(path)
+
+
+async def test_what_is_listened_on_answers_at_once() -> None:
+    """Connections that asyncio takes from it do not gather small packets."""
+    taken: asyncio.Queue[bool] = asyncio.Queue()
+
+    async def serve(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        sock = writer.get_extra_info("socket")
+        taken.put_nowait(bool(sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)))
+        writer.close()
+        await writer.wait_closed()
+
+    listener = listen_tcp(Address("127.0.0.1", 0))
+    server = await asyncio.start_server(serve, sock=listener)
+    async with server:
+        _, writer = await asyncio.open_connection(*listener.getsockname())
+        assert await taken.get()
+        writer.close()
+        await writer.wait_closed()
 
 
 @contextlib.asynccontextmanager
