@@ -8,7 +8,7 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 endpoint, token, guest_token, folder = sys.argv[1:5]
 os.environ.update(HF_ENDPOINT=endpoint, HF_HOME=f"{folder}/home", HF_HUB_DISABLE_TELEMETRY="1", HF_HUB_DISABLE_PROGRESS_BARS="1")
@@ -83,6 +83,15 @@ check("space_info", our.space_info(space).host)
 chosen_facts = our.space_info(space, expand=["subdomain", "runtime", "sdk", "likes", "siblings", "sha", "tags"])
 check("space_info(expand)", chosen_facts.subdomain and chosen_facts.sdk == "gradio" and chosen_facts.runtime.stage == "NO_APP_FILE")
 check("space_info(expand) alone", chosen_facts.siblings and chosen_facts.host is None and chosen_facts.card_data is None)
+for ask, kind, of in ((our.model_info, "Model", model), (our.dataset_info, "Dataset", data), (our.space_info, "Space", space)):
+    every = list(get_args(getattr(hub.hf_api, f"Expand{kind}Property_T")))
+    check(f"expand of a {kind}", len(every) > 10 and ask(of, expand=every).id == of)
+bare = "gpt2"  # a legal name of clients, and nothing that is here
+check("repo_exists of a bare name", not our.repo_exists(bare) and not our.file_exists(bare, "config.json"))
+for name, more in (("hf_hub_download", {"filename": "config.json"}), ("snapshot_download", {}), ("list_repo_refs", {})):
+    refused(name, bare, status=404, **more)
+for name, more in (("hf_hub_download", {"filename": "config.json"}), ("snapshot_download", {}), ("list_repo_commits", {})):
+    refused(name, f"{me}/nothing", status=404, **more)
 if has("resolve_revision"):
     check("resolve_revision", our.resolve_revision(model, revision="main", cache_dir=f"{folder}/cache"))
 check("list_models", model in [m.id for m in our.list_models(author=me)])

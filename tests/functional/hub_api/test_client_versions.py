@@ -25,6 +25,7 @@ from control_plane.api.access_table import DOCUMENTATION, right_of
 from control_plane.domain.ids import SpaceId
 from control_plane.domain.spaces import RepoType
 from tests.fakes.cut_wire import cut_wire
+from tests.functional.hub_api import rows
 from tests.functional.hub_api.running import WholePlatform
 
 JOURNEY, SWEEP, METHODS, ATTACHED, RESUMED = (
@@ -147,6 +148,11 @@ def test_sign_in_of_an_app_by_the_oldest_client(whole: WholePlatform, oldest: st
     words = (whole.url, client_id, secret, f"admin-signed.localhost:{whole.port}", cookie)
     done = subprocess.run([oldest, "-I", "-W", "ignore", str(ATTACHED), *words], capture_output=True, text=True, timeout=120, check=False)
     assert done.stdout == "nobody / admin\n", done.stdout + done.stderr
+
+
+def test_every_row_of_the_wire_contract(whole: WholePlatform) -> None:
+    """What clients send and read that none of their methods shows by itself."""
+    assert rows.walk(whole.url, whole.admin_token) == []
 
 
 def test_command_line(whole: WholePlatform, tmp_path: Path) -> None:
