@@ -28,16 +28,14 @@ LINT: tuple[tuple[str, tuple[str, ...]], ...] = (
 
 
 # The suites that meet the database through the platform's doors, once more on PostgreSQL and Redis. Left out: what asks the same
-# routes (the fuzzer, the sweep over client versions, who may do what on each), what runs on both databases by itself, and what meets no
-# database there (a registry, the broker's queue, the command line's own lines). Every changing route is met by the audit's test.
+# routes (the fuzzer, the sweep over client versions), what runs on both databases by itself, and what meets no database there (a registry,
+# the broker's queue, the command line's own lines).
 ON_POSTGRESQL = (
     "tests/functional/hub_api",
     "tests/functional/admin",
     "tests/functional/web/test_platform_pages.py",
     "--ignore=tests/functional/hub_api/test_fuzz.py",
     "--ignore=tests/functional/hub_api/test_client_versions.py",
-    "--ignore=tests/functional/hub_api/test_access.py",
-    "--ignore=tests/functional/hub_api/test_hidden.py",
     "--ignore=tests/functional/admin/test_admin_cli.py",
     "--ignore=tests/functional/admin/test_sweep.py",
     "--ignore=tests/functional/admin/test_registry.py",
@@ -47,6 +45,7 @@ ON_POSTGRESQL = (
 )
 
 DECISIONS = ("tests/unit", "tests/architecture", "tests/simulation")  # no platform, no waiting: good neighbours
+NICE = ("nice", "-n", "10")  # for what takes only the processor's time that others leave
 
 BAD_INPUT = "tests/e2e/docker/test_bad_input.py"  # with an engine and a platform of its own
 
@@ -147,20 +146,21 @@ def suites(folder: Path, options: Sequence[str]) -> Iterator[tuple[Lane, ...]]:
         yield ((Step("pytest", (*pytest, *here, *options), scratch=folder),),)
         return
     elsewhere = tuple(f"--ignore={folder}" for folder in DECISIONS)
-    yield ((Step("services", (*pytest, *AT_ONCE, *here, *elsewhere), folder / "services", scratch=folder),),)
+    services = Step("services", (*pytest, *AT_ONCE, *here, *elsewhere), folder / "services", scratch=folder)
+    decisions = Step("decisions", (*NICE, *pytest, *here, *DECISIONS), folder / "decisions", scratch=folder)
+    yield (services,), (decisions,)
     postgresql = Step(
         "PostgreSQL and Redis", (*pytest, *AT_ONCE, "--database", "postgresql", *ON_POSTGRESQL), folder / "postgresql", scratch=folder
     )
-    decisions = Step("decisions", (*pytest, *here, *DECISIONS), folder / "decisions", scratch=folder)
     if missing := missing_for_containers():
         print(f"── containers: skipped, for want of {missing} (apt-get install {CONTAINER_PACKAGES})", flush=True)
-        yield ((postgresql, decisions),)
+        yield ((postgresql,),)
     else:  # wait for their engine more than they work
         docker = (*pytest, "-m", "docker")
         runtime = Step("runtime of containers", (*docker, "tests/contract"), folder / "runtime")
         bad_input = Step("bad input in containers", (*docker, BAD_INPUT), folder / "bad-input")
         containers = Step("containers", (*docker, "--ignore=tests/contract", f"--ignore={BAD_INPUT}"), folder / "containers")
-        yield (postgresql, decisions), (containers,), (bad_input, runtime)
+        yield (postgresql,), (containers,), (bad_input, runtime)
 
 
 def run(groups: Sequence[tuple[Lane, ...]]) -> int:
