@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -161,6 +162,7 @@ def test_one_command_starts_it_and_a_push_goes_live(stack: Stack, engine: TestEn
         assert len(apps) == 1 and docker.inspect_container(apps[0]["Id"])["HostConfig"]["ReadonlyRootfs"]
     reads_a_mounted_repository(stack, token)
     mounts_a_secret(stack, token, tmp_path / "demo")
+    keeps_its_disk(stack, token, tmp_path / "demo")
 
     stack.up("exec", "-T", "api", "vitrine", "admin", "backup", "/data/backups/one")
     stack.up("restart", "api", "scheduler", "builder", "proxy")
@@ -199,6 +201,25 @@ def mounts_a_secret(stack: Stack, token: str, work: Path) -> None:
     assert "hello from compose" in answer(stack)
     file.write_text(good)
     push_again(work)
+
+
+def keeps_its_disk(stack: Stack, token: str, work: Path) -> None:
+    """What an app writes to /data is there after it was replaced, and gone with the disk."""
+    headers, space = {"Authorization": f"Bearer {token}"}, f"{stack.url}/api/spaces/admin/demo"
+    assert httpx.post(f"{space}/storage", json={"tier": "small"}, headers=headers, timeout=60).status_code == 200
+    file = work / "Dockerfile"
+    good = file.read_text()
+    before, _, _ = good.rpartition("CMD")
+    command = ["sh", "-c", "echo started >> /data/starts && exec python3 -m http.server 7860 --directory /data"]
+    file.write_text(f"{before}CMD {json.dumps(command)}\n")
+    push_again(work)
+    until(lambda: answer(stack, "/starts") == "started\n", 60, "the app that writes to its disk")
+    assert httpx.post(f"{space}/restart", headers=headers, timeout=60).status_code == 200
+    until(lambda: answer(stack, "/starts") == "started\n" * 2, 60, "the next one, with what the first wrote")
+    file.write_text(good)
+    push_again(work)
+    assert httpx.delete(f"{space}/storage", headers=headers, timeout=60).status_code == 200
+    until(lambda: answer(stack) == "hello from compose", 60, "the app without a disk")
 
 
 def test_an_upgrade_migrates_the_database_and_disturbs_no_app(stack: Stack, engine: TestEngine, tmp_path: Path) -> None:
