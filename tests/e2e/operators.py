@@ -12,12 +12,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import pytest
 from click.testing import CliRunner
 
 from control_plane.cli.main import vitrine as cli
 from tests.e2e.conftest import ROOT, Platform, start_platform, stop_platform
-from tests.fakes.postgres import find_server, postgres_server
+from tests.fakes.postgres import needed_server, postgres_server
 
 NO_TIMER = {"VITRINE_RIGHTS_RECHECK_S": "3600"}  # what ends here ends because the proxy was told
 
@@ -71,12 +70,7 @@ def running_operator(database: str) -> Iterator[Operator]:
             finally:
                 stop_platform(running)
             return
-        programs = find_server()
-        if programs is None:
-            if os.environ.get("CI") == "true":
-                pytest.fail("PostgreSQL is not installed")
-            pytest.skip("PostgreSQL is not installed")
-        with postgres_server(programs) as server:
+        with postgres_server(needed_server()) as server:
             server.sql("CREATE DATABASE vitrine")
             server.sql("CREATE DATABASE restored")
             running = start_platform(Path(name) / "d", env={"VITRINE_DATABASE_URL": server.url("vitrine"), **NO_TIMER})

@@ -8,20 +8,14 @@ import tempfile
 from pathlib import Path
 
 import httpx
-import pytest
 
 from tests.e2e.conftest import Platform, Work, start_platform, stop_platform
 from tests.e2e.test_push_to_live import answers, child_named, plain, wait_for
-from tests.fakes.postgres import find_server, postgres_server
+from tests.fakes.postgres import needed_server, postgres_server
 
 
 def test_push_with_postgresql_and_serve_on_without_it() -> None:
-    programs = find_server()
-    if programs is None:
-        if os.environ.get("CI") == "true":
-            pytest.fail("PostgreSQL is missing")
-        pytest.skip("PostgreSQL is missing")
-    with tempfile.TemporaryDirectory(prefix="v", ignore_cleanup_errors=True) as name, postgres_server(programs) as server:
+    with tempfile.TemporaryDirectory(prefix="v", ignore_cleanup_errors=True) as name, postgres_server(needed_server()) as server:
         folder = Path(name)
         server.sql("create database vitrine")
         platform = start_platform(folder / "d", env={"VITRINE_DATABASE_URL": server.url("vitrine")})

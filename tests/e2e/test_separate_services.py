@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
-import pytest
 
 from control_plane.runtimes.process.camera import find_browser
 from tests.e2e import installed
@@ -20,7 +19,7 @@ from tests.e2e.conftest import PLAIN, Platform, Work
 from tests.e2e.separate import Separate
 from tests.e2e.surfaces import Rights, furnish, seconds_until_refused
 from tests.e2e.test_push_to_live import plain, wait_for
-from tests.fakes.postgres import PostgresServer, find_server, postgres_server
+from tests.fakes.postgres import PostgresServer, needed_server, postgres_server
 from tests.fakes.redis_server import RedisServer, free_port, redis_server
 
 SECRET = "a shared word of API, proxies and builders"
@@ -51,12 +50,7 @@ def leads(site: Site, name: str) -> bool:
 
 @contextmanager
 def running_site(folder: Path) -> Iterator[Site]:
-    programs = find_server()
-    if programs is None:
-        if os.environ.get("CI") == "true":
-            pytest.fail("PostgreSQL is missing")
-        pytest.skip("PostgreSQL is missing")
-    with postgres_server(programs) as postgres, redis_server(folder) as redis:
+    with postgres_server(needed_server()) as postgres, redis_server(folder) as redis:
         postgres.sql("create database vitrine")
         installed.take(folder / "d")
         ports = {n: free_port() for n in ("api-1", "api-2", "scheduler-1", "scheduler-2", "builder-1", "builder-2", "proxy-1", "proxy-2")}

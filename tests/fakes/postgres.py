@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import LiteralString, cast
 
 import psycopg
+import pytest
 
 _SPEED = "-c fsync=off -c synchronous_commit=off -c full_page_writes=off -c max_connections=60 -c shared_buffers=32MB"
 
@@ -22,6 +23,14 @@ def find_server() -> Path | None:
     on_path = shutil.which("initdb")
     found += [Path(on_path).parent] if on_path else []
     return next((p for p in found if (p / "initdb").exists() and (p / "postgres").exists()), None)
+
+
+def needed_server() -> Path:
+    """The same; without PostgreSQL the test that asks is skipped, and fails in CI."""
+    found = find_server()
+    if found is None:
+        (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)("PostgreSQL is not installed")
+    return found
 
 
 class PostgresServer:

@@ -8,16 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import os
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 
-import pytest
-
 from control_plane.db.engine import create_database
-from tests.fakes.postgres import PostgresServer, find_server, postgres_server
+from tests.fakes.postgres import PostgresServer, needed_server, postgres_server
 from tests.fakes.redis_server import RedisServer, redis_server
 
 KINDS = ("sqlite", "postgresql")
@@ -53,11 +50,7 @@ class State:
         return {f"VITRINE_{name.upper()}": value for name, value in self.settings().items()}
 
     def _start(self) -> tuple[PostgresServer, RedisServer]:
-        programs = find_server()
-        if programs is None and os.environ.get("CI") != "true":
-            pytest.skip("PostgreSQL is not installed")
-        assert programs is not None, "PostgreSQL is not installed"
-        postgres = self._open.enter_context(postgres_server(programs))
+        postgres = self._open.enter_context(postgres_server(needed_server()))
         redis = self._open.enter_context(redis_server(Path(self._open.enter_context(tempfile.TemporaryDirectory(prefix="vr")))))
         postgres.sql(f"create database {_TEMPLATE}")
         template = create_database(postgres.url(_TEMPLATE))

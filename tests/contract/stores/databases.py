@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import shutil
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -14,7 +13,7 @@ from control_plane.db.engine import Database, create_database
 from control_plane.domain.ids import new_id
 from tests.contract.stores.rows import NOW
 from tests.fakes.clock import FixedClock
-from tests.fakes.postgres import PostgresServer, find_server, postgres_server
+from tests.fakes.postgres import PostgresServer, needed_server, postgres_server
 
 
 async def _migrated(url: str) -> None:
@@ -32,12 +31,7 @@ def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[PostgresServer]:
-    programs = find_server()
-    if programs is None:
-        if os.environ.get("CI") == "true":
-            pytest.fail("PostgreSQL is not installed")
-        pytest.skip("PostgreSQL is not installed")
-    with postgres_server(programs) as server:
+    with postgres_server(needed_server()) as server:
         server.sql("CREATE DATABASE template_vitrine")
         asyncio.run(_migrated(server.url("template_vitrine")))
         yield server

@@ -28,7 +28,7 @@ from control_plane.domain.ids import BuildId, ReplicaId, Sha, SpaceId, new_id
 from control_plane.domain.replicas import ReplicaState
 from control_plane.domain.spaces import Build, Deployment, Replica, Repo, RepoType, Sdk, Visibility
 from control_plane.ports.space_actions import NewRepo
-from tests.fakes.postgres import find_server, postgres_server
+from tests.fakes.postgres import needed_server, postgres_server
 from tests.functional.admin.platform import ROOT, Platform, vitrine
 
 
@@ -40,12 +40,7 @@ def platform(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
         yield running
         running.stop()
         return
-    programs = find_server()
-    if programs is None:
-        if os.environ.get("CI") == "true":
-            pytest.fail("PostgreSQL is not installed")
-        pytest.skip("PostgreSQL is not installed")
-    with postgres_server(programs) as server:
+    with postgres_server(needed_server()) as server:
         server.sql("CREATE DATABASE vitrine")
         running = Platform(data_dir, server.url("vitrine")).start()
         yield running

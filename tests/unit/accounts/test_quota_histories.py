@@ -7,7 +7,6 @@ brought it above a limit.
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import replace
 from datetime import timedelta
@@ -25,7 +24,7 @@ from control_plane.domain.repo_query import RepoQuery
 from control_plane.domain.sensitive import Sensitive
 from control_plane.domain.spaces import RepoType, Sdk, Visibility
 from control_plane.ports.space_actions import NewRepo, SettingInput
-from tests.fakes.postgres import find_server, postgres_server
+from tests.fakes.postgres import needed_server, postgres_server
 from tests.fakes.quota_world import MB, Died, Places, World
 
 DATABASES = ("sqlite", "postgresql")
@@ -37,12 +36,7 @@ def places(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     if request.param == "sqlite":
         yield Places(folder, None)
         return
-    programs = find_server()
-    if programs is None:
-        if os.environ.get("CI") == "true":
-            pytest.fail("PostgreSQL is not installed")
-        pytest.skip("PostgreSQL is not installed")
-    with postgres_server(programs) as server:
+    with postgres_server(needed_server()) as server:
         yield Places(folder, server)
 
 

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,7 +22,7 @@ from control_plane.domain.hardware import FlavorCatalog
 from control_plane.domain.ids import AccountId, RepoId, new_id
 from control_plane.domain.spaces import Repo, RepoType, Visibility
 from tests.fakes.clock import FixedClock
-from tests.fakes.postgres import PostgresServer, find_server, postgres_server
+from tests.fakes.postgres import PostgresServer, needed_server, postgres_server
 
 NOW = datetime(2026, 8, 20, 12, 0, tzinfo=UTC)
 CATALOG = FlavorCatalog()
@@ -32,12 +31,7 @@ GB = 10**9
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[PostgresServer]:
-    programs = find_server()
-    if programs is None:
-        if os.environ.get("CI") == "true":
-            pytest.fail("PostgreSQL is not installed")
-        pytest.skip("PostgreSQL is not installed")
-    with postgres_server(programs) as running:
+    with postgres_server(needed_server()) as running:
         yield running
 
 
