@@ -374,7 +374,7 @@ def build_services(settings: Settings) -> Services:
         uow=database, clock=clock, git=git, logs=logs, signals=bus, secret_box=keys.box, catalog=lambda: pools().catalog,
         check_quota=check_quota, meter_build=meter_build, parse_card=lambda readme: space_card.parse(readme, flavors=pools().catalog.names),
         card_of=lambda readme: dict(space_card.validate(readme, RepoType.MODEL).card), initial_files=starter.initial_files,
-        build_target=target_of(settings), build_limits=build_limits(settings), apps_domain=settings.apps_domain,
+        build_limits=build_limits(settings), apps_domain=settings.apps_domain,
         app_url=settings.app_url, public_url=settings.resolved_public_url, tiers=parse_tiers(settings.storage_tiers), pull_moved=pull_moved,
     )  # fmt: skip
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from typing import Protocol
 
-from control_plane.domain.builds import SourceKind
 from control_plane.domain.capacity import Capacity
 from control_plane.domain.ids import ReplicaId, SpaceId
 from control_plane.domain.replicas import ReplicaObservation, ReplicaSpec, ReplicaUsage
@@ -17,9 +16,6 @@ class Runtime(Protocol):
     A runtime reports READY only for what its own platform knows (Kubernetes readiness); the process and docker
     runtimes report STARTING while the process lives, and the scheduler's probe decides READY.
     """
-
-    @property
-    def artifact_kind(self) -> SourceKind: ...
 
     async def start(self) -> None:
         """Called once: clean up what a previous life left behind (processes, cgroups, sockets), begin watching."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from control_plane.domain.accounts import Account
-from control_plane.domain.builds import BuildLimits, SourceKind
+from control_plane.domain.builds import BuildLimits
 from control_plane.domain.hardware import FlavorCatalog
 from control_plane.domain.ids import Sha, SpaceId
 from control_plane.domain.spaces import Build, Repo, SpaceConfig
@@ -49,7 +49,6 @@ class SpaceDeps:
     parse_card: Callable[[bytes], SpaceConfig]  # SpaceConfigError on a mistake
     card_of: Callable[[bytes], dict[str, object]]  # front matter as JSON-safe values, {} when unreadable
     initial_files: Callable[..., dict[str, bytes]]
-    build_target: SourceKind
     build_limits: BuildLimits
     apps_domain: str
     app_url: Callable[[str], str]  # subdomain → origin

@@ -7,7 +7,6 @@ from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import UTC, datetime
 
-from control_plane.domain.builds import SourceKind
 from control_plane.domain.capacity import Capacity, Node, NodePool
 from control_plane.domain.errors import StaleGeneration, VitrineError
 from control_plane.domain.ids import ReplicaId, SpaceId
@@ -19,14 +18,13 @@ from control_plane.domain.routes import Endpoint, EndpointKind
 class MemoryRuntime:
     """`fail_next(error)` makes the next call raise; `exit()`, `serve()` and `become()` play the app's part."""
 
-    def __init__(self, capacity: Capacity | None = None, *, artifact_kind: SourceKind = SourceKind.PROCESS) -> None:
+    def __init__(self, capacity: Capacity | None = None) -> None:
         self.specs: dict[ReplicaId, ReplicaSpec] = {}
         self.applied: list[ReplicaSpec] = []
         self.stopped: list[ReplicaId] = []
         self._seen: dict[ReplicaId, ReplicaObservation] = {}
         self._generations: dict[SpaceId, int] = {}
         self._capacity = capacity or Capacity((NodePool("local", ("cpu-basic",)),), (Node("local", "local", 2, 8 << 30),))
-        self._kind = artifact_kind
         self._failures: list[VitrineError] = []
         self._subscribers: set[asyncio.Queue[SpaceId | None]] = set()
 
@@ -47,10 +45,6 @@ class MemoryRuntime:
     def _maybe_fail(self) -> None:
         if self._failures:
             raise self._failures.pop(0)
-
-    @property
-    def artifact_kind(self) -> SourceKind:
-        return self._kind
 
     async def start(self) -> None:
         self._maybe_fail()

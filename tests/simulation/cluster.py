@@ -7,7 +7,6 @@ import random
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field, replace
 
-from control_plane.domain.builds import SourceKind
 from control_plane.domain.capacity import Capacity, Node, NodePool
 from control_plane.domain.errors import NoCapacity, StaleGeneration, Unavailable
 from control_plane.domain.hardware import Flavor
@@ -66,7 +65,6 @@ class SimulatedCluster:
     wanted: Callable[[SpaceId], int]
     changed: Callable[[SpaceId], None]
     truth: Truth = field(default_factory=Truth)
-    artifact_kind: SourceKind = SourceKind.IMAGE
     failing_share: float = 0.0
     crash_share: float = 0.0
 

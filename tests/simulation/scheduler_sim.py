@@ -32,7 +32,6 @@ from control_plane.domain.builds import (
     BuildResult,
     BuildStatus,
     LaunchPlan,
-    SourceKind,
 )
 from control_plane.domain.capacity import Node
 from control_plane.domain.errors import NotFound, QuotaExceeded, Rejected, Unavailable
@@ -140,7 +139,7 @@ class World:
         parts: dict[str, Any] = dict.fromkeys(SpaceDeps.__dataclass_fields__)  # what these use cases never touch is None
         parts |= {
             "uow": self.rows, "clock": self.clock, "signals": self, "catalog": lambda: CATALOG, "check_quota": self._check_quota,
-            "meter_build": self._no_meter, "build_target": SourceKind.IMAGE, "build_limits": BuildLimits(), "apps_domain": "apps",
+            "meter_build": self._no_meter, "build_limits": BuildLimits(), "apps_domain": "apps",
         }  # fmt: skip
         return SpaceDeps(**parts)
 

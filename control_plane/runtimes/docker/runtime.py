@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from control_plane.background import ended
-from control_plane.domain.builds import SourceKind
 from control_plane.domain.capacity import Capacity, Node, NodePool
 from control_plane.domain.errors import Broken, NoCapacity, Rejected, StaleGeneration, Unavailable, VitrineError
 from control_plane.domain.ids import ReplicaId, SpaceId
@@ -84,10 +83,6 @@ class DockerRuntime:
         self._events: Stream | None = None
         self._watcher = threading.Thread(target=self._watch, name="docker events", daemon=True)
         self._disk_task: asyncio.Task[None] | None = None
-
-    @property
-    def artifact_kind(self) -> SourceKind:
-        return SourceKind.IMAGE
 
     @property
     def missing(self) -> str:

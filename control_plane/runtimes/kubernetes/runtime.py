@@ -15,7 +15,6 @@ from dataclasses import replace
 from functools import partial
 from typing import TypeVar
 
-from control_plane.domain.builds import SourceKind
 from control_plane.domain.capacity import Capacity, NodePool
 from control_plane.domain.errors import Rejected, StaleGeneration, Unavailable, VitrineError
 from control_plane.domain.ids import ReplicaId, SpaceId
@@ -98,10 +97,6 @@ class KubernetesRuntime:
                 first_wait_s=first_wait_s,
             ),
         )
-
-    @property
-    def artifact_kind(self) -> SourceKind:
-        return SourceKind.IMAGE
 
     async def start(self) -> None:
         """Make sure of the namespace and its closed door, then begin watching. Raises Unavailable when the API is silent."""

@@ -13,7 +13,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
-from control_plane.domain.builds import ArtifactKind, SourceKind
+from control_plane.domain.builds import ArtifactKind
 from control_plane.domain.capacity import Capacity, Node, NodePool
 from control_plane.domain.errors import Broken, Rejected, StaleGeneration
 from control_plane.domain.ids import ReplicaId, SpaceId
@@ -72,10 +72,6 @@ class ProcessRuntime:
         self._subscribers: set[asyncio.Queue[SpaceId | None]] = set()
         self._volume_watch: asyncio.Task[None] | None = None
         self._uid_next = int(self._tag, 16) % _UID_COUNT
-
-    @property
-    def artifact_kind(self) -> SourceKind:
-        return SourceKind.PROCESS
 
     @property
     def report(self) -> FloorReport | None:

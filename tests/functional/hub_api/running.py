@@ -21,7 +21,7 @@ from control_plane.asgi import build_app, first_start
 from control_plane.bootstrap import Services, build_services
 from control_plane.db.engine import Database, SystemClock, create_database
 from control_plane.domain.accounts import Account, OrgRole, TokenRole
-from control_plane.domain.builds import BuildLimits, SourceKind
+from control_plane.domain.builds import BuildLimits
 from control_plane.domain.hardware import FlavorCatalog
 from control_plane.domain.spaces import RepoType
 from control_plane.git.hub_cache import HubCache
@@ -106,7 +106,7 @@ def make_services(root: Path, port: int = 7860, *, clock: Any = None) -> Platfor
         meter_build=no_quota,
         parse_card=lambda readme: space_card.parse(readme, flavors=catalog.names),
         card_of=lambda readme: dict(space_card.validate(readme, RepoType.MODEL).card), initial_files=starter.initial_files,
-        build_target=SourceKind.PROCESS, build_limits=BuildLimits(cpu=1, memory_bytes=1 << 30, disk_bytes=1 << 30, time_s=60),
+        build_limits=BuildLimits(cpu=1, memory_bytes=1 << 30, disk_bytes=1 << 30, time_s=60),
         apps_domain="localhost", app_url=lambda sub: f"http://{sub}.localhost:{port}", public_url=f"http://localhost:{port}",
     )  # fmt: skip
     storage = StorageRoom(database, clock, lambda: catalog, git.size_bytes)
