@@ -9,7 +9,6 @@ client is slow gives its turn back after a moment: it costs nothing while it wai
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import re
 from collections.abc import Callable, Mapping
@@ -53,9 +52,12 @@ class Turns:
     async def send(self, send: Send, message: Message) -> None:
         while True:
             async with self._slots:
-                with contextlib.suppress(TimeoutError):
+                try:
                     async with asyncio.timeout(_PATIENCE_S):
                         await send(_WAIT)
+                except TimeoutError:
+                    pass
+                else:
                     await send(message)  # there is room: it does not wait
                     return
             await send(_WAIT)

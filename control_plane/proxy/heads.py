@@ -35,9 +35,10 @@ _REQUEST_SPECIAL = re.compile(
     rb"|x[-_]forwarded.*|x[-_]vitrine.*|x[-_]real[-_]ip|x[-_]ip[-_]token|x[-_]client[-_]ip|forwarded|true[-_]client[-_]ip"
     rb"|keep[-_]alive|proxy[-_].*|proxy|te|trailer|http2[-_]settings|sec[-_]websocket[-_](?:key|version)"
 )
+# `X-Accel-Buffering` passes: it asks a server before this one to hold nothing back, and can ask for nothing else.
 _RESPONSE_SPECIAL = re.compile(
     rb"\r\n(content-length|transfer-encoding|connection|set-cookie|keep-alive|upgrade|proxy-connection|proxy-authenticate|te|trailer"
-    rb"|x[-_]vitrine[^:]*|x[-_]accel[^:]*|x-sendfile[^:]*|x-lighttpd-send[^:]*):[ \t]*([^\r]*)"
+    rb"|x[-_]vitrine[^:]*|x[-_]accel(?!-buffering:)[^:]*|x-sendfile[^:]*|x-lighttpd-send[^:]*):[ \t]*([^\r]*)"
 )
 _HOST = re.compile(rb"(?:[a-z0-9](?:[a-z0-9.\-]{0,251}[a-z0-9])?|\[[0-9a-f:.]{2,45}\])(?::\d{1,5})?")
 _ABSOLUTE = re.compile(rb"(https?)://([^/?]*)(.*)", re.DOTALL | re.IGNORECASE)

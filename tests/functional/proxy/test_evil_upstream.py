@@ -93,13 +93,14 @@ async def test_internal_and_hop_by_hop_headers_of_an_app_are_dropped_and_the_res
     answer_with(
         world,
         OK
-        + b"X-Vitrine-Revision: fake\r\nX-Vitrine-Error: fake\r\nX-Accel-Redirect: /etc\r\nX-Accel-Buffering: no\r\nX-Sendfile: /etc/passwd\r\n"
+        + b"X-Vitrine-Revision: fake\r\nX-Vitrine-Error: fake\r\nX-Accel-Redirect: /etc\r\nX_Accel_Buffering: yes\r\nX-Accel-Buffering: no\r\nX-Sendfile: /etc/passwd\r\n"
         b"Connection: keep-alive, X-Gone\r\nX-Gone: 1\r\nKeep-Alive: timeout=5\r\nProxy-Authenticate: Basic\r\nUpgrade: h2c\r\n"
         b"Access-Control-Allow-Origin: *\r\nWWW-Authenticate: Basic\r\nContent-Security-Policy: default-src *\r\nContent-Length: 0\r\n\r\n",
     )
     answer = await world.get()
     assert set(answer.headers) == {
-        "access-control-allow-origin", "www-authenticate", "content-security-policy", "content-length", "x-vitrine-revision", "x-vitrine-request-id",
+        "access-control-allow-origin", "www-authenticate", "content-security-policy", "content-length", "x-vitrine-revision",
+        "x-vitrine-request-id", "x-accel-buffering",
     }  # fmt: skip
     assert answer.headers["x-vitrine-revision"] == "f" * 40
 
