@@ -172,6 +172,17 @@ for words, works, text in OTHERS:
     status, printed = hf(*words)
     if (status == 0) != works or text.lower() not in printed.lower() or "Traceback" in printed:
         print(f"wrong: hf {' '.join(words)}: {status} {printed}")
+# What a person types first; with a program for each line: `test_command_line`.
+for words, text in (
+    (("auth", "login", "--token", token), ""),
+    (("auth", "whoami"), me),
+    (("upload", other, new_app, "up.py"), f"{endpoint}/{other}"),
+    (("upload", other, new_app, "proposed.py", "--create-pr"), f"{endpoint}/{other}"),
+    (("download", other, "up.py", "--local-dir", f"{folder}/down"), "up.py"),
+):
+    status, printed = hf(*words)
+    if status or text not in printed or "Traceback" in printed:
+        print(f"wrong: hf {words[0]}: {status} {printed}")
 for one in api.list_webhooks():
     api.delete_webhook(one.id)
 for made in api.list_collections(owner=me):
