@@ -3,6 +3,8 @@
 Uses only what every supported client version has.
 """
 
+import hashlib
+import io
 import os
 import sys
 from pathlib import Path
@@ -48,5 +50,17 @@ except hub.utils.RepositoryNotFoundError:
     pass
 else:
     raise AssertionError("a missing repository was found")
+# A folder of many files, one that replaces it, and an object in memory that goes up in parts: never the Xet way.
+(source / "many").mkdir(exist_ok=True)
+for number in range(300):
+    (source / "many" / f"{number}.txt").write_text(str(number))
+api.upload_folder(folder_path=source / "many", path_in_repo="many", repo_id=name, repo_type="space")
+assert len([f for f in api.list_repo_files(name, repo_type="space") if f.startswith("many/")]) == 300
+api.upload_folder(folder_path=source / "sub", path_in_repo="many", delete_patterns="*.txt", repo_id=name, repo_type="space")
+assert [f for f in api.list_repo_files(name, repo_type="space") if f.startswith("many/")] == ["many/weights.bin"]
+parts = bytes(65 << 20) + b"end"
+api.upload_file(path_or_fileobj=io.BytesIO(parts), path_in_repo="parts.bin", repo_id=name, repo_type="space")
+info = api.get_paths_info(name, ["parts.bin"], repo_type="space")[0]
+assert info.lfs and info.lfs.sha256 == hashlib.sha256(parts).hexdigest()
 api.delete_repo(name, repo_type="space")
 print("journey complete", hub.__version__)
