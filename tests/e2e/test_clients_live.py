@@ -19,6 +19,8 @@ from playwright.sync_api import Page, expect, sync_playwright
 
 from tests.e2e.conftest import Platform
 from tests.e2e.web.screenshots import ARGS, CHROMIUM
+from tests.functional.hub_api import rows
+from tests.functional.hub_api.oldest import environment
 
 APP = """
 import os, time
@@ -169,8 +171,8 @@ def test_gradio_client_by_name_and_address_public_and_private(
     address = f"http://admin-live.localhost:{platform.port}/"
     env = {**os.environ, "HF_ENDPOINT": platform.url, "HF_HOME": str(tmp_path / "hf"), "HF_HUB_DISABLE_TELEMETRY": "1"}
 
-    def ask(token: str) -> list[str]:
-        command = [sys.executable, "-W", "ignore", "-c", CLIENT, token, str(tmp_path / "data.bin"), live, address]
+    def ask(token: str, python: str = sys.executable) -> list[str]:
+        command = [python, "-W", "ignore", "-c", CLIENT, token, str(tmp_path / "data.bin"), live, address]
         done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300, check=False)
         return done.stdout.splitlines() or [done.stderr]
 
@@ -179,10 +181,16 @@ def test_gradio_client_by_name_and_address_public_and_private(
     api.update_repo_settings(live, repo_type="space", private=True)
     try:
         assert ask(platform.token) == works
+        assert ask(platform.token, environment(tmp_path, "gradio_client")) == works  # over the oldest supported client
         assert ask(visitor) == [f"{live} refused RepositoryNotFoundError", f"{address} refused ValueError"]
         assert ask("") == [f"{live} refused RepositoryNotFoundError", f"{address} refused ValueError"]
     finally:
         api.update_repo_settings(live, repo_type="space", private=False)
+
+
+def test_every_row_of_the_wire_contract(platform: Platform) -> None:
+    """Through the proxy, while everything runs. The same without: `tests/functional/hub_api/test_client_versions.py`."""
+    assert rows.walk(platform.url, platform.token) == []
 
 
 def test_streams_of_a_running_app(platform: Platform, api: HfApi, live: str) -> None:

@@ -26,12 +26,12 @@ from control_plane.domain.ids import SpaceId
 from control_plane.domain.spaces import RepoType
 from tests.fakes.cut_wire import cut_wire
 from tests.functional.hub_api import rows
+from tests.functional.hub_api.oldest import OLDEST, environment
 from tests.functional.hub_api.running import WholePlatform
 
 JOURNEY, SWEEP, METHODS, ATTACHED, RESUMED = (
     Path(__file__).with_name(f"{name}.py") for name in ("journey", "sweep", "methods", "attached", "resumed")
 )
-OLDEST = "1.16.0"
 
 
 @pytest.fixture(scope="module")
@@ -44,14 +44,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WholePlatform]:
 
 @pytest.fixture(scope="module")
 def oldest(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The Python of an environment of its own with the oldest supported client, as a user with an old lock file has it."""
-    uv, folder = Path(sys.executable).parent / "uv", tmp_path_factory.mktemp("oldest")
-    subprocess.run([str(uv), "venv", "-q", "--python", sys.executable, str(folder / "env")], check=True, timeout=120)
-    python = str(folder / "env" / "bin" / "python")
-    # With the library of its days for command lines: it does not run with what that became.
-    wanted = (f"huggingface_hub[oauth]=={OLDEST}", "typer<0.21", "click<8.3")
-    subprocess.run([str(uv), "pip", "install", "-q", "--python", python, *wanted], check=True, timeout=240)
-    return python
+    return environment(tmp_path_factory.mktemp("oldest"))
 
 
 @pytest.fixture(scope="module")
