@@ -61,13 +61,14 @@ def _safetensors(name: str = "w", numbers: Sequence[float] = NUMBERS, *, width: 
 
 
 def _settled(platform: Platform, path: str) -> int:
-    """`_resolved` once the access log, which is written behind the answers, has said the same for two seconds."""
-    count, since = _resolved(platform, path), time.monotonic()
-    while time.monotonic() - since < 2.0:
-        time.sleep(0.1)
-        if (now := _resolved(platform, path)) != count:
-            count, since = now, time.monotonic()
-    return count
+    """`_resolved` once the access log, which follows the answers in their order, has come to a request that is made now."""
+    mark = f"/api/models/admin/mark-{time.monotonic_ns()}"
+    platform.api("GET", mark)
+    end = time.monotonic() + 60
+    while not _resolved(platform, mark):
+        assert time.monotonic() < end, "the access log stands still"
+        time.sleep(0.05)
+    return _resolved(platform, path)
 
 
 def _resolved(platform: Platform, path: str) -> int:
