@@ -261,6 +261,8 @@ class _Denied(Exception):
 async def _connect(address: object, family: int) -> socket.socket:
     sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
     try:
+        if family != socket.AF_UNIX:  # the second piece of what an app sends must not wait until the first is acknowledged
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         async with asyncio.timeout(CONNECT_TIMEOUT_S):
             await asyncio.get_running_loop().sock_connect(sock, address)  # type: ignore[arg-type]
     except BaseException:

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import ipaddress
+import socket
 import struct
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from control_plane.runtimes.process.egress import _connect
 from control_plane.runtimes.process.egress_pipe import Pace
 from control_plane.runtimes.process.egress_policy import NAME_ERROR, NO_ERROR, EgressPolicy, is_forbidden, parse_question
 
@@ -101,3 +103,8 @@ def test_the_public_hub_is_not_there_unless_the_operator_opens_it() -> None:
     assert not closed.is_refused_name("huggingface.co.example.org")
     assert not opened.is_refused_name("cdn-lfs.huggingface.co")
     assert opened.is_refused_name("hf.co")
+
+
+async def test_what_an_app_sends_leaves_at_once() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server, await _connect(server.getsockname(), socket.AF_INET) as sock:
+        assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
