@@ -55,6 +55,10 @@ WITHOUT: dict[str, str] = {
     "POST /notifications/mark": _READ,
     "POST /notifications/open": _READ,
     **{
+        f"{method} /api/{{kind:kind}}/{{name:seg}}/{{part:part}}/{{rest:tail}}": "no repository is without a namespace: answered with 404"
+        for method in ("POST", "DELETE")
+    },
+    **{
         f"{method} {path}": "no such address: answered with 404 or 405"
         for method in sorted(CHANGING)
         for path in ("/api/{rest:tail}", "/api/{word:absent}", "/api/{word:absent}/{rest:tail}", "/v2/{rest:tail}")
