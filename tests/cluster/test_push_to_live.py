@@ -17,7 +17,7 @@ from tests.cluster import kubectl, prerequisites
 from tests.cluster.conftest import Cluster
 from tests.cluster.platform import platform_on, pool_file
 from tests.e2e.conftest import Platform, Work
-from tests.e2e.test_push_to_live import GRADIO, wait_for
+from tests.e2e.test_push_to_live import GRADIO
 from tests.e2e.test_readme import CHROMIUM, FLAGS
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(3600)]
@@ -80,10 +80,11 @@ def said(platform: Platform, name: str) -> str:
     return text
 
 
-def objects(cluster: Cluster, namespace: str) -> list[str]:
+def objects(cluster: Cluster, namespace: str, space_id: str) -> list[str]:
     found = []
     for path in ("/apis/apps/v1/namespaces/{}/deployments", "/api/v1/namespaces/{}/services", "/api/v1/namespaces/{}/secrets"):
-        found += [item["metadata"]["name"] for item in cluster.api.get(path.format(namespace)).get("items") or []]
+        listed = cluster.api.get(path.format(namespace), {"labelSelector": f"{names.SPACE}={space_id}"})
+        found += [item["metadata"]["name"] for item in listed.get("items") or []]
     return found
 
 
@@ -135,9 +136,10 @@ def test_push_build_pull_ready_and_a_code_push_loses_no_request(platform: Platfo
 
 def test_pause_restart_and_removal_leave_nothing_behind(platform: Platform, cluster: Cluster, tmp_path: Path) -> None:
     namespace = platform.namespace  # type: ignore[attr-defined]
-    before = set(objects(cluster, namespace))
     pushed(platform, "gone", tmp_path, plain("here"))
     assert platform.app("admin-gone").text == "here"
+    space_id = platform.api("GET", "/api/spaces/admin/gone").json()["_id"]
+    assert objects(cluster, namespace, space_id)
     assert platform.api("POST", "/api/spaces/admin/gone/pause").status_code == 200
     platform.until("gone", "PAUSED")
     assert platform.api("POST", "/api/spaces/admin/gone/restart").status_code == 200
@@ -146,8 +148,8 @@ def test_pause_restart_and_removal_leave_nothing_behind(platform: Platform, clus
     answer = platform.api("DELETE", "/api/repos/delete", json={"name": "gone", "type": "space"})
     assert answer.status_code == 200, answer.text
     end = time.monotonic() + 90
-    while set(objects(cluster, namespace)) - before:
-        assert time.monotonic() < end, set(objects(cluster, namespace)) - before
+    while left := objects(cluster, namespace, space_id):
+        assert time.monotonic() < end, left
         time.sleep(0.5)
 
 
@@ -270,14 +272,20 @@ def until(platform: Platform, name: str, good: Callable[[dict[str, object]], obj
         time.sleep(0.3)
 
 
-def units(platform: Platform) -> tuple[int, int, int]:
-    """Nodes, used and free of the large flavor, as an operator reads them."""
-    (row,) = [row for row in platform.api("GET", "/api/admin/pools").json()["items"] if row["flavor"] == "cpu-upgrade"]
-    return row["nodes"], row["used"], row["free"]
+def count(platform: Platform, wanted: tuple[int, int, int]) -> None:
+    """Waits until these are the nodes, used and free units of the large flavor, as an operator reads them."""
+    end = time.monotonic() + LIVE_S
+    while True:
+        (row,) = [row for row in platform.api("GET", "/api/admin/pools").json()["items"] if row["flavor"] == "cpu-upgrade"]
+        if (row["nodes"], row["used"], row["free"]) == wanted:
+            return
+        assert time.monotonic() < end, row
+        time.sleep(0.3)
 
 
 def test_what_does_not_fit_waits_in_line_and_an_idle_space_makes_room(platform: Platform, cluster: Cluster, tmp_path: Path) -> None:
     """Two of the large flavor fill one node: a third puts the one unused for longest to sleep; a visit to that one does the reverse."""
+    count(platform, (1, 0, 2))  # what ran there before has ended
     for name in ("a", "b", "c"):
         platform.create(name)
         platform.api("POST", f"/api/spaces/admin/{name}/hardware", json={"flavor": "cpu-upgrade"})
@@ -286,7 +294,7 @@ def test_what_does_not_fit_waits_in_line_and_an_idle_space_makes_room(platform: 
         work.push("first", wait=False)
         live(platform, name)
         if name == "b":
-            wait_for(lambda: units(platform) == (1, 2, 0), 60, "both are counted")
+            count(platform, (1, 2, 0))
     asleep = [name for name in ("a", "b") if platform.runtime(name)["stage"] == "SLEEPING"]
     assert asleep == ["a"], "the one unused for longest made room"
     assert platform.runtime("a")["reason"]["code"] == "PREEMPTED"  # type: ignore[index]
