@@ -83,9 +83,12 @@ class Activator:
                     if client.waits_for_restart:
                         self.drop(client, host)
                         client.look_again()
-                    elif entry.kept_by_quota and since <= asked_at:  # else it is the answer to one who asked before, and may be old
+                    elif entry.kept_by_quota:
                         client.entry = entry
-                        client.wake_refused()
+                        if since <= asked_at:
+                            client.wake_refused()
+                        else:  # the answer is to one who asked before, and may be old: this one gets its own
+                            client.wait_for_room()
                 return
             asked = self._asked.pop(entry.route.space_id, None)
             if asked is not None and entry.route.state is RouteState.READY:

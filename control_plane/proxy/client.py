@@ -258,6 +258,10 @@ class ClientConnection(ExpressSide):
         if head is not None and (head.length > 0 or head.length == CHUNKED):
             self._hold(BY_BUFFER)
 
+    def wait_for_room(self) -> None:
+        """Not longer than one who comes now, when it is known that a quota keeps the Space asleep."""
+        self.deadline = min(self.deadline, self.core.clock() + _QUOTA_PATIENCE_S)
+
     def wake_refused(self) -> None:
         """The owner's quota does not let the Space up: said now instead of after a long wait."""
         self.core.activator.drop(self, self._wait_host)

@@ -356,6 +356,22 @@ async def test_a_quota_that_keeps_a_sleeper_down_is_said_at_once_and_asked_again
     assert (await again).status == 200
 
 
+async def test_who_came_while_a_sleeper_was_asked_for_hears_of_its_quota_soon(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(activator, "_ASK_AGAIN_S", 60.0)
+    monkeypatch.setattr(activator, "_QUOTA_ASK_AGAIN_S", 60.0)
+    await world.put(state=RouteState.ASLEEP, endpoints=())
+    visits = []
+    for n in (1, 2):  # the second comes after the question was sent
+        visits.append(asyncio.create_task(world.get()))
+        async with asyncio.timeout(60):
+            while world.proxy.core.activator.count < n:
+                await asyncio.sleep(0.001)
+    await world.put(state=RouteState.ASLEEP, endpoints=(), reason="QUOTA")
+    async with asyncio.timeout(world.proxy.core.config.wake_timeout_s - 1):
+        answers = await asyncio.gather(*visits)
+    assert {answer.headers["x-vitrine-error"] for answer in answers} == {"WAKE_REFUSED"}
+
+
 async def test_a_wake_is_reported_once_with_how_long_it_took(world: World) -> None:
     await world.put(state=RouteState.ASLEEP, endpoints=())
     held = asyncio.create_task(world.get("/api"))
