@@ -311,7 +311,7 @@ def test_a_docker_space_by_the_hf_command(running: Platform, host: TestEngine, h
     hf("spaces", "wait", "admin/own", "--timeout", "240")
     assert "[secret]" in said and "s3cret-of-ours" not in said and "vitrine-pip" not in said, said
     answers("14 hello 1000 1")
-    assert "listening" in hf("spaces", "logs", "admin/own")
+    until(lambda: "listening" in hf("spaces", "logs", "admin/own"), 30, "what the app said first")
     found = running.app("admin-own", "/probe?registry=1").json()
     assert (found["writable"], found["home"], found["tmp"]) == (["/data"], "yes", "yes")
     (image,) = [one["image"] for one in running.api("GET", "/api/spaces/admin/own/versions").json()]
