@@ -285,7 +285,9 @@ def count(platform: Platform, wanted: tuple[int, int, int]) -> None:
 
 def test_what_does_not_fit_waits_in_line_and_an_idle_space_makes_room(platform: Platform, cluster: Cluster, tmp_path: Path) -> None:
     """Two of the large flavor fill one node: a third puts the one unused for longest to sleep; a visit to that one does the reverse."""
-    count(platform, (1, 0, 2))  # what ran there before has ended
+    for other in platform.api("GET", "/api/spaces").json():  # of the tests before
+        platform.api("POST", f"/api/spaces/{other['id']}/pause")
+    count(platform, (1, 0, 2))
     for name in ("a", "b", "c"):
         platform.create(name)
         platform.api("POST", f"/api/spaces/admin/{name}/hardware", json={"flavor": "cpu-upgrade"})
