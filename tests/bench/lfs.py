@@ -26,7 +26,9 @@ def rows() -> list[dict[str, Any]]:
     with tempfile.TemporaryDirectory(prefix="v", ignore_cleanup_errors=True) as name:
         platform = start_platform(Path(name) / "d")
         try:
-            return [*_large(platform, Path(name) / "large"), asyncio.run(_bystander(platform))]
+            large = _large(platform, Path(name) / "large")
+            os.sync()  # the disk has nothing more to do for the rows before
+            return [*large, asyncio.run(_bystander(platform))]
         finally:
             stop_platform(platform)
 
